@@ -1,0 +1,223 @@
+//! The seam: every effect on the file system goes through [`Disk`] and [`DiskFile`]. Nobody else opens a file.
+//!
+//! Two implementations: [`RealDisk`] is the operating system; the simulated one (feature `sim`) keeps what a crash
+//! would keep. The traits are small on purpose, and say what is durable when a call returns, because that is what
+//! the simulator holds their callers to.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::sys::Map;
+
+mod real;
+pub(crate) mod replace;
+
+pub use real::RealDisk;
+
+/// The file system as this crate uses it. Implementations are shared between threads.
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Opens or creates a file. Creating does not make the name durable: [`Disk::sync_dir`] does.
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Creates one directory; an error if it is there. Durable after [`Disk::sync_dir`] of its parent.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a file. Durable after [`Disk::sync_dir`]. Open handles and maps of it stay valid.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty directory. Durable after [`Disk::sync_dir`] of its parent.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Renames a file or directory, replacing a file of that name. Atomic; durable after [`Disk::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file a second name (a hard link). Durable after [`Disk::sync_dir`].
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Lists a directory, in no particular order, without `.` and `..`.
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
+
+    /// Describes the file or directory of this name.
+    fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+
+    /// Makes all changes of names in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes the whole-file lock of `path`, creating the file if need be, without waiting. `None` if somebody
+    /// else, in this process or another, has it. Dropping the lock gives it back; so does the end of the process.
+    fn lock(&self, path: &Path, how: Lock) -> io::Result<Option<Box<dyn DiskLock>>>;
+
+    /// Describes the file system that `dir` is on, and the boot it is seen from.
+    fn volume(&self, dir: &Path) -> io::Result<Volume>;
+}
+
+/// One open file. Positions are absolute; there is no cursor.
+pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
+    /// Reads at `position` and returns how many bytes it got: fewer than asked at the end of the file, or for no
+    /// reason at all. [`read_exact_at`] repeats.
+    fn read_at(&self, into: &mut [u8], position: u64) -> io::Result<usize>;
+
+    /// Writes at `position` and returns how many bytes it took, which may be fewer. [`write_all_at`] repeats.
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize>;
+
+    /// Zeroes a range inside the file without changing its length, quickly where the file system can.
+    fn zero_range(&self, position: u64, len: u64) -> io::Result<()>;
+
+    /// Reserves disk space for a range, so that writing it cannot fail for want of space. Existing bytes stay;
+    /// the length does not change. `Unsupported` where the file system cannot.
+    fn reserve(&self, position: u64, len: u64) -> io::Result<()>;
+
+    /// Cuts or extends the file; new bytes are zero.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Makes everything that was written through this handle durable, the length included. After one failure no
+    /// later success means anything for the bytes before it: the caller poisons what it stores.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Describes the open file.
+    fn metadata(&self) -> io::Result<Metadata>;
+
+    /// Maps the file for reading, from its start, with room for `capacity` bytes. The capacity may reach past
+    /// the end of the file: the map shows only what its bound was raised to.
+    fn map(&self, capacity: usize) -> io::Result<Map>;
+
+    /// The open file as the operating system has it, for `sendfile`; `None` in simulation.
+    fn as_std(&self) -> Option<&std::fs::File> {
+        None
+    }
+}
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// For reading; it must exist.
+    Read,
+    /// For reading and writing; it must exist.
+    Write,
+    /// For reading and writing; it must not exist.
+    CreateNew,
+}
+
+/// Which lock to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Alone: the one process that writes.
+    Exclusive,
+    /// Beside other readers.
+    Shared,
+}
+
+/// A lock that is held until dropped. Its file stays.
+pub trait DiskLock: fmt::Debug + Send + Sync {
+    /// The locked file: holds a line about the holder.
+    fn file(&self) -> &dyn DiskFile;
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirEntry {
+    /// The name, without the directory. Names that are not UTF-8 are never ours and are left out.
+    pub name: String,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// What the file system knows of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    /// Length in bytes.
+    pub len: u64,
+    /// Which file it is.
+    pub id: FileId,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// When it was last written, in milliseconds since 1970; 0 if unknown.
+    pub modified_ms: i64,
+}
+
+/// The identity of a file: a copy, or a new file of an old name, has another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FileId {
+    /// The device it is on.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970; 0 if the file system does not say.
+    pub born: u64,
+}
+
+/// What there is to know of a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Bytes free for this process.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Its kind.
+    pub kind: VolumeKind,
+    /// The boot of the machine it is seen from; changes with every restart. `None` if unknown: nothing that was
+    /// left in memory is then believed.
+    pub boot: Option<BootId>,
+}
+
+/// A kind of file system, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VolumeKind {
+    /// ext2, ext3 or ext4.
+    Ext,
+    /// tmpfs.
+    Tmpfs,
+    /// Anything else, by magic number.
+    Other(u64),
+}
+
+/// One boot of one machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct BootId(pub [u8; 16]);
+
+/// Reads until `into` is full. `UnexpectedEof` if the file ends before.
+pub(crate) fn read_exact_at(file: &dyn DiskFile, mut into: &mut [u8], mut position: u64) -> io::Result<()> {
+    while !into.is_empty() {
+        match file.read_at(into, position) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                into = &mut into[count..];
+                position += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes all of `bytes`. After an error any part of them may be in the file.
+pub(crate) fn write_all_at(file: &dyn DiskFile, mut bytes: &[u8], mut position: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write_at(bytes, position) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                position += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole small file, or an error if it is longer than `limit`.
+pub(crate) fn read_file(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = disk.open(path, Open::Read)?;
+    let len = file.metadata()?.len;
+    if len > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{len} bytes, of {limit} allowed")));
+    }
+    let mut bytes = vec![0; len as usize];
+    read_exact_at(&*file, &mut bytes, 0)?;
+    Ok(bytes)
+}

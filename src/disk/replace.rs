@@ -1,0 +1,69 @@
+//! The only way to replace a small file: write a new one, sync it, rename it over the old, sync the directory.
+
+use std::path::Path;
+
+use super::{Disk, Open, write_all_at};
+use crate::error::{Error, Result};
+use crate::probe;
+
+/// Replaces `path` by a file holding `bytes`. When this returns the new file is durable; after an error, or a crash
+/// on the way, either the old or the new one is there, whole.
+///
+/// The temporary file is `path` with `.tmp` appended, as Kafka names it. One left by a crash is overwritten.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let temporary = Path::new(&name);
+    let written = write_new(disk, temporary, bytes);
+    if written.is_err() {
+        // Best effort: the next replacement removes it otherwise.
+        let _ = disk.remove_file(temporary);
+        return written;
+    }
+    disk.rename(temporary, path).map_err(Error::io("rename to", path))?;
+    sync_parent(disk, path)
+}
+
+/// Makes the name of `path` durable, or its absence.
+pub(crate) fn sync_parent(disk: &dyn Disk, path: &Path) -> Result<()> {
+    if probe::planted("disk.no_dir_sync") {
+        return Ok(());
+    }
+    let dir = path.parent().unwrap_or(Path::new("."));
+    disk.sync_dir(dir).map_err(Error::io("sync directory", dir))
+}
+
+fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = match disk.open(path, Open::CreateNew) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            disk.remove_file(path).map_err(Error::io("remove", path))?;
+            disk.open(path, Open::CreateNew)
+        }
+        opened => opened,
+    };
+    let file = file.map_err(Error::io("create", path))?;
+    write_all_at(&*file, bytes, 0).map_err(Error::io("write", path))?;
+    if probe::planted("disk.rename_before_sync") {
+        return Ok(());
+    }
+    file.sync().map_err(Error::io("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{RealDisk, read_file};
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog");
+        std::fs::write(dir.path().join("catalog.tmp"), "left by a crash").unwrap();
+        for text in ["one", "a longer text", "2"] {
+            replace(&RealDisk, &path, text.as_bytes()).unwrap();
+            assert_eq!(read_file(&RealDisk, &path, 100).unwrap(), text.as_bytes());
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(read_file(&RealDisk, &path, 0).is_err(), "the limit holds");
+    }
+}

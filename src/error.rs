@@ -1,0 +1,238 @@
+//! What can go wrong, and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicPartition};
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any error this crate returns. Call [`Error::kind`] to decide what to do next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // Each message names its fields.
+pub enum Error {
+    /// A system call failed. After a failed sync the partition refuses appends until the log is reopened, because
+    /// what reached the disk is unknown. A full disk is of kind [`ErrorKind::Full`].
+    #[error("cannot {action} {}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+
+    /// Stored bytes are not what was written. Nothing was changed; restore the partition from a replica or a
+    /// backup, or open with `RecoveryMode::Salvage` to keep what can be kept.
+    #[error("{0}")]
+    Corrupt(Box<Corruption>),
+
+    /// The partition does not store the requested offset. Resume at `start` to lose nothing that still exists, or
+    /// at `end` to wait for new records.
+    #[error("offset {requested} is outside the stored range {start}..={end}")]
+    OffsetOutOfRange { requested: Offset, start: Offset, end: Offset },
+
+    /// The conditional append came too late: others appended since. Read on from `expected` and decide again.
+    #[error("the partition ends at {actual}, not at {expected}")]
+    EndMismatch { expected: Offset, actual: Offset },
+
+    /// The bytes handed in are not a batch, or break a rule of the format.
+    #[error("invalid record batch: {reason} at byte {position}")]
+    InvalidBatch { reason: &'static str, position: usize },
+
+    /// A record breaks a rule of its topic.
+    #[error("invalid record {index}: {reason}")]
+    InvalidRecord { index: usize, reason: &'static str },
+
+    /// A record's timestamp is too far from the clock. Kafka: `message.timestamp.before.max.ms`, `...after.max.ms`.
+    #[error("timestamp {timestamp} of record {index} is outside {earliest}..={latest}")]
+    InvalidTimestamp { index: usize, timestamp: Timestamp, earliest: Timestamp, latest: Timestamp },
+
+    /// The batch is larger than the topic allows. Split it, or raise `max.message.bytes`.
+    #[error("a batch of {len} bytes is over the limit of {limit}")]
+    BatchTooLarge { len: u64, limit: u64 },
+
+    /// A field is longer than the format can hold.
+    #[error("{what} of {len} bytes is over the limit of {limit}")]
+    TooLong { what: &'static str, len: u64, limit: u64 },
+
+    /// The partition has given out all 2^63 offsets, or the call would.
+    #[error("{count} more offsets after {end} are more than the format can hold")]
+    OffsetsExhausted { end: Offset, count: u64 },
+
+    /// This build lacks what the call needs: a codec behind a feature, say.
+    #[error("{what} is not supported by this build")]
+    Unsupported { what: &'static str },
+
+    /// The batch does not follow the producer's last one: one before it is missing.
+    #[error("sequence {sequence} of producer {producer} does not follow {last}")]
+    OutOfOrderSequence { producer: ProducerId, sequence: i32, last: i32 },
+
+    /// A newer incarnation of this producer has written: this one must stop.
+    #[error("epoch {epoch} of producer {producer} is fenced by epoch {current}")]
+    ProducerFenced { producer: ProducerId, epoch: ProducerEpoch, current: ProducerEpoch },
+
+    /// The batch does not fit the state of the producer's transaction.
+    #[error("producer {producer}: {reason}")]
+    InvalidTransaction { producer: ProducerId, reason: &'static str },
+
+    /// A newer transaction coordinator has written: this one must stop.
+    #[error("coordinator epoch {epoch} for producer {producer} is fenced by epoch {current}")]
+    CoordinatorFenced { producer: ProducerId, epoch: i32, current: i32 },
+
+    /// An append under the epoch of a former leader.
+    #[error("leader epoch {epoch} is fenced by epoch {current}")]
+    LeaderFenced { epoch: i32, current: i32 },
+
+    /// A setting is unknown or out of range.
+    #[error("setting {key} cannot be {value:?}: {allowed}")]
+    InvalidSetting { key: Box<str>, value: Box<str>, allowed: Box<str> },
+
+    /// The name cannot be a topic's. Kafka's rules: 1 to 249 of `a-z A-Z 0-9 . _ -`, not `.` or `..`.
+    #[error("topic name {name:?} is invalid: {reason}")]
+    InvalidTopicName { name: Box<str>, reason: &'static str },
+
+    /// The name cannot be a consumer group's.
+    #[error("group id {id:?} is invalid: {reason}")]
+    InvalidGroupId { id: Box<str>, reason: &'static str },
+
+    /// There is no such topic.
+    #[error("there is no topic {topic:?}")]
+    TopicNotFound { topic: Box<str> },
+
+    /// A topic of this name exists, or one that differs only by `.` for `_`.
+    #[error("topic {topic:?} exists")]
+    TopicExists { topic: Box<str> },
+
+    /// The topic has fewer partitions.
+    #[error("topic {topic:?} has {count} partitions, there is no number {partition}")]
+    PartitionNotFound { topic: Box<str>, partition: u32, count: u32 },
+
+    /// Another process, or another handle in this one, has the log open.
+    #[error("{} is in use by {holder}", path.display())]
+    Locked { path: PathBuf, holder: Box<str> },
+
+    /// The directory was written by a newer version of this crate. Nothing was changed.
+    #[error("{} has version {found}, this build reads up to {supported}", path.display())]
+    NewerVersion { path: PathBuf, found: u32, supported: u32 },
+
+    /// A write or sync of this partition failed in a way that leaves open what is on disk. Reads below the synced
+    /// end go on; appends do not. Reopen the log: it recovers from what verifies.
+    #[error("partition {partition} refuses to go on: {reason}")]
+    Poisoned { partition: TopicPartition, reason: Arc<str> },
+
+    /// The log was opened read-only.
+    #[error("the log is open read-only")]
+    ReadOnly,
+
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+
+    /// The topic was deleted.
+    #[error("topic {topic:?} was deleted")]
+    TopicDeleted { topic: Box<str> },
+
+    /// The records waited for were cut off when the log was truncated.
+    #[error("the log was truncated to {end}")]
+    Truncated { end: Offset },
+
+    /// Less space is left than the log is told to leave. Free some and go on: nothing was lost.
+    #[error("{free} bytes are free, {limit} are to be left free")]
+    LowSpace { free: u64, limit: u64 },
+}
+
+// Errors travel up every read path; keep them cheap to move.
+const _: () = assert!(size_of::<Error>() <= 64);
+
+impl Error {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } if is_full(source) => ErrorKind::Full,
+            Self::LowSpace { .. } => ErrorKind::Full,
+            Self::Io { .. } | Self::Poisoned { .. } => ErrorKind::Io,
+            Self::Corrupt(_) => ErrorKind::Corrupt,
+            Self::EndMismatch { .. } | Self::Locked { .. } => ErrorKind::Retry,
+            Self::ProducerFenced { .. } | Self::CoordinatorFenced { .. } | Self::LeaderFenced { .. } => {
+                ErrorKind::Fenced
+            }
+            Self::Closed | Self::TopicDeleted { .. } => ErrorKind::Closed,
+            _ => ErrorKind::Invalid,
+        }
+    }
+
+    /// Adds what was being done, and to what, to an error of the operating system.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// Stored bytes at `position` of `path` that are not what was written.
+    pub(crate) fn corrupt(path: &Path, position: u64, reason: impl Into<Box<str>>) -> Self {
+        Self::Corrupt(Box::new(Corruption { path: path.to_owned(), position, reason: reason.into() }))
+    }
+}
+
+/// What a caller can do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Fix the call or the setting.
+    Invalid,
+    /// Try again later, or after reading on.
+    Retry,
+    /// Stop: a newer leader, producer or coordinator exists.
+    Fenced,
+    /// Restore from a replica or a backup.
+    Corrupt,
+    /// Free space, then go on. Nothing was lost.
+    Full,
+    /// Reopen the log.
+    Io,
+    /// Nothing: the log was closed or the topic deleted.
+    Closed,
+}
+
+/// Where stored bytes are not what was written, and what is wrong with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Corruption {
+    /// The damaged file.
+    pub path: PathBuf,
+    /// The first byte, from its start, that cannot be explained.
+    pub position: u64,
+    /// What is wrong there.
+    pub reason: Box<str>,
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is damaged at byte {}: {}", self.path.display(), self.position, self.reason)
+    }
+}
+
+/// Whether the operating system says that the disk or a quota is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_broken_one() {
+        let full = Error::io("write", "a/b")(io::ErrorKind::StorageFull.into());
+        assert_eq!(full.kind(), ErrorKind::Full);
+        assert_eq!(full.to_string(), "cannot write a/b");
+        assert_eq!(Error::io("sync", "a")(io::Error::other("x")).kind(), ErrorKind::Io);
+    }
+
+    #[test]
+    fn a_corruption_names_file_and_position() {
+        let error = Error::corrupt(Path::new("orders-0/0.log"), 61, "checksum does not match");
+        assert_eq!(error.to_string(), "orders-0/0.log is damaged at byte 61: checksum does not match");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}

@@ -1,0 +1,239 @@
+//! A read-only mapping of a file, and the prefix of it that may be read.
+//!
+//! Base and capacity are fixed when it is made, and the capacity may reach past the end of the file: touching a
+//! page there would be a signal, so the map shows only what its bound was raised to.
+
+use std::fs::File;
+use std::io;
+use std::slice;
+use std::sync::Arc;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::shim::{AtomicUsize, Ordering};
+
+/// A read-only view of a file that may still be growing. See [`DiskFile::map`](crate::disk::DiskFile::map).
+#[derive(Debug)]
+pub struct Map {
+    bytes: Bytes,
+    bound: AtomicUsize,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    File(MmapRaw),
+    Empty,
+    #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code))]
+    Heap(Arc<Heap>),
+}
+
+impl Map {
+    /// Maps the first `capacity` bytes of `file`, of which none may be read yet.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, for want of address space or of a descriptor that may be mapped.
+    pub fn of_file(file: &File, capacity: usize) -> io::Result<Self> {
+        let bytes = match capacity {
+            0 => Bytes::Empty,
+            _ => Bytes::File(MmapOptions::new().len(capacity).map_raw_read_only(file)?),
+        };
+        Ok(Self { bytes, bound: AtomicUsize::new(0) })
+    }
+
+    /// Memory in place of a file, and the one handle that writes it. For disks that are not real.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn in_memory(capacity: usize) -> (Self, MapWriter) {
+        let heap = Arc::new(Heap::new(capacity));
+        let map = Self { bytes: Bytes::Heap(Arc::clone(&heap)), bound: AtomicUsize::new(0) };
+        (map, MapWriter { heap })
+    }
+
+    /// How many bytes the map has room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        match &self.bytes {
+            Bytes::File(map) => map.len(),
+            Bytes::Empty => 0,
+            Bytes::Heap(heap) => heap.capacity,
+        }
+    }
+
+    /// Lets the first `bound` bytes be read. A lower bound than before changes nothing.
+    ///
+    /// The caller vouches that these bytes are in the file and will not change while it is mapped.
+    pub(crate) fn raise(&self, bound: usize) {
+        assert!(bound <= self.capacity(), "bound {bound} is past the capacity {} of the map", self.capacity());
+        match &self.bytes {
+            Bytes::Heap(heap) => heap.raise(&self.bound, bound),
+            _ => {
+                self.bound.fetch_max(bound, Ordering::Release);
+            }
+        }
+    }
+
+    /// Everything that may be read so far.
+    pub(crate) fn readable(&self) -> &[u8] {
+        let bound = self.bound.load(Ordering::Acquire);
+        let base: *const u8 = match &self.bytes {
+            Bytes::File(map) => map.as_ptr(),
+            Bytes::Empty => return &[],
+            Bytes::Heap(heap) => heap.base,
+        };
+        // SAFETY:
+        // - `base` points to `capacity` bytes that `self` keeps mapped or allocated, and `bound <= capacity`: the
+        //   only store, in `raise`, asserts it.
+        // - The bytes were there before the Release store that this Acquire load observed: `segment` raises the
+        //   bound after its positional write returned; `MapWriter::write` refuses to go below it.
+        // - Nobody writes them again, and the file is not shortened below them, as the module's contract says.
+        unsafe { slice::from_raw_parts(base, bound) }
+    }
+}
+
+/// A raw allocation: a `Box` would assert that nobody else points to it each time it is moved.
+#[derive(Debug)]
+struct Heap {
+    base: *mut u8,
+    capacity: usize,
+    /// Held while writing or raising: orders the check of the bound before the copy.
+    #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code))]
+    writing: parking_lot::Mutex<usize>,
+}
+
+// SAFETY: `base` is an allocation this value owns. It is written only under `writing` and only at or above every
+// bound it was raised to, and read only below a bound; so no byte is read and written at once.
+unsafe impl Send for Heap {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Heap {}
+
+impl Heap {
+    #[cfg(any(test, feature = "sim"))]
+    fn new(capacity: usize) -> Self {
+        let bytes: Box<[u8]> = vec![0; capacity].into_boxed_slice();
+        Self { base: Box::into_raw(bytes).cast(), capacity, writing: parking_lot::Mutex::new(0) }
+    }
+
+    fn raise(&self, visible: &AtomicUsize, bound: usize) {
+        let mut highest = self.writing.lock();
+        *highest = (*highest).max(bound);
+        visible.fetch_max(bound, Ordering::Release);
+    }
+}
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        let bytes = std::ptr::slice_from_raw_parts_mut(self.base, self.capacity);
+        // SAFETY: `new` made exactly this slice from a `Box`, and only this `drop` takes it back; maps and writers
+        // hold the `Heap` by `Arc`, so none is left.
+        drop(unsafe { Box::from_raw(bytes) });
+    }
+}
+
+/// The writing side of [`Map::in_memory`].
+#[cfg(any(test, feature = "sim"))]
+#[derive(Debug, Clone)]
+pub(crate) struct MapWriter {
+    heap: Arc<Heap>,
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl MapWriter {
+    /// Puts `bytes` at `position`, leaving out what lies past the capacity, as a map does. `false`, and nothing
+    /// written, if the map's bound has passed `position` and the bytes there differ: they may be borrowed.
+    pub(crate) fn write(&self, position: usize, bytes: &[u8]) -> bool {
+        let highest = self.heap.writing.lock();
+        let fits = self.heap.capacity.saturating_sub(position).min(bytes.len());
+        let below = highest.saturating_sub(position).min(fits);
+        // SAFETY: `position + below <= bound <= capacity`; bytes below the bound are never written, so reading
+        // them beside borrowers is fine.
+        let same = unsafe { slice::from_raw_parts(self.heap.base.add(position.min(self.heap.capacity)), below) };
+        if same != &bytes[..below] {
+            return false;
+        }
+        // SAFETY: the range from `position + below` to `position + fits` is inside the allocation, at or above
+        // every bound (`writing` is held, so none rises meanwhile), hence borrowed by nobody.
+        unsafe {
+            let target = self.heap.base.add((position + below).min(self.heap.capacity));
+            target.copy_from_nonoverlapping(bytes[below..fits].as_ptr(), fits - below);
+        }
+        true
+    }
+
+    /// Whether a map still shows this memory.
+    pub(crate) fn is_mapped(&self) -> bool {
+        Arc::strong_count(&self.heap) > 1
+    }
+
+    /// The highest bound the map was raised to.
+    pub(crate) fn bound(&self) -> usize {
+        *self.heap.writing.lock()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_file_map_shows_what_was_written_after_it_was_made() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"one").unwrap();
+        let map = Map::of_file(&file, 1 << 20).unwrap();
+        assert_eq!(map.readable(), b"");
+
+        map.raise(3);
+        let before = map.readable();
+        file.write_all(b"two").unwrap();
+        map.raise(6);
+        assert_eq!(before, b"one");
+        assert_eq!(map.readable(), b"onetwo");
+        map.raise(2);
+        assert_eq!(map.readable().len(), 6);
+    }
+
+    #[test]
+    fn an_empty_file_can_be_mapped() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(Map::of_file(&file, 0).unwrap().readable(), b"");
+    }
+
+    #[test]
+    fn memory_refuses_to_change_below_its_bound() {
+        let (map, writer) = Map::in_memory(8);
+        assert!(writer.write(0, b"abcdef"));
+        map.raise(4);
+        assert!(!writer.write(2, b"X"));
+        assert!(writer.write(2, b"cdXY"), "equal bytes may be written again");
+        assert!(writer.write(6, b"ghij"), "what lies past the capacity is left out");
+        map.raise(8);
+        assert_eq!(map.readable(), b"abcdXYgh");
+        assert!(writer.write(20, b"far"));
+    }
+
+    #[test]
+    #[should_panic(expected = "past the capacity")]
+    fn a_bound_past_the_capacity_is_our_mistake() {
+        Map::in_memory(8).0.raise(9);
+    }
+
+    #[test]
+    fn slices_stay_whole_while_another_thread_writes() {
+        let (map, writer) = Map::in_memory(1 << 16);
+        std::thread::scope(|scope| {
+            let map = &map;
+            scope.spawn(move || {
+                for at in 0..1 << 14 {
+                    assert!(writer.write(at * 4, &(at as u32).to_be_bytes()));
+                    map.raise(at * 4 + 4);
+                }
+            });
+            while map.readable().len() < 1 << 16 {
+                for (at, word) in map.readable().chunks(4).enumerate() {
+                    assert_eq!(word, (at as u32).to_be_bytes());
+                }
+            }
+        });
+    }
+}

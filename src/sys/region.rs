@@ -1,0 +1,133 @@
+//! Memory of a fixed capacity that one writer appends to while others read without a lock.
+//!
+//! Holds the index entries of an active segment. The capacity is address space: a page costs memory when its first
+//! byte is written.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Arc;
+
+use super::shim::{AtomicUsize, Ordering};
+
+/// The reading side: cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Region {
+    memory: Arc<Memory>,
+}
+
+/// The writing side: there is one.
+#[derive(Debug)]
+pub(crate) struct RegionWriter {
+    memory: Arc<Memory>,
+    /// The writer's own copy of the bound, so that no ordering of the shared one can mislead it.
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Memory {
+    base: NonNull<u8>,
+    capacity: usize,
+    bound: AtomicUsize,
+}
+
+// SAFETY: `base` is an allocation owned by this value. The one `RegionWriter` writes at or above `bound` only, and
+// readers read below it only, so no byte is read and written at once.
+unsafe impl Send for Memory {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Memory {}
+
+impl RegionWriter {
+    /// A region of `capacity` bytes, none of them written; `None` if there is no such amount of memory.
+    pub(crate) fn new(capacity: usize) -> Option<Self> {
+        let capacity = capacity.max(1);
+        let layout = Layout::array::<u8>(capacity).ok()?;
+        // SAFETY: the layout has a size above zero.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let memory = Memory { base, capacity, bound: AtomicUsize::new(0) };
+        Some(Self { memory: Arc::new(memory), len: 0 })
+    }
+
+    /// Appends `bytes` and lets them be read; `false`, and nothing appended, if they do not fit.
+    #[must_use]
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.memory.capacity - self.len {
+            return false;
+        }
+        // SAFETY: the range is inside the allocation, by the check above, and at the bound, where only this one
+        // writer (`&mut self`, not `Clone`) writes and nobody reads.
+        unsafe { self.memory.base.as_ptr().add(self.len).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        self.len += bytes.len();
+        self.memory.bound.store(self.len, Ordering::Release);
+        true
+    }
+
+    /// How many bytes were appended.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many bytes there is room for in all.
+    pub(crate) fn capacity(&self) -> usize {
+        self.memory.capacity
+    }
+
+    /// A reading side.
+    pub(crate) fn region(&self) -> Region {
+        Region { memory: Arc::clone(&self.memory) }
+    }
+}
+
+impl Region {
+    /// Everything appended so far.
+    pub(crate) fn readable(&self) -> &[u8] {
+        let bound = self.memory.bound.load(Ordering::Acquire);
+        // SAFETY:
+        // - `base` points to `capacity` allocated, initialized (zeroed) bytes kept by `self`, and
+        //   `bound <= capacity`: the only store, in `push`, follows its check.
+        // - The bytes below were written before the Release store that this Acquire load observed, and `push`
+        //   writes at or above the bound only.
+        unsafe { slice::from_raw_parts(self.memory.base.as_ptr(), bound) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Ok(layout) = Layout::array::<u8>(self.capacity) {
+            // SAFETY: `RegionWriter::new` allocated `base` with this very layout; the last `Arc` is going.
+            unsafe { dealloc(self.base.as_ptr(), layout) };
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_see_what_was_pushed_and_nothing_more() {
+        let mut writer = RegionWriter::new(10).unwrap();
+        let region = writer.region();
+        assert!(writer.push(b"12345678"));
+        assert!(!writer.push(b"abc"), "it does not fit");
+        assert_eq!(region.readable(), b"12345678");
+        assert!(writer.push(b"ab"));
+        assert_eq!((writer.len(), writer.capacity()), (10, 10));
+        drop(writer);
+        assert_eq!(region.readable(), b"12345678ab", "a region outlives its writer");
+    }
+
+    #[test]
+    fn slices_stay_whole_while_the_writer_pushes() {
+        let mut writer = RegionWriter::new(1 << 18).unwrap();
+        let region = writer.region();
+        std::thread::scope(|scope| {
+            scope.spawn(move || (0..1_u64 << 15).all(|value| writer.push(&value.to_be_bytes())));
+            while region.readable().len() < 1 << 18 {
+                for (at, word) in region.readable().chunks(8).enumerate() {
+                    assert_eq!(word, (at as u64).to_be_bytes());
+                }
+            }
+        });
+    }
+}
