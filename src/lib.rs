@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod disk;
+pub mod record;
 
 mod checksum;
 mod clock;
@@ -14,4 +15,5 @@ mod wire;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use error::{Corruption, Error, ErrorKind, Result};
+pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use types::{InvalidTopicId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};
