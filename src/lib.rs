@@ -6,12 +6,21 @@ pub mod disk;
 
 mod checksum;
 mod clock;
+mod config;
 mod error;
+
+mod log;
+mod observe;
 mod probe;
 mod sys;
 mod types;
 mod wire;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
+pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
+pub use observe::{
+    Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, Stats, SyncFailed,
+    Synced, TailCut, TopicStats,
+};
 pub use types::{InvalidTopicId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};
