@@ -8,7 +8,7 @@ mod checksum;
 mod clock;
 mod config;
 mod error;
-
+mod group;
 mod log;
 mod observe;
 mod probe;
