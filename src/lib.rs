@@ -7,13 +7,22 @@ pub mod record;
 
 mod checksum;
 mod clock;
+mod config;
 mod error;
+mod group;
+mod log;
+mod observe;
 mod probe;
 mod sys;
 mod types;
 mod wire;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
+pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
+pub use observe::{
+    Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, Stats, SyncFailed,
+    Synced, TailCut, TopicStats,
+};
 pub use types::{InvalidTopicId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};

@@ -1,0 +1,105 @@
+//! The settings of consumer-group offsets: one set for the whole log, as Kafka has one for a broker.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// The settings of consumer-group offsets, for the whole log.
+///
+/// ```
+/// use chiplog::GroupConfig;
+///
+/// let keep_for_ever = GroupConfig::default().offset_retention(None);
+/// assert!(keep_for_ever.validate().is_ok());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupConfig {
+    pub(crate) offset_retention: Option<Duration>,
+    pub(crate) max_metadata_units: u32,
+    pub(crate) offsets_partitions: u32,
+}
+
+impl GroupConfig {
+    /// Sets how long a group's offset is kept after it was committed; `None` keeps it until it is deleted. Commit
+    /// within this time even if nothing was read, or the group begins anew.
+    ///
+    /// Default: 7 days. Range: 1 ms or more. Kafka: `offsets.retention.minutes`.
+    #[must_use]
+    pub fn offset_retention(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.offset_retention = time.into();
+        self
+    }
+
+    /// Sets how long the text beside a committed offset may be, in UTF-16 units, as Kafka counts.
+    ///
+    /// Default: 4096. Range: 0 to 10,000, so that even three bytes a unit fit in the stored length.
+    /// Kafka: `offset.metadata.max.bytes`.
+    #[must_use]
+    pub fn max_metadata_units(mut self, units: u32) -> Self {
+        self.max_metadata_units = units;
+        self
+    }
+
+    /// Sets how many partitions `__consumer_offsets` gets when it is created. An existing one keeps its own, as
+    /// the number decides which partition a group's offsets are in.
+    ///
+    /// Default: 50. Range: 1 to 1000. Kafka: `offsets.topic.num.partitions`.
+    #[must_use]
+    pub fn offsets_partitions(mut self, count: u32) -> Self {
+        self.offsets_partitions = count;
+        self
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] for the first that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        if self.offset_retention.is_some_and(|time| time < Duration::from_millis(1)) {
+            return Err(invalid(
+                "offset_retention",
+                &format!("{:?}", self.offset_retention),
+                "1 ms or more, or none",
+            ));
+        }
+        let number = |key, value: u32, least: u32, most: u32| match (least..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(invalid(key, &value.to_string(), &format!("{least} to {most}"))),
+        };
+        number("offset.metadata.max.bytes", self.max_metadata_units, 0, 10_000)?;
+        number("offsets.topic.num.partitions", self.offsets_partitions, 1, 1000)
+    }
+}
+
+impl Default for GroupConfig {
+    fn default() -> Self {
+        Self {
+            offset_retention: Some(Duration::from_secs(7 * 24 * 60 * 60)),
+            max_metadata_units: 4096,
+            offsets_partitions: 50,
+        }
+    }
+}
+
+fn invalid(key: &str, value: &str, allowed: &str) -> Error {
+    Error::InvalidSetting { key: key.into(), value: value.into(), allowed: allowed.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_is_refused_outside_its_range() {
+        let config = GroupConfig::default();
+        assert!(config.validate().is_ok());
+        for (wrong, key) in [
+            (config.offset_retention(Duration::ZERO), "offset_retention"),
+            (config.max_metadata_units(10_001), "offset.metadata.max.bytes"),
+            (config.offsets_partitions(0), "offsets.topic.num.partitions"),
+        ] {
+            assert!(wrong.validate().unwrap_err().to_string().contains(key), "{key}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Consumer groups: what they committed, as records of the topic `__consumer_offsets`. Pure.
+//!
+//! A group belongs to one partition of that topic, so all that is known of it lies in one sequence of records:
+//!
+//! ```text
+//! Offsets::commit --> records --> appended by the caller --> Offsets::replay --> Offsets::committed
+//!                                 (and again at each open) --^
+//! ```
+//!
+//! Replay is the only mutation. What a call returns has no effect before it was appended and replayed, so the state
+//! after an open is that before it.
+
+mod offsets;
+mod records;
+
+/// The partition, of `count`, of `__consumer_offsets` that a group belongs to: Java's string hash, made positive.
+pub(crate) fn partition_for_group(group: &str, count: u32) -> u32 {
+    debug_assert!(count > 0);
+    let hash = group.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(unit.into()));
+    // Kafka's absolute value of the least number is 0.
+    hash.checked_abs().unwrap_or(0).unsigned_abs().checked_rem(count).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_belongs_to_the_partition_kafka_gives_it() {
+        for (group, partition) in
+            [("g1", 42), ("my-group", 12), ("console-consumer-12345", 6), ("payments", 13), ("", 0)]
+        {
+            assert_eq!(partition_for_group(group, 50), partition, "{group}");
+        }
+        // Hashes to the least i32, whose absolute value does not exist.
+        assert_eq!(partition_for_group("polygenelubricants", 50), 0);
+        // Two units in UTF-16, not one character: 31 * 0xD83D + 0xDE00.
+        assert_eq!(partition_for_group("\u{1F600}", 1_000_000_000), 31 * 0xD83D + 0xDE00);
+    }
+}

@@ -1,0 +1,349 @@
+//! What groups have committed: the fold of the records of one partition of `__consumer_offsets`.
+//!
+//! One rule decides: **of all records of a group, topic and partition that count, the one with the highest log
+//! position holds**, and if that is a tombstone, there is no offset. A plain record counts at once; one inside a
+//! transaction waits, and counts when the transaction commits, or never.
+//!
+//! ```text
+//! position   5            6            7            8
+//! producer   7: set 10    -: set 11    7: commit    ...
+//! offset     none         11           11, because 6 is above 5
+//! ```
+//!
+//! Compaction keeps the last record of each key, so the rule gives the same state before and after it. (A broker
+//! forgets that a tombstone was above a waiting commit, and may bring the offset back.)
+//!
+//! Invariants:
+//! - [`Offsets::replay`] and [`Offsets::end_transaction`] are the only mutations. All else returns records, which
+//!   have no effect until the caller appended and replayed them.
+//! - A group is listed while it has an offset or a record of its own, and only then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+use super::records::{Key, OffsetValue, offset_key};
+use crate::config::GroupConfig;
+use crate::error::{Error, Result};
+use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp};
+use crate::wire::Invalid;
+
+/// What a group committed for one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed {
+    /// The offset it goes on from.
+    pub offset: Offset,
+    /// The leader epoch of the record before it, as far as the committer knew.
+    pub leader_epoch: LeaderEpoch,
+    /// The committer's own text.
+    pub metadata: Box<str>,
+    /// When it was committed.
+    pub commit_timestamp: Timestamp,
+    /// When it is removed, whatever the retention, if the commit said so.
+    pub(crate) expire_timestamp: Option<Timestamp>,
+    /// Where in the log it is.
+    pub(crate) position: Offset,
+}
+
+/// One offset to commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Commit<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: u32,
+    pub(crate) offset: Offset,
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) metadata: &'a str,
+}
+
+/// A record to append to `__consumer_offsets`. No value is a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupRecord {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// A record as it lies in the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogRecord<'a> {
+    pub(crate) position: Offset,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    /// The producer whose transaction it is part of, if it is.
+    pub(crate) transaction: Option<ProducerId>,
+}
+
+/// The offsets of all groups of one partition of `__consumer_offsets`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Offsets {
+    groups: BTreeMap<Box<str>, Group>,
+    /// What open transactions wait to set, or to remove.
+    waiting: BTreeMap<ProducerId, BTreeMap<Slot, Waiting>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Group {
+    /// By topic, then by partition.
+    offsets: BTreeMap<Box<str>, BTreeMap<u32, Committed>>,
+    /// The key versions of the group's own records: it has, or had, members, and only its coordinator knows which.
+    own_records: BTreeSet<i16>,
+}
+
+/// What a commit is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Slot {
+    group: Box<str>,
+    topic: Box<str>,
+    partition: u32,
+}
+
+/// What holds once the transaction commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Waiting {
+    position: Offset,
+    committed: Option<Committed>,
+}
+
+/// Mutation, by records only.
+impl Offsets {
+    /// Takes in one record of the log. Records are given in log order, those of control batches left out.
+    ///
+    /// # Errors
+    ///
+    /// If it is the record of a committed offset and cannot be read. Nothing is changed then.
+    pub(crate) fn replay(&mut self, record: LogRecord<'_>) -> Result<(), Invalid> {
+        let key = record.key.ok_or(Invalid { at: 0, what: "group record without a key" })?;
+        match Key::decode(key)? {
+            Key::Other(_) => {}
+            Key::Group { version, group } => self.replay_group(version, group, record.value.is_some()),
+            Key::Offset { group, topic, partition } => {
+                let value = record.value.map(OffsetValue::decode).transpose()?;
+                let committed = value.and_then(|value| Committed::from_value(&value, record.position));
+                let slot = Slot { group: group.into(), topic: topic.into(), partition };
+                let waiting = Waiting { position: record.position, committed };
+                match record.transaction {
+                    None => self.apply(slot, waiting),
+                    Some(producer) => _ = self.waiting.entry(producer).or_default().insert(slot, waiting),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in the end of a producer's transaction, as its marker tells it.
+    pub(crate) fn end_transaction(&mut self, producer: ProducerId, is_committed: bool) {
+        let Some(waiting) = self.waiting.remove(&producer) else { return };
+        if is_committed {
+            waiting.into_iter().for_each(|(slot, waiting)| self.apply(slot, waiting));
+        }
+    }
+
+    fn replay_group(&mut self, version: i16, name: &str, is_there: bool) {
+        let mut group = self.groups.remove(name).unwrap_or_default();
+        if is_there {
+            group.own_records.insert(version);
+        } else {
+            group.own_records.remove(&version);
+        }
+        self.put_group(name.into(), group);
+    }
+
+    /// Lets a record count, unless one above it in the log did.
+    fn apply(&mut self, slot: Slot, new: Waiting) {
+        let mut group = self.groups.remove(&slot.group).unwrap_or_default();
+        let topic = group.offsets.entry(slot.topic.clone()).or_default();
+        if topic.get(&slot.partition).is_none_or(|old| old.position < new.position) {
+            match new.committed {
+                Some(committed) => _ = topic.insert(slot.partition, committed),
+                None => {
+                    topic.remove(&slot.partition);
+                    group.offsets.retain(|_, partitions| !partitions.is_empty());
+                    self.forget_waiting(&slot, new.position);
+                }
+            }
+        }
+        self.put_group(slot.group, group);
+    }
+
+    /// A tombstone leaves no position behind that a commit below it could be compared with later.
+    fn forget_waiting(&mut self, slot: &Slot, below: Offset) {
+        for waiting in self.waiting.values_mut() {
+            if waiting.get(slot).is_some_and(|waiting| waiting.position < below) {
+                waiting.remove(slot);
+            }
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
+    }
+
+    fn put_group(&mut self, name: Box<str>, group: Group) {
+        if group != Group::default() {
+            self.groups.insert(name, group);
+        }
+    }
+}
+
+/// Records to append.
+impl Offsets {
+    /// The records that commit these offsets of a group, all or none, in one batch.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidGroupId`] if the id is empty or longer than the format can hold.
+    /// - [`Error::TooLong`] if a metadata text is longer than allowed, in UTF-16 units, as Kafka counts.
+    /// - [`Error::InvalidRecord`], with the index of the commit, if a number or name does not fit the format.
+    pub(crate) fn commit(
+        group: &str,
+        commits: &[Commit<'_>],
+        now: Timestamp,
+        config: &GroupConfig,
+    ) -> Result<Vec<GroupRecord>> {
+        check_group_id(group)?;
+        let records = commits.iter().enumerate().map(|(index, commit)| commit.to_record(group, index, now, config));
+        records.collect()
+    }
+
+    /// The tombstones that remove these offsets of a group, by topic and partition. Those it does not have are
+    /// passed over.
+    pub(crate) fn delete<'a>(
+        &self,
+        group: &str,
+        partitions: impl IntoIterator<Item = (&'a str, u32)>,
+    ) -> Vec<GroupRecord> {
+        let partitions = partitions.into_iter();
+        let there = partitions.filter(|(topic, partition)| self.committed(group, topic, *partition).is_some());
+        there.filter_map(|(topic, partition)| tombstone(group, topic, partition)).collect()
+    }
+
+    /// The tombstones that remove everything a group committed.
+    pub(crate) fn delete_group(&self, group: &str) -> Vec<GroupRecord> {
+        self.offsets(group).filter_map(|(topic, partition, _)| tombstone(group, topic, partition)).collect()
+    }
+
+    /// The tombstones that remove what any group committed for a deleted topic, or waits to.
+    pub(crate) fn delete_topic(&self, topic: &str) -> Vec<GroupRecord> {
+        let mut slots = BTreeSet::new();
+        for (name, group) in &self.groups {
+            let partitions = group.offsets.get(topic).into_iter().flat_map(BTreeMap::keys);
+            slots.extend(partitions.map(|partition| (&**name, *partition)));
+        }
+        let waiting = self.waiting.values().flat_map(BTreeMap::keys).filter(|slot| *slot.topic == *topic);
+        slots.extend(waiting.map(|slot| (&*slot.group, slot.partition)));
+        slots.into_iter().filter_map(|(group, partition)| tombstone(group, topic, partition)).collect()
+    }
+
+    /// The tombstones of offsets that are due for their age, by group.
+    ///
+    /// A group with records of its own is passed over: whether it lives is for its coordinator to say, and offsets
+    /// of a live group never expire. So is an offset that an open transaction is about to replace.
+    pub(crate) fn expired(&self, now: Timestamp, config: &GroupConfig) -> Vec<(&str, Vec<GroupRecord>)> {
+        let simple = self.groups.iter().filter(|(_, group)| group.own_records.is_empty());
+        let due = simple.map(|(name, _)| {
+            let due = self.offsets(name).filter(|(topic, partition, committed)| {
+                committed.is_due(now, config) && !self.is_unstable(name, topic, *partition)
+            });
+            (&**name, due.filter_map(|(topic, partition, _)| tombstone(name, topic, partition)).collect::<Vec<_>>())
+        });
+        due.filter(|(_, records)| !records.is_empty()).collect()
+    }
+}
+
+/// Questions.
+impl Offsets {
+    /// What a group committed for a partition.
+    pub(crate) fn committed(&self, group: &str, topic: &str, partition: u32) -> Option<&Committed> {
+        self.groups.get(group)?.offsets.get(topic)?.get(&partition)
+    }
+
+    /// Whether an open transaction waits to commit an offset of this partition.
+    pub(crate) fn is_unstable(&self, group: &str, topic: &str, partition: u32) -> bool {
+        let slot = Slot { group: group.into(), topic: topic.into(), partition };
+        self.waiting.values().any(|waiting| waiting.contains_key(&slot))
+    }
+
+    /// Everything a group committed: topic, partition, and what; by topic and partition.
+    pub(crate) fn offsets(&self, group: &str) -> impl Iterator<Item = (&str, u32, &Committed)> {
+        let topics = self.groups.get(group).into_iter().flat_map(|group| &group.offsets);
+        topics.flat_map(|(topic, partitions)| {
+            partitions.iter().map(move |(partition, committed)| (&**topic, *partition, committed))
+        })
+    }
+
+    /// The names of all groups, sorted: those with an offset, and those with a record of their own.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
+        self.groups.keys().map(|name| &**name)
+    }
+}
+
+impl Committed {
+    /// `None` for a negative offset: Kafka stores it unchecked, and answers with it as it does with no offset.
+    fn from_value(value: &OffsetValue<'_>, position: Offset) -> Option<Self> {
+        Some(Self {
+            offset: Offset::from_wire(value.offset)?,
+            leader_epoch: value.leader_epoch,
+            metadata: value.metadata.into(),
+            commit_timestamp: value.commit_time,
+            expire_timestamp: value.expire_time,
+            position,
+        })
+    }
+
+    fn is_due(&self, now: Timestamp, config: &GroupConfig) -> bool {
+        if let Some(expire) = self.expire_timestamp {
+            return now >= expire;
+        }
+        let Some(retention) = config.offset_retention else { return false };
+        // A clock that was set back gives a negative age: not due.
+        let age = u64::try_from(now.0.saturating_sub(self.commit_timestamp.0)).unwrap_or(0);
+        self.commit_timestamp.is_some() && u128::from(age) >= retention.as_millis()
+    }
+}
+
+impl Commit<'_> {
+    fn to_record(self, group: &str, index: usize, now: Timestamp, config: &GroupConfig) -> Result<GroupRecord> {
+        let len = self.metadata.encode_utf16().count() as u64;
+        let limit = u64::from(config.max_metadata_units);
+        if len > limit {
+            return Err(Error::TooLong { what: "the metadata of an offset", len, limit });
+        }
+        if self.offset > Offset::MAX {
+            return Err(Error::InvalidRecord { index, reason: "the offset is above 2^63 - 1" });
+        }
+        let value = OffsetValue {
+            offset: self.offset.to_wire(),
+            leader_epoch: self.leader_epoch,
+            metadata: self.metadata,
+            commit_time: now,
+            expire_time: None,
+        };
+        let too_large =
+            || Error::InvalidRecord { index, reason: "a name or the partition is too large to be stored" };
+        let key = offset_key(group, self.topic, self.partition).ok_or_else(too_large)?;
+        Ok(GroupRecord { key, value: Some(value.encode().ok_or_else(too_large)?) })
+    }
+}
+
+/// Checks that an id can be a consumer group's.
+///
+/// # Errors
+///
+/// [`Error::InvalidGroupId`].
+pub(crate) fn check_group_id(id: &str) -> Result<()> {
+    let invalid = |id: &str, reason| Err(Error::InvalidGroupId { id: id.into(), reason });
+    match id.len() {
+        0 => invalid(id, "it is empty"),
+        1..=MAX_GROUP_ID_LEN => Ok(()),
+        // An error is no place for all of it.
+        _ => invalid(&id.chars().take(60).collect::<String>(), "it is longer than 32767 bytes"),
+    }
+}
+
+/// What was stored under this key fits it, so there always is one.
+fn tombstone(group: &str, topic: &str, partition: u32) -> Option<GroupRecord> {
+    offset_key(group, topic, partition).map(|key| GroupRecord { key, value: None })
+}
+
+const MAX_GROUP_ID_LEN: usize = i16::MAX as usize;
+
+const _: () = assert!(mem::size_of::<Committed>() <= 80);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The facade and its drivers.
+
+mod catalog;
+mod names;
+mod partitioner;

@@ -1,0 +1,434 @@
+//! What the log says about itself: events as they happen, for an [`Observer`], and counts when asked, as [`Stats`].
+//!
+//! No payloads: neither keys nor values nor headers of a record ever pass through here.
+//!
+//! Invariants:
+//! - An observer is called with no lock held, on the thread that did the work.
+//! - Recording a latency takes no lock and allocates nothing.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::types::{Offset, TopicPartition};
+
+/// Is told what happens in the log. Every method does nothing unless implemented.
+///
+/// Calls come from the threads that append, sync and maintain, so return promptly: what takes long here makes them
+/// wait. No lock is held, the log may be called. Events get more fields over time, never fewer.
+///
+/// ```
+/// use chiplog::{Observer, TailCut};
+///
+/// #[derive(Debug)]
+/// struct Print;
+///
+/// impl Observer for Print {
+///     fn corrupt_tail_cut(&self, cut: &TailCut<'_>) {
+///         eprintln!("{}: {} bytes cut off, kept in {}", cut.partition, cut.bytes, cut.kept_in.display());
+///     }
+/// }
+/// # let _: &dyn Observer = &Print;
+/// ```
+#[allow(unused_variables)]
+pub trait Observer: fmt::Debug + Send + Sync + 'static {
+    /// A segment was begun.
+    fn segment_created(&self, event: &SegmentEvent<'_>) {}
+
+    /// A segment took its last record.
+    fn segment_sealed(&self, event: &SegmentEvent<'_>) {}
+
+    /// The files of a segment were removed.
+    fn segment_deleted(&self, event: &SegmentEvent<'_>) {}
+
+    /// Everything below an offset became durable.
+    fn synced(&self, event: &Synced<'_>) {}
+
+    /// A sync failed. The partition is poisoned: it refuses appends until the log is reopened.
+    fn sync_failed(&self, event: &SyncFailed<'_>) {}
+
+    /// A partition refuses appends until the log is reopened, for the reason given.
+    fn poisoned(&self, partition: &TopicPartition, reason: &str) {}
+
+    /// Opening found bytes at the end of a partition that are no whole batch, as a crash leaves them, and cut them off.
+    fn corrupt_tail_cut(&self, cut: &TailCut<'_>) {}
+
+    /// An index was missing or wrong and was built again from the batches.
+    fn index_rebuilt(&self, partition: &TopicPartition, path: &Path) {}
+
+    /// A partition that was not closed in order is being read through. Called now and then while it lasts.
+    fn recovering(&self, progress: &Recovery<'_>) {}
+
+    /// A partition was opened after it had not been closed in order.
+    fn recovered(&self, recovery: &Recovery<'_>) {}
+
+    /// A partition cannot be used; the rest of the log can.
+    fn partition_damaged(&self, partition: &TopicPartition, reason: &str) {}
+
+    /// Retention removed the oldest records of a partition.
+    fn retention_deleted(&self, event: &Retained<'_>) {}
+
+    /// Less space is free than the log is told to leave: appends are refused until there is more.
+    fn space_low(&self, free_bytes: u64, limit_bytes: u64) {}
+
+    /// Enough space is free again: appends go on.
+    fn space_recovered(&self, free_bytes: u64) {}
+
+    /// A group committed offsets of this many partitions.
+    fn offsets_committed(&self, group: &str, count: usize) {}
+
+    /// The offsets of a group for this many partitions were removed for their age.
+    fn offsets_expired(&self, group: &str, count: usize) {}
+}
+
+/// The observer that is there when no other is given.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct NoObserver;
+
+impl Observer for NoObserver {}
+
+/// Something happened to a segment.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SegmentEvent<'a> {
+    /// Its partition.
+    pub partition: &'a TopicPartition,
+    /// Its base offset, which names its files.
+    pub base: Offset,
+    /// The offset after its last record.
+    pub end: Offset,
+    /// The length of its batches.
+    pub bytes: u64,
+}
+
+/// A sync succeeded.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Synced<'a> {
+    /// What was synced.
+    pub partition: &'a TopicPartition,
+    /// Everything below is durable.
+    pub offset: Offset,
+    /// How long the sync took.
+    pub duration: Duration,
+}
+
+/// A sync failed.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SyncFailed<'a> {
+    /// What was to be synced.
+    pub partition: &'a TopicPartition,
+    /// The file.
+    pub path: &'a Path,
+    /// What the operating system said.
+    pub error: &'a std::io::Error,
+}
+
+/// Bytes were cut off the end of a partition.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TailCut<'a> {
+    /// Where.
+    pub partition: &'a TopicPartition,
+    /// The segment file they were in.
+    pub path: &'a Path,
+    /// The file they were put aside in.
+    pub kept_in: &'a Path,
+    /// The position of the first of them in `path`.
+    pub from: u64,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// A partition is being, or was, recovered.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Recovery<'a> {
+    /// Which.
+    pub partition: &'a TopicPartition,
+    /// The offset after its last record, as far as read.
+    pub end: Offset,
+    /// How many bytes of batches were read and verified so far.
+    pub scanned_bytes: u64,
+    /// How many there are to read in all.
+    pub total_bytes: u64,
+    /// The time it took so far.
+    pub duration: Duration,
+}
+
+/// Retention removed records.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Retained<'a> {
+    /// Where.
+    pub partition: &'a TopicPartition,
+    /// The first offset that is left.
+    pub start: Offset,
+    /// How many segments went.
+    pub segments: u64,
+    /// How many bytes of batches went.
+    pub bytes: u64,
+    /// Which limit they had passed.
+    pub reason: RetentionReason,
+}
+
+/// The limit a removed segment had passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RetentionReason {
+    /// It ended below the start of the partition, which somebody had raised.
+    Start,
+    /// The partition was larger than `retention.bytes` without it.
+    Size,
+    /// Its newest record was older than `retention.ms`.
+    Age,
+}
+
+/// What the log holds and has done since it was opened.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Each topic, by name.
+    pub topics: Vec<TopicStats>,
+    /// Bytes free on the file system of the log.
+    pub free_bytes: u64,
+    /// Segments and indexes mapped for reading.
+    pub open_maps: u64,
+    /// Partitions that cannot be used.
+    pub damaged_partitions: u64,
+}
+
+impl Stats {
+    /// The sum over all topics. Its `synced`, `end` and other offsets are meaningless and 0.
+    #[must_use]
+    pub fn total(&self) -> PartitionStats {
+        sum(self.topics.iter().flat_map(|topic| &topic.partitions))
+    }
+}
+
+/// What one topic holds and has done since the log was opened.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TopicStats {
+    /// Its name.
+    pub name: String,
+    /// Each partition, by number.
+    pub partitions: Vec<PartitionStats>,
+}
+
+impl TopicStats {
+    /// The sum over all partitions. Its `synced`, `end` and other offsets are meaningless and 0.
+    #[must_use]
+    pub fn total(&self) -> PartitionStats {
+        sum(&self.partitions)
+    }
+}
+
+/// What one partition holds, and has done since the log was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionStats {
+    /// Its number.
+    pub partition: u32,
+    /// The first offset it holds.
+    pub start: Offset,
+    /// Everything below is not part of an open transaction.
+    pub stable: Offset,
+    /// Everything below is held by every in-sync node.
+    pub committed: Offset,
+    /// Everything below is durable.
+    pub synced: Offset,
+    /// The offset the next record gets.
+    pub end: Offset,
+    /// How many segments it has, the active one included.
+    pub segments: u64,
+    /// The length of its batches on disk.
+    pub bytes: u64,
+    /// How many batches were appended.
+    pub appends: u64,
+    /// How many records were in them.
+    pub records: u64,
+    /// The length of those batches.
+    pub appended_bytes: u64,
+    /// Each sync, by how long it took.
+    pub syncs: Latencies,
+}
+
+fn sum<'a>(partitions: impl IntoIterator<Item = &'a PartitionStats>) -> PartitionStats {
+    let mut total = PartitionStats::default();
+    for one in partitions {
+        total.segments += one.segments;
+        total.bytes += one.bytes;
+        total.appends += one.appends;
+        total.records += one.records;
+        total.appended_bytes += one.appended_bytes;
+        total.syncs.add(&one.syncs);
+    }
+    total
+}
+
+/// Counts durations by their power of two in microseconds, from many threads at once.
+#[derive(Debug, Default)]
+pub(crate) struct LatencyRecorder {
+    buckets: [AtomicU64; BUCKET_COUNT],
+    total_us: AtomicU64,
+    max_us: AtomicU64,
+}
+
+impl LatencyRecorder {
+    pub(crate) fn record(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.buckets.get(bucket_of(us)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.total_us.fetch_add(us, Ordering::Relaxed);
+        self.max_us.fetch_max(us, Ordering::Relaxed);
+    }
+
+    /// What was recorded so far. What other threads record meanwhile may be in part of it only.
+    pub(crate) fn snapshot(&self) -> Latencies {
+        Latencies {
+            buckets: std::array::from_fn(|at| self.buckets[at].load(Ordering::Relaxed)),
+            total_us: self.total_us.load(Ordering::Relaxed),
+            max_us: self.max_us.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// How long something took, each time, to within a factor of two.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Latencies {
+    buckets: [u64; BUCKET_COUNT],
+    total_us: u64,
+    max_us: u64,
+}
+
+impl Latencies {
+    /// How many there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The mean; zero if there were none.
+    #[must_use]
+    pub fn mean(&self) -> Duration {
+        Duration::from_micros(self.total_us.checked_div(self.count()).unwrap_or(0))
+    }
+
+    /// The longest; zero if there were none.
+    #[must_use]
+    pub fn max(&self) -> Duration {
+        Duration::from_micros(self.max_us)
+    }
+
+    /// A time that `percent` of them did not exceed, at most twice the least such time; zero if there were none.
+    /// 50 is the median, 100 the longest; what is outside 0 to 100 counts as the nearer end.
+    #[must_use]
+    pub fn percentile(&self, percent: f64) -> Duration {
+        let wanted = (self.count() as f64 * percent.clamp(0.0, 100.0) / 100.0).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        for (at, count) in self.buckets.iter().enumerate() {
+            seen += count;
+            if seen >= wanted {
+                return Duration::from_micros(upper_us(at).min(self.max_us));
+            }
+        }
+        self.max()
+    }
+
+    /// The counts: each with the time that all of its durations are below; the last takes the rest, too.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        self.buckets.iter().enumerate().map(|(at, count)| (Duration::from_micros(upper_us(at)), *count))
+    }
+
+    /// Adds those of another partition.
+    fn add(&mut self, other: &Self) {
+        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *bucket += more;
+        }
+        self.total_us = self.total_us.saturating_add(other.total_us);
+        self.max_us = self.max_us.max(other.max_us);
+    }
+}
+
+/// Bucket 0 is below 1 us, bucket `i` from 2^(i-1) us to below 2^i us.
+fn bucket_of(us: u64) -> usize {
+    ((u64::BITS - us.leading_zeros()) as usize).min(BUCKET_COUNT - 1)
+}
+
+fn upper_us(bucket: usize) -> u64 {
+    1 << bucket
+}
+
+/// The last one begins at 2^30 us, 18 minutes.
+const BUCKET_COUNT: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_duration_falls_into_the_bucket_of_its_power_of_two() {
+        for (us, bucket) in [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (1023, 10), (1024, 11), (u64::MAX, 31)] {
+            assert_eq!(bucket_of(us), bucket, "{us} us");
+        }
+    }
+
+    #[test]
+    fn nothing_recorded_is_zero_everywhere() {
+        let none = LatencyRecorder::default().snapshot();
+        assert_eq!((none.count(), none.mean(), none.max()), (0, Duration::ZERO, Duration::ZERO));
+        assert_eq!(none.percentile(99.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn recording_from_many_threads_loses_none() {
+        let recorder = LatencyRecorder::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let recorder = &recorder;
+                scope
+                    .spawn(move || (0..1000).for_each(|i| recorder.record(Duration::from_micros(thread * 1000 + i))));
+            }
+        });
+        let all = recorder.snapshot();
+        assert_eq!((all.count(), all.max()), (4000, Duration::from_micros(3999)));
+        assert_eq!(all.mean(), Duration::from_micros(1999));
+    }
+
+    #[test]
+    fn a_topic_sums_its_partitions() {
+        let recorder = LatencyRecorder::default();
+        recorder.record(Duration::from_micros(100));
+        let one = PartitionStats {
+            bytes: 10,
+            records: 2,
+            end: Offset(2),
+            syncs: recorder.snapshot(),
+            ..Default::default()
+        };
+        let topic = TopicStats { name: "orders".into(), partitions: vec![one.clone(), one] };
+        let total = topic.total();
+        assert_eq!((total.bytes, total.records, total.syncs.count(), total.end), (20, 4, 2, Offset::ZERO));
+        let stats = Stats { topics: vec![topic.clone(), topic], ..Default::default() };
+        assert_eq!(stats.total().bytes, 40);
+    }
+
+    proptest! {
+        /// A percentile is never below the exact one and never twice as long.
+        #[test]
+        fn a_percentile_is_exact_to_a_factor_of_two(mut us in prop::collection::vec(0..100_000_u64, 1..200), percent in 0..=100_u32) {
+            let recorder = LatencyRecorder::default();
+            us.iter().for_each(|us| recorder.record(Duration::from_micros(*us)));
+            us.sort_unstable();
+            let rank = (us.len() * percent as usize).div_ceil(100).max(1);
+            let exact = us[rank - 1];
+            let told = recorder.snapshot().percentile(percent.into()).as_micros() as u64;
+            prop_assert!(exact <= told && told <= (2 * exact).max(1), "{} us for {} us", told, exact);
+        }
+    }
+}
