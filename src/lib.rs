@@ -9,7 +9,9 @@ mod clock;
 mod error;
 mod probe;
 mod sys;
+mod turn;
 mod types;
+mod watermark;
 mod wire;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};

@@ -106,11 +106,19 @@ mod modelled {
         loom::model(model);
     }
 
+    /// Runs the interleavings of `model` that interrupt a thread at most three times; all of three threads are too many.
+    #[cfg(test)]
+    pub(crate) fn check_large(model: impl Fn() + Send + Sync + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(model);
+    }
+
     /// Runs `model` with the place `name` weakened, and fails unless loom stops it with `finding`.
     #[cfg(test)]
     pub(crate) fn must_fail(name: &'static str, finding: &str, model: impl Fn() + Send + Sync + 'static) {
         WEAKENED.set(Some(name));
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| loom::model(model)));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check_large(model)));
         WEAKENED.set(None);
         let panic = outcome.expect_err("the model holds without it, so it proves nothing");
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
@@ -187,4 +195,4 @@ mod modelled {
 }
 
 #[cfg(all(test, loom))]
-pub(crate) use modelled::{ASLEEP, RACE, check, must_fail};
+pub(crate) use modelled::{ASLEEP, RACE, check, check_large, must_fail};
