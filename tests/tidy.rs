@@ -338,6 +338,8 @@ fn the_scanner_reads_rust() {
     let file =
         File::new("src/a.rs", "a();\n#[cfg(test)]\nuse b;\n#[cfg(test)]\n#[allow(x)]\nmod c {\n    d();\n}\ne();\n");
     assert_eq!(file.shipped().split_whitespace().collect::<Vec<_>>(), ["a();", "e();"]);
+    let file = File::new("src/a/mod.rs", "mod b;\n#[cfg(test)]\nmod c;\n");
+    assert_eq!(file.test_files(), ["src/a/c.rs", "src/a/c/mod.rs"]);
     assert_eq!(occurrences("unsafe unsafe_code is_unsafe unsafe", "unsafe"), [0, 29]);
 }
 
@@ -346,25 +348,34 @@ struct File {
     /// From the root of the crate, with slashes.
     path: String,
     text: String,
+    /// Whether its module is declared for tests only.
+    is_test: bool,
 }
 
 impl File {
     fn new(path: &str, text: &str) -> Self {
-        Self { path: path.to_owned(), text: text.to_owned() }
+        Self { path: path.to_owned(), text: text.to_owned(), is_test: false }
     }
 
-    /// The module right below the root that this file belongs to. None for the root itself, the guide and what is no
-    /// source of the library.
+    /// The module right below the root that this file belongs to. None for the root itself, the guide, tests and what is
+    /// no source of the library.
     fn module(&self) -> Option<&str> {
         let inside = self.path.strip_prefix("src/")?;
         let name = inside.split('/').next()?.trim_end_matches(".rs");
-        (self.path.ends_with(".rs") && !matches!(name, "lib" | "guide") && !inside.ends_with("/tests.rs"))
-            .then_some(name)
+        (self.path.ends_with(".rs") && !self.is_test && !matches!(name, "lib" | "guide")).then_some(name)
     }
 
     /// How many modules deep the file is: `super` as often leads to the root.
     fn depth(&self) -> usize {
         self.path.matches('/').count() - usize::from(self.path.ends_with("/mod.rs"))
+    }
+
+    /// The files of the modules that this one declares for tests only.
+    fn test_files(&self) -> Vec<String> {
+        let dir = self.path.trim_end_matches("/mod.rs").trim_end_matches("/lib.rs").trim_end_matches(".rs");
+        let lines: Vec<_> = self.text.lines().collect();
+        let declared = lines.windows(2).filter(|pair| is_for_tests(pair[0])).filter_map(|pair| module_name(pair[1]));
+        declared.flat_map(|name| [format!("{dir}/{name}.rs"), format!("{dir}/{name}/mod.rs")]).collect()
     }
 
     /// The text without comments and the contents of literals. Lines stay where they are.
@@ -393,7 +404,7 @@ impl File {
         let mut shipped = String::new();
         while let Some(line) = lines.next() {
             let bare = line.trim_start();
-            if bare.starts_with("#[cfg(test)]") || bare.starts_with("#[cfg(all(test,") {
+            if is_for_tests(bare) {
                 skip_item(&mut lines, line.len() - bare.len());
             } else {
                 shipped.push_str(line);
@@ -402,6 +413,14 @@ impl File {
         }
         shipped
     }
+}
+
+fn is_for_tests(attribute: &str) -> bool {
+    attribute.starts_with("#[cfg(test)]") || attribute.starts_with("#[cfg(all(test,")
+}
+
+fn module_name(line: &str) -> Option<&str> {
+    line.strip_suffix(';')?.trim_start_matches("pub(crate) ").strip_prefix("mod ")
 }
 
 /// The length of the comment or literal that `rest` begins with; `None` if it begins with neither.
@@ -509,6 +528,8 @@ fn sources() -> Vec<File> {
         files.extend(fs::read_to_string(root.join(name)).ok().map(|text| File::new(name, &text)));
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
+    let for_tests: Vec<_> = files.iter().flat_map(File::test_files).collect();
+    files.iter_mut().for_each(|file| file.is_test = for_tests.contains(&file.path));
     files
 }
 
@@ -522,7 +543,7 @@ fn collect(dir: &Path, prefix: &str, into: &mut Vec<File>) {
                 collect(&entry.path(), &path, into);
             }
         } else if path.ends_with(".rs") || path.ends_with(".md") {
-            into.push(File { path, text: fs::read_to_string(entry.path()).expect("sources are UTF-8") });
+            into.push(File::new(&path, &fs::read_to_string(entry.path()).expect("sources are UTF-8")));
         }
     }
 }
