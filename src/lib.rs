@@ -14,7 +14,9 @@ mod log;
 mod observe;
 mod probe;
 mod sys;
+mod turn;
 mod types;
+mod watermark;
 mod wire;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};

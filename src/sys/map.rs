@@ -7,10 +7,12 @@ use std::fs::File;
 use std::io;
 use std::slice;
 use std::sync::Arc;
+#[cfg(any(test, feature = "sim"))]
+use std::sync::Weak;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::shim::{AtomicUsize, Ordering};
+use super::shim::{AtomicUsize, Mutex, Ordering, Witness, ordering};
 
 /// A read-only view of a file that may still be growing. See [`DiskFile::map`](crate::disk::DiskFile::map).
 #[derive(Debug)]
@@ -24,7 +26,10 @@ enum Bytes {
     File(MmapRaw),
     Empty,
     #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code))]
-    Heap(Arc<Heap>),
+    Heap {
+        heap: Arc<Heap>,
+        shown: Arc<()>,
+    },
 }
 
 impl Map {
@@ -45,8 +50,9 @@ impl Map {
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn in_memory(capacity: usize) -> (Self, MapWriter) {
         let heap = Arc::new(Heap::new(capacity));
-        let map = Self { bytes: Bytes::Heap(Arc::clone(&heap)), bound: AtomicUsize::new(0) };
-        (map, MapWriter { heap })
+        let shown = Arc::new(());
+        let writer = MapWriter { heap: Arc::clone(&heap), shown: Arc::downgrade(&shown) };
+        (Self { bytes: Bytes::Heap { heap, shown }, bound: AtomicUsize::new(0) }, writer)
     }
 
     /// How many bytes the map has room for.
@@ -55,7 +61,7 @@ impl Map {
         match &self.bytes {
             Bytes::File(map) => map.len(),
             Bytes::Empty => 0,
-            Bytes::Heap(heap) => heap.capacity,
+            Bytes::Heap { heap, .. } => heap.capacity,
         }
     }
 
@@ -65,24 +71,33 @@ impl Map {
     pub(crate) fn raise(&self, bound: usize) {
         assert!(bound <= self.capacity(), "bound {bound} is past the capacity {} of the map", self.capacity());
         match &self.bytes {
-            Bytes::Heap(heap) => heap.raise(&self.bound, bound),
-            _ => {
-                self.bound.fetch_max(bound, Ordering::Release);
+            Bytes::Heap { heap, .. } => {
+                let mut highest = heap.writing.lock();
+                *highest = (*highest).max(bound);
+                self.publish(bound);
             }
+            Bytes::File(_) | Bytes::Empty => self.publish(bound),
         }
+    }
+
+    fn publish(&self, bound: usize) {
+        self.bound.fetch_max(bound, ordering("map.publish", Ordering::Release));
     }
 
     /// Everything that may be read so far.
     pub(crate) fn readable(&self) -> &[u8] {
-        let bound = self.bound.load(Ordering::Acquire);
+        let bound = self.bound.load(ordering("map.read", Ordering::Acquire));
         let base: *const u8 = match &self.bytes {
             Bytes::File(map) => map.as_ptr(),
             Bytes::Empty => return &[],
-            Bytes::Heap(heap) => heap.base,
+            Bytes::Heap { heap, .. } => {
+                heap.witness.read(0..bound);
+                heap.base
+            }
         };
         // SAFETY:
-        // - `base` points to `capacity` bytes that `self` keeps mapped or allocated, and `bound <= capacity`: the
-        //   only store, in `raise`, asserts it.
+        // - `base` points to `capacity` bytes that `self` keeps mapped or allocated, and `bound <= capacity`: `raise`
+        //   asserts it before the only store.
         // - The bytes were there before the Release store that this Acquire load observed: `segment` raises the
         //   bound after its positional write returned; `MapWriter::write` refuses to go below it.
         // - Nobody writes them again, and the file is not shortened below them, as the module's contract says.
@@ -97,7 +112,8 @@ struct Heap {
     capacity: usize,
     /// Held while writing or raising: orders the check of the bound before the copy.
     #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code))]
-    writing: parking_lot::Mutex<usize>,
+    writing: Mutex<usize>,
+    witness: Witness,
 }
 
 // SAFETY: `base` is an allocation this value owns. It is written only under `writing` and only at or above every
@@ -110,13 +126,8 @@ impl Heap {
     #[cfg(any(test, feature = "sim"))]
     fn new(capacity: usize) -> Self {
         let bytes: Box<[u8]> = vec![0; capacity].into_boxed_slice();
-        Self { base: Box::into_raw(bytes).cast(), capacity, writing: parking_lot::Mutex::new(0) }
-    }
-
-    fn raise(&self, visible: &AtomicUsize, bound: usize) {
-        let mut highest = self.writing.lock();
-        *highest = (*highest).max(bound);
-        visible.fetch_max(bound, Ordering::Release);
+        let base = Box::into_raw(bytes).cast();
+        Self { base, capacity, writing: Mutex::new(0), witness: Witness::new(capacity) }
     }
 }
 
@@ -134,6 +145,8 @@ impl Drop for Heap {
 #[derive(Debug, Clone)]
 pub(crate) struct MapWriter {
     heap: Arc<Heap>,
+    /// Alive as long as the map: writers may be many, so counting the heap's owners would not tell.
+    shown: Weak<()>,
 }
 
 #[cfg(any(test, feature = "sim"))]
@@ -142,18 +155,20 @@ impl MapWriter {
     /// written, if the map's bound has passed `position` and the bytes there differ: they may be borrowed.
     pub(crate) fn write(&self, position: usize, bytes: &[u8]) -> bool {
         let highest = self.heap.writing.lock();
-        let fits = self.heap.capacity.saturating_sub(position).min(bytes.len());
-        let below = highest.saturating_sub(position).min(fits);
-        // SAFETY: `position + below <= bound <= capacity`; bytes below the bound are never written, so reading
-        // them beside borrowers is fine.
-        let same = unsafe { slice::from_raw_parts(self.heap.base.add(position.min(self.heap.capacity)), below) };
+        let start = position.min(self.heap.capacity);
+        let fits = bytes.len().min(self.heap.capacity - start);
+        let below = highest.saturating_sub(start).min(fits);
+        // SAFETY: `start + fits <= capacity`, so the range is inside the allocation. Bytes below the bound are never
+        // written, so reading them beside borrowers is fine.
+        let same = unsafe { slice::from_raw_parts(self.heap.base.add(start), below) };
         if same != &bytes[..below] {
             return false;
         }
-        // SAFETY: the range from `position + below` to `position + fits` is inside the allocation, at or above
-        // every bound (`writing` is held, so none rises meanwhile), hence borrowed by nobody.
+        self.heap.witness.write(start + below..start + fits);
+        // SAFETY: the range from `start + below` to `start + fits` is inside the allocation. It is empty, or begins at
+        // or above every bound (`writing` is held, so none rises meanwhile), hence is borrowed by nobody.
         unsafe {
-            let target = self.heap.base.add((position + below).min(self.heap.capacity));
+            let target = self.heap.base.add(start + below);
             target.copy_from_nonoverlapping(bytes[below..fits].as_ptr(), fits - below);
         }
         true
@@ -161,7 +176,7 @@ impl MapWriter {
 
     /// Whether a map still shows this memory.
     pub(crate) fn is_mapped(&self) -> bool {
-        Arc::strong_count(&self.heap) > 1
+        self.shown.strong_count() > 0
     }
 
     /// The highest bound the map was raised to.
@@ -213,6 +228,15 @@ mod tests {
     }
 
     #[test]
+    fn memory_knows_whether_its_map_lives_however_many_write_it() {
+        let (map, writer) = Map::in_memory(8);
+        let other = writer.clone();
+        assert!(writer.is_mapped() && other.is_mapped());
+        drop(map);
+        assert!(!writer.is_mapped() && !other.is_mapped());
+    }
+
+    #[test]
     #[should_panic(expected = "past the capacity")]
     fn a_bound_past_the_capacity_is_our_mistake() {
         Map::in_memory(8).0.raise(9);
@@ -235,5 +259,45 @@ mod tests {
                 }
             }
         });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use loom::thread;
+
+    use super::super::shim::{RACE, check, must_fail};
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_only_finished_bytes() {
+        check(one_writer_one_reader);
+    }
+
+    #[test]
+    fn a_relaxed_publish_is_caught() {
+        must_fail("map.publish", RACE, one_writer_one_reader);
+    }
+
+    #[test]
+    fn a_relaxed_read_is_caught() {
+        must_fail("map.read", RACE, one_writer_one_reader);
+    }
+
+    fn one_writer_one_reader() {
+        let (map, writer) = Map::in_memory(2);
+        let map = Arc::new(map);
+        let shared = Arc::clone(&map);
+        let writing = thread::spawn(move || {
+            assert!(writer.write(0, b"a"));
+            shared.raise(1);
+            assert!(writer.write(1, b"b"));
+            shared.raise(2);
+        });
+        let seen = map.readable();
+        assert!(b"ab".starts_with(seen));
+        assert!(map.readable().len() >= seen.len());
+        writing.join().unwrap();
+        assert_eq!(map.readable(), b"ab");
     }
 }

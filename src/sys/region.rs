@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 
-use super::shim::{AtomicUsize, Ordering};
+use super::shim::{AtomicUsize, Ordering, Witness, ordering};
 
 /// The reading side: cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,6 +29,7 @@ struct Memory {
     base: NonNull<u8>,
     capacity: usize,
     bound: AtomicUsize,
+    witness: Witness,
 }
 
 // SAFETY: `base` is an allocation owned by this value. The one `RegionWriter` writes at or above `bound` only, and
@@ -44,7 +45,7 @@ impl RegionWriter {
         let layout = Layout::array::<u8>(capacity).ok()?;
         // SAFETY: the layout has a size above zero.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        let memory = Memory { base, capacity, bound: AtomicUsize::new(0) };
+        let memory = Memory { base, capacity, bound: AtomicUsize::new(0), witness: Witness::new(capacity) };
         Some(Self { memory: Arc::new(memory), len: 0 })
     }
 
@@ -54,11 +55,12 @@ impl RegionWriter {
         if bytes.len() > self.memory.capacity - self.len {
             return false;
         }
+        self.memory.witness.write(self.len..self.len + bytes.len());
         // SAFETY: the range is inside the allocation, by the check above, and at the bound, where only this one
         // writer (`&mut self`, not `Clone`) writes and nobody reads.
         unsafe { self.memory.base.as_ptr().add(self.len).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         self.len += bytes.len();
-        self.memory.bound.store(self.len, Ordering::Release);
+        self.memory.bound.store(self.len, ordering("region.publish", Ordering::Release));
         true
     }
 
@@ -81,7 +83,8 @@ impl RegionWriter {
 impl Region {
     /// Everything appended so far.
     pub(crate) fn readable(&self) -> &[u8] {
-        let bound = self.memory.bound.load(Ordering::Acquire);
+        let bound = self.memory.bound.load(ordering("region.read", Ordering::Acquire));
+        self.memory.witness.read(0..bound);
         // SAFETY:
         // - `base` points to `capacity` allocated, initialized (zeroed) bytes kept by `self`, and
         //   `bound <= capacity`: the only store, in `push`, follows its check.
@@ -129,5 +132,42 @@ mod tests {
                 }
             }
         });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use loom::thread;
+
+    use super::super::shim::{RACE, check, must_fail};
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_only_finished_bytes() {
+        check(one_writer_one_reader);
+    }
+
+    #[test]
+    fn a_relaxed_publish_is_caught() {
+        must_fail("region.publish", RACE, one_writer_one_reader);
+    }
+
+    #[test]
+    fn a_relaxed_read_is_caught() {
+        must_fail("region.read", RACE, one_writer_one_reader);
+    }
+
+    fn one_writer_one_reader() {
+        let mut writer = RegionWriter::new(3).unwrap();
+        let region = writer.region();
+        let pushing = thread::spawn(move || {
+            assert!(writer.push(b"a"));
+            assert!(writer.push(b"bc"));
+        });
+        let seen = region.readable();
+        assert!(b"abc".starts_with(seen) && seen.len() != 2);
+        assert!(region.readable().len() >= seen.len());
+        pushing.join().unwrap();
+        assert_eq!(region.readable(), b"abc");
     }
 }
