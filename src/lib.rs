@@ -3,6 +3,9 @@
 #![deny(unsafe_code)]
 
 pub mod disk;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 mod checksum;
 mod clock;
@@ -19,6 +22,7 @@ mod wire;
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
+pub use group::Committed;
 pub use observe::{
     Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, Stats, SyncFailed,
     Synced, TailCut, TopicStats,
