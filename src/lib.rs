@@ -4,6 +4,9 @@
 
 pub mod disk;
 pub mod record;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 mod checksum;
 mod clock;
@@ -23,6 +26,7 @@ pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
+pub use group::Committed;
 pub use observe::{
     Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, Stats, SyncFailed,
     Synced, TailCut, TopicStats,

@@ -13,6 +13,10 @@
 mod offsets;
 mod records;
 
+pub use offsets::Committed;
+pub(crate) use offsets::{Commit, GroupRecord, LogRecord, Offsets, check_group_id};
+pub(crate) use records::{Key, OffsetValue, offset_key};
+
 /// The partition, of `count`, of `__consumer_offsets` that a group belongs to: Java's string hash, made positive.
 pub(crate) fn partition_for_group(group: &str, count: u32) -> u32 {
     debug_assert!(count > 0);

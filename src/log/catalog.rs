@@ -231,10 +231,10 @@ impl Catalog {
         let mut names: Vec<_> = self.live().map(|topic| &*topic.name).collect();
         ids.sort_unstable();
         names.sort_unstable();
-        if let Some([id, _]) = ids.array_windows().find(|[one, other]| one == other) {
+        if let Some(id) = first_repeated(&ids) {
             return Err(format!("two topics have the id {id}"));
         }
-        if let Some([name, _]) = names.array_windows().find(|[one, other]| one == other) {
+        if let Some(name) = first_repeated(&names) {
             return Err(format!("two topics have the name {name}"));
         }
         let wrong = self.topics.iter().find_map(|topic| topic.config.validate().err());
@@ -272,6 +272,11 @@ fn checked_body(bytes: &[u8]) -> Result<&str, Invalid> {
     }
     let text = std::str::from_utf8(body).map_err(|error| Invalid::At(error.valid_up_to(), "not text".into()))?;
     if text.ends_with('\n') { Ok(text) } else { Err(invalid("a line does not end")) }
+}
+
+/// The first value that a sorted list has twice.
+fn first_repeated<T: PartialEq>(sorted: &[T]) -> Option<&T> {
+    sorted.iter().zip(sorted.iter().skip(1)).find(|(one, next)| one == next).map(|(one, _)| one)
 }
 
 /// Lines of a text that ends with a line end.

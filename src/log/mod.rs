@@ -3,3 +3,5 @@
 mod catalog;
 mod names;
 mod partitioner;
+
+pub(crate) use catalog::Catalog;

@@ -79,7 +79,7 @@ fn another(count: u32, current: Option<u32>, random: u64) -> u32 {
 /// A number below `bound`, each as likely to within 2^-32: the high half of a product, where a remainder would
 /// favour the small ones.
 fn below(bound: u32, random: u64) -> u32 {
-    (u128::from(random) * u128::from(bound) >> 64) as u32
+    ((u128::from(random) * u128::from(bound)) >> 64) as u32
 }
 
 fn pack(partition: u32, bytes: u32) -> u64 {

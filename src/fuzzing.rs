@@ -1,0 +1,86 @@
+//! Entries for the fuzzer: whatever the bytes, nothing panics, and what is accepted means the same when written again.
+
+use crate::checksum::crc32;
+use crate::config::TopicConfig;
+use crate::group::{Key, LogRecord, OffsetValue, Offsets, offset_key};
+use crate::log::Catalog;
+use crate::types::{Offset, ProducerId};
+
+/// Reads `bytes` as a catalog: once as they are, once with the checksum that they lack.
+pub fn catalog(bytes: &[u8]) {
+    let sealed = [bytes, format!("crc32 {:08x}\n", crc32(bytes)).as_bytes()].concat();
+    for text in [bytes, &sealed] {
+        if let Ok(catalog) = Catalog::parse(text) {
+            let again = Catalog::parse(catalog.to_text().as_bytes());
+            assert_eq!(again, Ok(catalog));
+        }
+    }
+}
+
+/// Reads `bytes` as key, as value, and as a log of records and ends of transactions.
+pub fn group_records(bytes: &[u8]) {
+    if let Ok(Key::Offset { group, topic, partition }) = Key::decode(bytes) {
+        let again = offset_key(group, topic, partition).unwrap_or_default();
+        assert_eq!(Key::decode(&again), Key::decode(bytes));
+    }
+    if let Ok(value) = OffsetValue::decode(bytes)
+        && let Some(again) = value.encode()
+        && value.expire_time.is_none()
+    {
+        assert_eq!(OffsetValue::decode(&again), Ok(value));
+    }
+    let (mut offsets, mut rest, mut position) = (Offsets::default(), bytes, Offset::ZERO);
+    while let Some((&[kind, producer, key_len, value_len], body)) = rest.split_first_chunk::<4>() {
+        let (key, body) = body.split_at(body.len().min(key_len.into()));
+        let (value, body) = body.split_at(body.len().min(value_len.into()));
+        rest = body;
+        let producer = ProducerId(i64::from(producer % 4));
+        match kind % 4 {
+            0 => offsets.end_transaction(producer, value_len % 2 == 0),
+            kind => {
+                let value = (kind != 1).then_some(value);
+                let record =
+                    LogRecord { position, key: Some(key), value, transaction: (kind == 3).then_some(producer) };
+                let _ = offsets.replay(record);
+            }
+        }
+        position = position + 1;
+    }
+    for producer in 0..4 {
+        offsets.end_transaction(ProducerId(producer), true);
+    }
+    for group in offsets.groups() {
+        assert!(offsets.offsets(group).all(|(topic, partition, _)| !offsets.is_unstable(group, topic, partition)));
+        let _ = offsets.delete_group(group);
+    }
+}
+
+/// Reads `bytes` as lines of `key=value`, each a setting. What is accepted reads back.
+pub fn settings(bytes: &[u8]) {
+    let mut config = TopicConfig::default();
+    for line in String::from_utf8_lossy(bytes).lines() {
+        let (key, value) = line.split_once('=').unwrap_or((line, ""));
+        let Ok(next) = config.set(key, value) else { continue };
+        let again = next.get(key).and_then(|text| config.set(key, &text).ok());
+        assert_eq!(again, Some(next));
+        config = next;
+    }
+    let copy = config.changed_entries().try_fold(TopicConfig::default(), |copy, (key, value)| copy.set(key, &value));
+    assert_eq!(copy.ok(), Some(config));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_entry_takes_any_bytes(bytes: Vec<u8>, text in "([a-z.]{1,20}[= ][a-z0-9,-]{0,9}\n){0,6}") {
+            for entry in [catalog, group_records, settings] {
+                entry(&bytes);
+                entry(text.as_bytes());
+            }
+        }
+    }
+}
