@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use crate::sys::Map;
 
+pub(crate) mod checkpoint;
+pub(crate) mod marks;
 mod real;
 pub(crate) mod replace;
 
