@@ -8,6 +8,7 @@ mod checksum;
 mod clock;
 mod error;
 mod probe;
+mod segment;
 mod sys;
 mod types;
 mod wire;
