@@ -7,6 +7,7 @@ pub mod disk;
 mod checksum;
 mod clock;
 mod error;
+mod partition;
 mod probe;
 mod segment;
 mod sys;
@@ -16,3 +17,7 @@ mod wire;
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use types::{InvalidTopicId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};
+
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub use partition::fuzzing as partition_fuzzing;
