@@ -10,10 +10,57 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
+/// CRC-32C of bytes that come in pieces.
+pub(crate) struct Crc32c(crc_fast::Digest);
+
+impl Crc32c {
+    pub(crate) fn new() -> Self {
+        Self(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi))
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn finish(&self) -> u32 {
+        self.0.finalize() as u32
+    }
+}
+
 /// CRC-32 of `bytes`: what our own files carry.
 #[must_use]
 pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
+}
+
+/// CRC-32 of bytes that come in pieces.
+pub(crate) struct Crc32(crc32fast::Hasher);
+
+impl Crc32 {
+    pub(crate) fn new() -> Self {
+        Self(crc32fast::Hasher::new())
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn finish(self) -> u32 {
+        self.0.finalize()
+    }
+}
+
+/// Length and CRC-32 of a small file, by which another one vouches for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Digest {
+    pub(crate) len: u32,
+    pub(crate) crc: u32,
+}
+
+impl Digest {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self { len: bytes.len() as u32, crc: crc32(bytes) }
+    }
 }
 
 #[cfg(test)]
@@ -34,6 +81,9 @@ mod tests {
         let bytes: Vec<u8> = (0..700_u32).map(|i| (i * 31 + i / 7) as u8).collect();
         for len in (0..=bytes.len()).step_by(7).chain([255, 256, 257, 511, 512, 513]) {
             assert_eq!(crc32c(&bytes[..len]), by_definition(&bytes[..len]), "{len} bytes");
+            let mut pieces = Crc32c::new();
+            bytes[..len].chunks(61).for_each(|piece| pieces.update(piece));
+            assert_eq!(pieces.finish(), crc32c(&bytes[..len]), "{len} bytes in pieces");
         }
     }
 

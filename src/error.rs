@@ -119,6 +119,11 @@ pub enum Error {
     #[error("partition {partition} refuses to go on: {reason}")]
     Poisoned { partition: TopicPartition, reason: Arc<str> },
 
+    /// The records were appended, at `offset` and after, and the sync that the topic asks for failed: whether they
+    /// survive is open. The partition is poisoned. Appending them again after reopening may store them twice.
+    #[error("appended at offset {offset} of {partition}, but not synced: {reason}")]
+    NotSynced { partition: TopicPartition, offset: Offset, reason: Box<str> },
+
     /// The log was opened read-only.
     #[error("the log is open read-only")]
     ReadOnly,
@@ -150,7 +155,7 @@ impl Error {
         match self {
             Self::Io { source, .. } if is_full(source) => ErrorKind::Full,
             Self::LowSpace { .. } => ErrorKind::Full,
-            Self::Io { .. } | Self::Poisoned { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::Poisoned { .. } | Self::NotSynced { .. } => ErrorKind::Io,
             Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::EndMismatch { .. } | Self::Locked { .. } => ErrorKind::Retry,
             Self::ProducerFenced { .. } | Self::CoordinatorFenced { .. } | Self::LeaderFenced { .. } => {

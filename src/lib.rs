@@ -4,9 +4,6 @@
 
 pub mod disk;
 pub mod record;
-#[cfg(any(fuzzing, test))]
-#[doc(hidden)]
-pub mod fuzzing;
 
 mod checksum;
 mod clock;
@@ -15,20 +12,34 @@ mod error;
 mod group;
 mod log;
 mod observe;
+mod partition;
 mod probe;
+mod segment;
 mod sys;
 mod turn;
 mod types;
 mod watermark;
 mod wire;
 
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub use partition::fuzzing as partition_fuzzing;
+
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
-pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use group::Committed;
 pub use observe::{
     Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, Stats, SyncFailed,
     Synced, TailCut, TopicStats,
 };
+pub use partition::{
+    Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ReadOptions, Reader, Records,
+    RecoveryMode, Segment,
+};
+pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
+pub use segment::ReadPath;
 pub use types::{InvalidTopicId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};

@@ -16,7 +16,7 @@
 //! whole, and counts only in the boot that wrote it: it is never synced, and sectors do not matter.
 //!
 //! ```text
-//! notes   0          256        384        512        640
+//! notes   0          256        416        576        736
 //!         | header   | slot A   | slot B   | slot A   | slot B   |  ...
 //!         |          |     partition entry 0     |     partition entry 1     |
 //! ```
@@ -34,8 +34,8 @@
 //! Magic, version and CRC keep their places in every later version, so that a newer one is told from a damaged one.
 
 use super::{BootId, FileId};
-use crate::checksum::crc32;
-use crate::types::{Offset, TopicId};
+use crate::checksum::{Digest, crc32};
+use crate::types::{Offset, Timestamp, TopicId};
 use crate::wire::{Invalid, Reader};
 
 /// Up to where a segment is proven to be on the disk, and who saw it.
@@ -47,6 +47,7 @@ use crate::wire::{Invalid, Reader};
 /// |   24 |    8 | position: the first byte that is not proven      |
 /// |   32 |    8 | offset of the batch that begins there, or would  |
 /// |   40 |   16 | boot                                             |
+/// |   56 |   24 | file: device, inode, birth time                  |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SyncMark {
     pub(crate) sequence: u64,
@@ -54,6 +55,8 @@ pub(crate) struct SyncMark {
     pub(crate) position: u64,
     pub(crate) offset: Offset,
     pub(crate) boot: BootId,
+    /// The file it is in: a copy has other sectors than those it speaks of.
+    pub(crate) file: FileId,
 }
 
 impl SyncMark {
@@ -82,7 +85,7 @@ impl SyncMark {
 
 impl Slot for SyncMark {
     const MAGIC: [u8; 4] = *b"cLsm";
-    const BODY_LEN: usize = 48;
+    const BODY_LEN: usize = 72;
 
     fn sequence(&self) -> u64 {
         self.sequence
@@ -94,6 +97,7 @@ impl Slot for SyncMark {
         into.u64(self.position);
         into.u64(self.offset.0);
         into.bytes(&self.boot.0);
+        into.file(self.file);
     }
 
     fn take(from: &mut Reader<'_>) -> Result<Self, Invalid> {
@@ -103,6 +107,7 @@ impl Slot for SyncMark {
             position: from.u64()?,
             offset: offset(from)?,
             boot: BootId(array(from)?),
+            file: file(from)?,
         })
     }
 }
@@ -120,6 +125,10 @@ impl Slot for SyncMark {
 /// |   84 |    8 | position: the first byte that is not vouched for         |
 /// |   92 |    8 | offset of the batch that begins there, or would          |
 /// |  100 |    1 | 1 if any producer was known, else 0                      |
+/// |  101 |    8 | length and CRC-32 of the `.index` as written so far      |
+/// |  109 |    8 | the same of the `.timeindex`                             |
+/// |  117 |   16 | largest timestamp of the segment, -1 if none, its offset |
+/// |  133 |    8 | bytes of batches since the last entry of the `.index`    |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Note {
     pub(crate) sequence: u64,
@@ -131,11 +140,16 @@ pub(crate) struct Note {
     pub(crate) position: u64,
     pub(crate) offset: Offset,
     pub(crate) has_producers: bool,
+    /// The index files of the segment, which are worth as much as the position: this boot's system has them.
+    pub(crate) index: Digest,
+    pub(crate) time_index: Digest,
+    pub(crate) largest: Option<(Timestamp, Offset)>,
+    pub(crate) since_last: u64,
 }
 
 impl Note {
     /// The length of one slot.
-    pub(crate) const SLOT_LEN: usize = 128;
+    pub(crate) const SLOT_LEN: usize = 160;
     /// The length of the two slots of one partition. Zeros erase both.
     pub(crate) const ENTRY_LEN: usize = 2 * Self::SLOT_LEN;
 
@@ -163,7 +177,7 @@ impl Note {
 
 impl Slot for Note {
     const MAGIC: [u8; 4] = *b"cLno";
-    const BODY_LEN: usize = 93;
+    const BODY_LEN: usize = 133;
 
     fn sequence(&self) -> u64 {
         self.sequence
@@ -174,13 +188,19 @@ impl Slot for Note {
         into.bytes(self.topic.as_bytes());
         into.bytes(&self.partition.to_be_bytes());
         into.bytes(&self.boot.0);
-        into.u64(self.file.device);
-        into.u64(self.file.inode);
-        into.u64(self.file.born);
+        into.file(self.file);
         into.u64(self.segment_base.0);
         into.u64(self.position);
         into.u64(self.offset.0);
         into.bytes(&[u8::from(self.has_producers)]);
+        for digest in [self.index, self.time_index] {
+            into.bytes(&digest.len.to_be_bytes());
+            into.bytes(&digest.crc.to_be_bytes());
+        }
+        let (timestamp, at) = self.largest.unwrap_or((Timestamp::NONE, Offset::ZERO));
+        into.u64(timestamp.0 as u64);
+        into.u64(at.0);
+        into.u64(self.since_last);
     }
 
     fn take(from: &mut Reader<'_>) -> Result<Self, Invalid> {
@@ -189,7 +209,7 @@ impl Slot for Note {
             topic: TopicId::from_bytes(array(from)?),
             partition: from.u32()?,
             boot: BootId(array(from)?),
-            file: FileId { device: from.u64()?, inode: from.u64()?, born: from.u64()? },
+            file: file(from)?,
             segment_base: offset(from)?,
             position: from.u64()?,
             offset: offset(from)?,
@@ -198,6 +218,13 @@ impl Slot for Note {
                 1 => true,
                 _ => return Err(from.invalid("neither 0 nor 1")),
             },
+            index: Digest { len: from.u32()?, crc: from.u32()? },
+            time_index: Digest { len: from.u32()?, crc: from.u32()? },
+            largest: {
+                let (timestamp, at) = (Timestamp(from.i64()?), offset(from)?);
+                timestamp.is_some().then_some((timestamp, at))
+            },
+            since_last: from.u64()?,
         })
     }
 }
@@ -308,6 +335,10 @@ fn offset(from: &mut Reader<'_>) -> Result<Offset, Invalid> {
     Offset::from_wire(value).ok_or_else(|| from.invalid("negative offset"))
 }
 
+fn file(from: &mut Reader<'_>) -> Result<FileId, Invalid> {
+    Ok(FileId { device: from.u64()?, inode: from.u64()?, born: from.u64()? })
+}
+
 fn array(from: &mut Reader<'_>) -> Result<[u8; 16], Invalid> {
     let bytes = from.take(16)?;
     bytes.try_into().map_err(|_| from.invalid("not 16 bytes"))
@@ -320,6 +351,12 @@ struct Put<'a> {
 }
 
 impl Put<'_> {
+    fn file(&mut self, file: FileId) {
+        self.u64(file.device);
+        self.u64(file.inode);
+        self.u64(file.born);
+    }
+
     fn u64(&mut self, value: u64) {
         self.bytes(&value.to_be_bytes());
     }

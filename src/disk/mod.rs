@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::checksum::Digest;
 use crate::sys::Map;
 
 pub(crate) mod checkpoint;
@@ -222,4 +223,18 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<
     let mut bytes = vec![0; len as usize];
     read_exact_at(&*file, &mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// The beginning of the file at `path`, as much of it as `digest` was made of; `None` if it is not that.
+pub(crate) fn read_vouched(disk: &dyn Disk, path: &Path, digest: Digest) -> Option<Box<[u8]>> {
+    if digest.len == 0 {
+        return Some(Box::default());
+    }
+    let file = disk.open(path, Open::Read).ok()?;
+    if file.metadata().ok()?.len < u64::from(digest.len) {
+        return None;
+    }
+    let mut bytes = vec![0; digest.len as usize].into_boxed_slice();
+    read_exact_at(&*file, &mut bytes, 0).ok()?;
+    (Digest::of(&bytes) == digest).then_some(bytes)
 }

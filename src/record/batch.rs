@@ -61,13 +61,19 @@ impl<'a> BatchRef<'a> {
     ///
     /// What [`BatchHeader::read`] refuses, a batch cut short, a wrong checksum.
     pub fn verify(bytes: &'a [u8]) -> Result<Self, Invalid> {
+        let batch = Self::framed(bytes)?;
+        if crc32c(&batch.bytes[ATTRIBUTES_AT..]) != batch.header.crc {
+            return Err(Invalid { at: ATTRIBUTES_AT, what: "checksum does not match" });
+        }
+        Ok(batch)
+    }
+
+    /// As [`verify`](Self::verify), for bytes whose checksum was compared a moment ago.
+    pub(crate) fn framed(bytes: &'a [u8]) -> Result<Self, Invalid> {
         let header = BatchHeader::read(bytes)?;
         let Some(bytes) = bytes.get(..header.batch_len as usize) else {
             return Err(Invalid { at: bytes.len(), what: "batch cut short" });
         };
-        if crc32c(&bytes[ATTRIBUTES_AT..]) != header.crc {
-            return Err(Invalid { at: ATTRIBUTES_AT, what: "checksum does not match" });
-        }
         Ok(Self { header, bytes })
     }
 

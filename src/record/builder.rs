@@ -173,6 +173,11 @@ impl BatchBuilder {
         builder
     }
 
+    /// How much memory it keeps for the next batch, in bytes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.plain.capacity() + self.packed.capacity()
+    }
+
     /// Drops what was pushed and begins a batch.
     pub fn begin(&mut self, options: BatchOptions) {
         self.options = options;

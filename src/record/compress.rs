@@ -21,6 +21,8 @@ mod zstd;
 
 use std::ops::RangeInclusive;
 
+use std::path::Path;
+
 use crate::error::{Error, Result};
 use crate::wire::Invalid;
 
@@ -200,6 +202,17 @@ impl RecordError {
                 reason: "decompressed records over the limit",
                 position: super::BatchHeader::LEN,
             },
+            Self::Unsupported(codec) => Error::Unsupported { what: codec.name() },
+        }
+    }
+
+    /// This error about a batch that is stored at `position` of the file at `path`.
+    pub(crate) fn at(self, path: &Path, position: u64) -> Error {
+        match self {
+            Self::Invalid(Invalid { what, .. }) => Error::corrupt(path, position, what),
+            Self::TooLong { limit } => {
+                Error::TooLong { what: "a decompressed batch", len: limit as u64 + 1, limit: limit as u64 }
+            }
             Self::Unsupported(codec) => Error::Unsupported { what: codec.name() },
         }
     }

@@ -23,6 +23,7 @@ use byteorder::{BigEndian, ByteOrder};
 
 use super::compress::Codec;
 use crate::checksum::crc32c;
+pub use crate::config::TimestampType;
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 use crate::wire::Invalid;
 
@@ -77,6 +78,8 @@ pub struct BatchHeader {
 impl BatchHeader {
     /// The length of a header, in bytes.
     pub const LEN: usize = 61;
+    /// The first byte that the checksum covers.
+    pub(crate) const CRC_FROM: usize = ATTRIBUTES_AT;
 
     /// Reads the header at the start of `bytes`. The rest of the batch need not be there, and the checksum is not
     /// looked at.
@@ -302,16 +305,6 @@ impl Attributes {
     fn with(self, bit: i16, is_set: bool) -> Self {
         Self(if is_set { self.0 | bit } else { self.0 & !bit })
     }
-}
-
-/// Whose clock the timestamps of records are. Kafka: `message.timestamp.type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum TimestampType {
-    /// The producer's: each record has its own.
-    #[default]
-    CreateTime,
-    /// The log's: every record of a batch has the time of the append.
-    LogAppendTime,
 }
 
 const BASE_OFFSET_AT: usize = 0;

@@ -40,9 +40,6 @@ pub use header::{Attributes, BatchHeader, TimestampType};
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use walk::RecordIter;
 
-pub(crate) use batch::{Frame, frame};
-pub(crate) use builder::encode_one;
-pub(crate) use control::{Marker, encode_marker};
 pub(crate) use header::stamp;
-pub(crate) use validate::{Origin, Rules, Stamp, Validated, Validator};
+pub(crate) use validate::{Origin as BatchOrigin, Rules, Stamp, Validator};
 pub(crate) use walk::check_records;

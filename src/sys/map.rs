@@ -12,14 +12,19 @@ use std::sync::Weak;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::shim::{AtomicUsize, Mutex, Ordering, Witness, ordering};
+use super::shim::{AtomicU64, AtomicUsize, Mutex, Ordering, Witness, ordering};
 
 /// A read-only view of a file that may still be growing. See [`DiskFile::map`](crate::disk::DiskFile::map).
 #[derive(Debug)]
 pub struct Map {
     bytes: Bytes,
     bound: AtomicUsize,
+    /// One bit a chunk that this process did not write and has not asked the system to fetch yet.
+    cold: Box<[AtomicU64]>,
 }
+
+/// What is fetched at once, before it is first touched.
+const CHUNK: usize = 1 << 20;
 
 #[derive(Debug)]
 enum Bytes {
@@ -43,7 +48,7 @@ impl Map {
             0 => Bytes::Empty,
             _ => Bytes::File(MmapOptions::new().len(capacity).map_raw_read_only(file)?),
         };
-        Ok(Self { bytes, bound: AtomicUsize::new(0) })
+        Ok(Self { bytes, bound: AtomicUsize::new(0), cold: Box::default() })
     }
 
     /// Memory in place of a file, and the one handle that writes it. For disks that are not real.
@@ -52,7 +57,7 @@ impl Map {
         let heap = Arc::new(Heap::new(capacity));
         let shown = Arc::new(());
         let writer = MapWriter { heap: Arc::clone(&heap), shown: Arc::downgrade(&shown) };
-        (Self { bytes: Bytes::Heap { heap, shown }, bound: AtomicUsize::new(0) }, writer)
+        (Self { bytes: Bytes::Heap { heap, shown }, bound: AtomicUsize::new(0), cold: Box::default() }, writer)
     }
 
     /// How many bytes the map has room for.
@@ -82,6 +87,53 @@ impl Map {
 
     fn publish(&self, bound: usize) {
         self.bound.fetch_max(bound, ordering("map.publish", Ordering::Release));
+    }
+
+    /// Says that the first `len` bytes may not be in memory yet: [`populate`](Self::populate) then fetches them.
+    pub(crate) fn expect_cold(&mut self, len: usize) {
+        let words = len.div_ceil(CHUNK * 64);
+        self.cold = (0..words).map(|_| AtomicU64::new(u64::MAX)).collect();
+    }
+
+    /// Fetches what is cold in a range by a call that reports a failing disk as an error. Touching such a page
+    /// without this would be a signal. Costs a few instructions once a range is warm.
+    pub(crate) fn populate(&self, from: usize, len: usize) -> io::Result<()> {
+        if self.cold.is_empty() || len == 0 {
+            return Ok(());
+        }
+        for chunk in from / CHUNK..=(from + len - 1) / CHUNK {
+            let Some(word) = self.cold.get(chunk / 64) else { break };
+            let bit = 1 << (chunk % 64);
+            if word.load(Ordering::Relaxed) & bit != 0 {
+                self.fetch(chunk * CHUNK)?;
+                word.fetch_and(!bit, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn fetch(&self, from: usize) -> io::Result<()> {
+        use rustix::mm::{Advice, madvise};
+        let Bytes::File(map) = &self.bytes else { return Ok(()) };
+        let len = CHUNK.min(self.bound.load(Ordering::Acquire).saturating_sub(from));
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range is inside the mapping (`from + len <= bound <= capacity`), which starts at a page, as
+        // does `from`; this advice reads pages in and changes nothing.
+        match unsafe { madvise(map.as_mut_ptr().add(from).cast(), len, Advice::LinuxPopulateRead) } {
+            // A kernel before 5.14 does not know the advice: pages then come as they are touched.
+            Err(rustix::io::Errno::INVAL) => Ok(()),
+            // The fault a touch would have been.
+            Err(rustix::io::Errno::FAULT) => Err(io::Error::other("the disk could not read this range")),
+            done => Ok(done?),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn fetch(&self, _from: usize) -> io::Result<()> {
+        Ok(())
     }
 
     /// Everything that may be read so far.
@@ -212,6 +264,20 @@ mod tests {
     fn an_empty_file_can_be_mapped() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(Map::of_file(&file, 0).unwrap().readable(), b"");
+    }
+
+    #[test]
+    fn a_cold_range_is_fetched_once_and_reads_the_same() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 3 * CHUNK + 5]).unwrap();
+        let mut map = Map::of_file(&file, 4 * CHUNK).unwrap();
+        map.expect_cold(3 * CHUNK + 5);
+        map.raise(3 * CHUNK + 5);
+        map.populate(CHUNK - 1, 2).unwrap();
+        assert_eq!(map.cold[0].load(Ordering::Relaxed) & 0b1111, 0b1100);
+        map.populate(0, 3 * CHUNK + 5).unwrap();
+        assert_eq!(map.cold[0].load(Ordering::Relaxed) & 0b1111, 0);
+        assert!(map.readable().iter().all(|byte| *byte == 7));
     }
 
     #[test]

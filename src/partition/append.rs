@@ -1,0 +1,519 @@
+//! Appending: records or a batch in, an offset out.
+//!
+//! ```text
+//! no lock      encode, compress, check against the topic's rules, checksum
+//! append lock  end as expected? duplicate? -> roll if full -> stamp the offset -> one positional write -> publish
+//! no lock      wake who waits; sync if the topic says so
+//! ```
+//!
+//! Everything that can fail happens before the offset is given, except the sync of a topic that syncs each append.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::sync::Arc;
+
+use super::Partition;
+use super::core::Core;
+use super::follow::{marker_of, producer_batch};
+use super::producers::{Checked, Marker, Origin};
+use crate::config::{self, Durability, TopicConfig};
+use crate::error::{Error, Result};
+use crate::probe;
+use crate::record::{
+    BatchBuilder, BatchHeader, BatchOptions, BatchOrigin, BatchRef, Codec, Compression, Record, Rules, Stamp,
+    TimestampType, Validator, stamp,
+};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
+use crate::watermark::Woken;
+
+/// What an acknowledgement promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ack {
+    /// The record survives the death of this process, at any instruction. True as soon as `append` returned.
+    Written,
+    /// The record survives a power cut.
+    Synced,
+}
+
+/// Records that were appended, and the way to wait for more to be promised of them.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{Ack, Log, Offset};
+///
+/// let log = Log::open(dir.path())?;
+/// let partition = log.topic("orders")?.partition(0)?;
+/// let appended = partition.append("paid")?;
+/// assert_eq!(appended.offset(), Offset::ZERO);
+///
+/// appended.wait(Ack::Synced)?; // from here on a power cut does not take it
+/// assert_eq!(partition.offsets().synced, Offset(1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "the records survive the process already; wait for `Ack::Synced` if they must survive a power cut"]
+pub struct Appended<'p> {
+    core: Held<'p>,
+    offset: Offset,
+    last_offset: Offset,
+    timestamp: Timestamp,
+    is_duplicate: bool,
+}
+
+/// A partition that is borrowed from the caller, or kept by the result.
+#[derive(Debug)]
+pub(crate) enum Held<'p> {
+    Borrowed(&'p Arc<Core>),
+    Shared(Arc<Core>),
+}
+
+impl Held<'_> {
+    fn core(&self) -> &Arc<Core> {
+        match self {
+            Self::Borrowed(core) => core,
+            Self::Shared(core) => core,
+        }
+    }
+}
+
+impl Appended<'_> {
+    /// The offset of the first record of the append.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// The offset of the last record of the append.
+    #[must_use]
+    pub fn last_offset(&self) -> Offset {
+        self.last_offset
+    }
+
+    /// The number of the partition that took the records.
+    #[must_use]
+    pub fn partition(&self) -> u32 {
+        self.core.core().id.partition
+    }
+
+    /// The largest timestamp the records were stored with.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.timestamp
+    }
+
+    /// Whether the batch had been appended before, and nothing was stored now. The offsets are those of then.
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        self.is_duplicate
+    }
+
+    /// Waits until `ack` holds. Concurrent waiters share one sync.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Io`] if the sync failed: it was this call that tried. The partition is poisoned.
+    /// - [`Error::Poisoned`], [`Error::Closed`], [`Error::TopicDeleted`] if it will not come to hold.
+    pub fn wait(&self, ack: Ack) -> Result<()> {
+        match ack {
+            Ack::Written => Ok(()),
+            Ack::Synced => self.core.core().sync_to(self.last_offset + 1),
+        }
+    }
+
+    /// Resolves once `ack` holds. Runs on any runtime; the sync itself is done by the log's background thread, or by
+    /// the caller's next [`Log::maintain`](crate::Log::maintain).
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait).
+    pub fn acked(&self, ack: Ack) -> impl Future<Output = Result<()>> + Send + 'static {
+        let core = Arc::clone(self.core.core());
+        let end = self.last_offset + 1;
+        async move {
+            if ack == Ack::Written {
+                return Ok(());
+            }
+            let reached = core.synced.reached(end.0);
+            core.context.doorbell.ring();
+            reached.await.map_err(|stop| core.stopped(stop))
+        }
+    }
+}
+
+impl Partition {
+    /// Appends one record and returns its offset, which no other record gets.
+    ///
+    /// When this returns, the record survives the death of the process ([`Ack::Written`]). It survives a power cut
+    /// once [`Appended::wait`] for [`Ack::Synced`] returns, or right away if the topic's
+    /// [`Durability`](crate::Durability) is `Each`.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::BatchTooLarge`], [`Error::InvalidRecord`], [`Error::InvalidTimestamp`] if the record breaks a rule of
+    ///   the topic.
+    /// - [`Error::Io`] or [`Error::LowSpace`] if it could not be written: nothing was appended. Of kind
+    ///   [`Full`](crate::ErrorKind::Full), appends go on once space is freed.
+    /// - [`Error::NotSynced`] if it was appended, and the sync that the topic asks for failed.
+    /// - [`Error::Poisoned`], [`Error::Closed`], [`Error::TopicDeleted`], [`Error::ReadOnly`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let orders = log.topic("orders")?.partition(0)?;
+    /// assert_eq!(orders.append("paid")?.offset(), Offset(0));
+    /// assert_eq!(orders.append(Record::new("sent").key("o-17"))?.offset(), Offset(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append<'r>(&self, record: impl Into<Record<'r>>) -> Result<Appended<'_>> {
+        self.append_records(None, [record.into()])
+    }
+
+    /// Appends several records as one batch: all of them or none, at consecutive offsets.
+    ///
+    /// # Errors
+    ///
+    /// As for [`append`](Self::append); [`Error::InvalidBatch`] if there is no record.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let orders = log.topic("orders")?.partition(0)?;
+    /// let appended = orders.append_all([Record::new("paid"), Record::new("sent")])?;
+    /// assert_eq!((appended.offset(), appended.last_offset()), (Offset(0), Offset(1)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append_all<'r>(&self, records: impl IntoIterator<Item = Record<'r>>) -> Result<Appended<'_>> {
+        self.append_records(None, records)
+    }
+
+    /// Appends as [`append_all`](Self::append_all) does, but only if the partition still ends at `expected_end`: what
+    /// was decided from the log up to there is not overtaken.
+    ///
+    /// # Errors
+    ///
+    /// As for [`append_all`](Self::append_all); [`Error::EndMismatch`] if others appended since.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Error, Log, Offset, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let seats = log.topic("seats")?.partition(0)?;
+    /// seats.append_if_end(Offset(0), [Record::new("ann takes 4A")])?;
+    ///
+    /// let late = seats.append_if_end(Offset(0), [Record::new("bob takes 4A")]);
+    /// assert!(matches!(late, Err(Error::EndMismatch { actual: Offset(1), .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append_if_end<'r>(
+        &self,
+        expected_end: Offset,
+        records: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<Appended<'_>> {
+        self.append_records(Some(expected_end), records)
+    }
+
+    /// Appends a batch that somebody else encoded, in Kafka's format v2: what a produce request carries. It is
+    /// checked as a Kafka leader checks it; offsets are assigned in place, and its bytes are kept if the topic's codec
+    /// allows. Batches of idempotent producers are stored once, however often they are sent.
+    ///
+    /// # Errors
+    ///
+    /// As for [`append`](Self::append), and
+    ///
+    /// - [`Error::InvalidBatch`] if the bytes are not exactly one valid batch with the offsets a client sends.
+    /// - [`Error::OutOfOrderSequence`], [`Error::ProducerFenced`], [`Error::InvalidTransaction`] by Kafka's rules.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::record::{BatchBuilder, BatchOptions, Record};
+    /// use chiplog::{Log, Offset, Timestamp};
+    ///
+    /// let mut builder = BatchBuilder::new();
+    /// builder.begin(BatchOptions::default());
+    /// builder.push(&Record::new("paid"), Timestamp(1_700_000_000_000))?;
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let orders = log.topic("orders")?.partition(0)?;
+    /// assert_eq!(orders.append_raw(builder.finish()?)?.offset(), Offset(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append_raw(&self, batch: &[u8]) -> Result<Appended<'_>> {
+        let appended = append_raw(&self.core, batch, BatchOrigin::Client)?;
+        Ok(appended.into_appended(Held::Borrowed(&self.core)))
+    }
+
+    fn append_records<'r>(
+        &self,
+        expected_end: Option<Offset>,
+        records: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<Appended<'_>> {
+        let placed = append_records(&self.core, expected_end, records)?;
+        Ok(placed.into_appended(Held::Borrowed(&self.core)))
+    }
+}
+
+/// Where an append went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placement {
+    pub(crate) offset: Offset,
+    pub(crate) last_offset: Offset,
+    timestamp: Timestamp,
+    is_duplicate: bool,
+}
+
+impl Placement {
+    pub(crate) fn into_appended(self, core: Held<'_>) -> Appended<'_> {
+        let Self { offset, last_offset, timestamp, is_duplicate } = self;
+        Appended { core, offset, last_offset, timestamp, is_duplicate }
+    }
+}
+
+/// Buffers of one thread, kept between appends so that none has to allocate.
+#[derive(Debug, Default)]
+struct Buffers {
+    builder: BatchBuilder,
+    validator: Validator,
+    stored: Vec<u8>,
+}
+
+thread_local! {
+    static BUFFERS: Cell<Option<Box<Buffers>>> = const { Cell::new(None) };
+}
+
+/// Runs `work` with this thread's buffers. An append inside of it (from an iterator of records, say) gets its own.
+fn with_buffers<R>(work: impl FnOnce(&mut Buffers) -> R) -> R {
+    let mut buffers = BUFFERS.take().unwrap_or_default();
+    let result = work(&mut buffers);
+    // One huge batch must not hold its memory for good.
+    if buffers.stored.capacity() <= MAX_KEPT && buffers.builder.capacity() <= MAX_KEPT {
+        BUFFERS.set(Some(buffers));
+    }
+    result
+}
+
+const MAX_KEPT: usize = 4 << 20;
+
+pub(crate) fn append_records<'r>(
+    core: &Arc<Core>,
+    expected_end: Option<Offset>,
+    records: impl IntoIterator<Item = Record<'r>>,
+) -> Result<Placement> {
+    with_buffers(|buffers| {
+        let rules = core.rules();
+        let now = core.context.clock.now();
+        let compression = rules.compression.unwrap_or(Compression::NONE);
+        buffers.builder.begin(BatchOptions::default().timestamp_type(rules.timestamp_type).compression(compression));
+        for (index, record) in records.into_iter().enumerate() {
+            rules.check(&record, index, now)?;
+            buffers.builder.push(&record, now)?;
+        }
+        if buffers.builder.is_empty() {
+            return Err(Error::InvalidBatch { reason: "no records", position: 0 });
+        }
+        let batch = buffers.builder.finish()?;
+        core.check_len(batch.len() as u64, rules.max_message_bytes)?;
+        let header = BatchHeader::read(batch)
+            .map_err(|invalid| Error::InvalidBatch { reason: invalid.what, position: invalid.at })?;
+        core.append_batch(batch, header, expected_end, Origin::Client)
+    })
+}
+
+pub(crate) fn append_raw(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin) -> Result<Placement> {
+    with_buffers(|buffers| {
+        let rules = core.rules();
+        // Offset and epoch are outside the checksum: they are stamped when they are known.
+        let now = core.context.clock.now();
+        let stamp = Stamp { first_offset: Offset::ZERO, leader_epoch: LeaderEpoch(0), now };
+        let Buffers { validator, stored, .. } = buffers;
+        let validated = validator.validate(batch, &rules.for_foreign(origin), &stamp, stored)?;
+        core.check_len(stored.len() as u64, rules.max_message_bytes)?;
+        let origin = match origin {
+            BatchOrigin::Client => Origin::Client,
+            BatchOrigin::Coordinator => Origin::Coordinator,
+        };
+        core.append_batch(stored, validated.header, None, origin)
+    })
+}
+
+/// The topic's settings that concern an append, copied so that no lock is held while encoding.
+#[derive(Debug, Clone, Copy)]
+struct AppendRules {
+    is_compacted: bool,
+    timestamp_type: TimestampType,
+    before_max_ms: i64,
+    after_max_ms: i64,
+    compression: Option<Compression>,
+    max_message_bytes: u64,
+    decoded_limit: usize,
+}
+
+impl AppendRules {
+    fn of(config: &TopicConfig) -> Self {
+        Self {
+            is_compacted: config.cleanup.compacts(),
+            timestamp_type: config.timestamp_type,
+            before_max_ms: config.timestamp_before_max_ms,
+            after_max_ms: config.timestamp_after_max_ms,
+            compression: stored_as(config),
+            max_message_bytes: config.max_message_bytes as u64,
+            decoded_limit: config.max_decompressed_bytes as usize,
+        }
+    }
+
+    fn for_foreign(&self, origin: BatchOrigin) -> Rules {
+        Rules {
+            origin,
+            is_compacted: self.is_compacted,
+            timestamp_type: self.timestamp_type,
+            before_max_ms: distance(self.before_max_ms),
+            after_max_ms: distance(self.after_max_ms),
+            compression: self.compression,
+            max_message_bytes: self.max_message_bytes as usize,
+            decoded_limit: self.decoded_limit,
+        }
+    }
+
+    /// Refuses a record that the topic does not take.
+    fn check(&self, record: &Record<'_>, index: usize, now: Timestamp) -> Result<()> {
+        if self.is_compacted && record.key.is_none() {
+            return Err(Error::InvalidRecord { index, reason: "a compacted topic needs keys" });
+        }
+        let Some(timestamp) = record.timestamp else { return Ok(()) };
+        if !timestamp.is_some() && timestamp != Timestamp::NONE {
+            return Err(Error::InvalidRecord { index, reason: "negative timestamp" });
+        }
+        let earliest = Timestamp(now.0.saturating_sub(self.before_max_ms));
+        let latest = Timestamp(now.0.saturating_add(self.after_max_ms));
+        let is_checked = self.timestamp_type == TimestampType::CreateTime && timestamp.is_some();
+        if is_checked && !(earliest..=latest).contains(&timestamp) {
+            return Err(Error::InvalidTimestamp { index, timestamp, earliest, latest });
+        }
+        Ok(())
+    }
+}
+
+/// The codec a topic stores its batches with; none to keep what the producer chose.
+fn stored_as(config: &TopicConfig) -> Option<Compression> {
+    // Levels were checked with the settings.
+    let with_level = |codec, level| Compression::new(codec).level(level).unwrap_or(Compression::new(codec));
+    match config.stored_as() {
+        config::Compression::Producer => None,
+        config::Compression::Uncompressed => Some(Compression::NONE),
+        config::Compression::Gzip { level } => Some(with_level(Codec::Gzip, level)),
+        config::Compression::Snappy => Some(Compression::new(Codec::Snappy)),
+        config::Compression::Lz4 { level } => Some(with_level(Codec::Lz4, level)),
+        config::Compression::Zstd { level } => Some(with_level(Codec::Zstd, level)),
+    }
+}
+
+/// The largest setting means any distance.
+fn distance(ms: i64) -> u64 {
+    if ms == i64::MAX { u64::MAX } else { ms as u64 }
+}
+
+impl Core {
+    fn rules(&self) -> AppendRules {
+        AppendRules::of(&self.config.read())
+    }
+
+    fn check_len(&self, len: u64, max_message_bytes: u64) -> Result<()> {
+        let limit = max_message_bytes.min(self.config.read().segment_bytes as u64);
+        if len > limit { Err(Error::BatchTooLarge { len, limit }) } else { Ok(()) }
+    }
+
+    /// Gives an encoded batch its place at the end of the log.
+    fn append_batch(
+        &self,
+        batch: &mut [u8],
+        header: BatchHeader,
+        expected_end: Option<Offset>,
+        origin: Origin,
+    ) -> Result<Placement> {
+        self.context.space.admit(self.context.disk(), batch.len() as u64)?;
+        let (placement, sync_now, _woken) = self.append_locked(batch, header, expected_end, origin)?;
+        if sync_now {
+            self.sync_to(placement.last_offset + 1).map_err(|error| self.not_synced(placement.offset, &error))?;
+        }
+        Ok(placement)
+    }
+
+    /// The part under the append lock. Dropping the last of what it returns wakes those who wait for the end.
+    fn append_locked(
+        &self,
+        batch: &mut [u8],
+        mut header: BatchHeader,
+        expected_end: Option<Offset>,
+        origin: Origin,
+    ) -> Result<(Placement, bool, Option<Woken>)> {
+        let mut writer = self.writer.lock();
+        self.check()?;
+        writer.begin(self).map_err(|failure| self.fail(failure))?;
+        let end = writer.end;
+        if let Some(expected) = expected_end.filter(|expected| *expected != end) {
+            return Err(Error::EndMismatch { expected, actual: end });
+        }
+        header.base_offset = end;
+        header.leader_epoch = writer.epoch;
+        let marker = if header.attributes.is_control() { control_of(batch, end)? } else { None };
+        if let Some(marker) = &marker {
+            writer.followed.producers.check_marker(marker, origin)?;
+        } else if let Checked::Duplicate(placed) =
+            writer.followed.producers.check(&producer_batch(&header), origin)?
+        {
+            probe::reached("append.duplicate");
+            let (offset, last_offset) = (placed.base_offset, placed.last_offset);
+            let placement = Placement { offset, last_offset, timestamp: placed.timestamp, is_duplicate: true };
+            return Ok((placement, writer.config.sync_rule() == Durability::Each, None));
+        }
+        let count = header.last_offset_delta as u64 + 1;
+        end.checked_add(count).ok_or(Error::OffsetsExhausted { end, count })?;
+        stamp(batch, end, writer.epoch);
+        writer.make_room(self, batch.len() as u64, &header).map_err(|failure| self.fail(failure))?;
+        writer.write(self, batch, &header).map_err(|failure| self.fail(failure))?;
+        writer.followed.apply(&header, marker);
+        let epochs_changed = writer.followed.epochs.assign(header.leader_epoch, end);
+        if header.producer_id.is_some() {
+            writer.followed.producers.committed_to(header.next_offset());
+            self.publish_transactions(&writer);
+        }
+        self.counters.appended(count, batch.len() as u64);
+        let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
+        let woken = self.end.raise(writer.end.0);
+        if epochs_changed {
+            // Derived from the batches, so an append does not fail for it.
+            let _ = writer.followed.store_epochs(&self.context, &self.dir);
+        }
+        let placement = Placement {
+            offset: end,
+            last_offset: header.last_offset(),
+            timestamp: header.max_timestamp,
+            is_duplicate: false,
+        };
+        Ok((placement, sync_now, Some(woken)))
+    }
+
+    fn not_synced(&self, offset: Offset, error: &Error) -> Error {
+        Error::NotSynced { partition: self.id.clone(), offset, reason: error.to_string().into() }
+    }
+}
+
+/// The marker in a control batch that is to be placed at `offset`.
+fn control_of(batch: &[u8], offset: Offset) -> Result<Option<Marker>> {
+    let verified = BatchRef::verify(batch)
+        .map_err(|invalid| Error::InvalidBatch { reason: invalid.what, position: invalid.at })?;
+    Ok(marker_of(&verified).map(|marker| Marker { offset, ..marker }))
+}

@@ -1,0 +1,171 @@
+//! Turning sealed segments into ordinary closed ones, and the whole partition at the end.
+//!
+//! A closed directory is byte for byte an ordinary Kafka directory: data files cut to their batches, indexes written,
+//! a snapshot of producers at the end.
+
+use super::core::{Core, Halt};
+use super::hints::CleanPartition;
+use super::read::last_batch;
+use super::writer::Unfinished;
+use crate::checksum::{Crc32, Digest};
+use crate::disk::{Open, read_exact_at, write_all_at};
+use crate::error::{Error, Result};
+use crate::probe;
+use crate::segment::active::{Failure, SyncTarget};
+use crate::segment::seal::Seal;
+use crate::segment::{FileKind, file_path};
+use crate::types::Offset;
+
+impl Core {
+    /// Whether a sealed segment still lacks its index files, its seal, or its proper length.
+    pub(crate) fn has_unfinished(&self) -> bool {
+        !self.writer.lock().unfinished.is_empty()
+    }
+
+    /// Finishes the oldest sealed segment that a durable checkpoint covers: its end is at most `checkpointed`. Returns
+    /// whether there was one. An error leaves it for the next call; nothing depends on it.
+    pub(crate) fn finish_one(&self, checkpointed: Offset) -> Result<bool> {
+        self.check()?;
+        let unfinished = {
+            let mut writer = self.writer.lock();
+            match writer.unfinished.front() {
+                Some(first) if first.target.end <= checkpointed => writer.unfinished.pop_front(),
+                _ => None,
+            }
+        };
+        let Some(mut unfinished) = unfinished else { return Ok(false) };
+        let finished = self.finish(&mut unfinished);
+        if finished.is_err() && self.segments().iter().any(|kept| kept.base() == unfinished.target.data().base()) {
+            self.writer.lock().unfinished.push_front(unfinished);
+        }
+        finished.map(|()| true)
+    }
+
+    fn finish(&self, sealed: &mut Unfinished) -> Result<()> {
+        let disk = self.context.disk();
+        let data = sealed.target.data();
+        sealed.target.trim()?;
+        sealed.index.persist(disk, &self.dir)?;
+        if !sealed.aborted.is_empty() {
+            self.write_new(data.base(), FileKind::TxnIndex, &sealed.aborted)?;
+        }
+        self.write_new(sealed.target.end, FileKind::Snapshot, &sealed.snapshot)?;
+        let [index, time_index] = sealed.index.digests();
+        let seal = Seal {
+            base: data.base(),
+            end: sealed.target.end,
+            log_len: data.len(),
+            largest: sealed.index.largest(),
+            log_crc: self.log_crc(&sealed.target)?,
+            index,
+            time_index,
+            txn_index: Digest::of(&sealed.aborted),
+        };
+        self.write_new(data.base(), FileKind::Seal, &seal.encode())?;
+        // From here on the index is loaded from its files when it is needed.
+        data.set_index(None);
+        probe::reached("close.finished_segment");
+        Ok(())
+    }
+
+    fn log_crc(&self, target: &SyncTarget) -> Result<u32> {
+        let data = target.data();
+        let file = self.context.disk().open(data.path(), Open::Read).map_err(Error::io("open", data.path()))?;
+        let (mut crc, mut at, len) = (Crc32::new(), 0, data.len());
+        let mut piece = vec![0; len.min(1 << 20) as usize];
+        while at < len {
+            let bytes = &mut piece[..(len - at).min(1 << 20) as usize];
+            read_exact_at(&*file, bytes, at).map_err(Error::io("read", data.path()))?;
+            crc.update(bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(crc.finish())
+    }
+
+    /// Writes a derived file anew. It is not synced: who finds it torn does without it.
+    fn write_new(&self, base: Offset, kind: FileKind, bytes: &[u8]) -> Result<()> {
+        let (disk, path) = (self.context.disk(), file_path(&self.dir, base, kind));
+        match disk.remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", path)(error));
+            }
+            _ => {}
+        }
+        let file = disk.open(&path, Open::CreateNew).map_err(Error::io("create", &*path))?;
+        write_all_at(&*file, bytes, 0).map_err(Error::io("write", &*path))
+    }
+
+    /// Makes everything durable, and the marks of it exact.
+    pub(crate) fn settle(&self) -> Result<()> {
+        self.check()?;
+        if !self.writer.lock().has_begun() && self.writer.lock().is_settled() {
+            return Ok(());
+        }
+        self.sync_to(self.end())?;
+        let target = self.writer.lock().active().map(crate::segment::active::ActiveSegment::sync_target);
+        if let Some(target) = target.filter(SyncTarget::mark_is_behind) {
+            target.sync().inspect_err(|error| self.poison(error))?;
+        }
+        Ok(())
+    }
+
+    /// Brings the files of the active segment into the form of a closed one. Everything is synced, and a checkpoint
+    /// that says so is durable. Returns what the mark of an orderly close says about this partition; none if nothing
+    /// was ever read or written that such a mark could vouch for.
+    pub(crate) fn close_files(&self) -> Result<Option<CleanPartition>> {
+        self.check()?;
+        while self.finish_one(self.synced())? {}
+        let mut writer = self.writer.lock();
+        let start = self.start();
+        let has_begun = writer.has_begun();
+        if !has_begun && !writer.is_settled() {
+            return Ok(None);
+        }
+        let segments = self.segments();
+        let Some(last) = segments.last() else { return Ok(None) };
+        if has_begun {
+            let snapshot = writer.followed.producers.snapshot();
+            let aborted = writer.followed.aborted_between(last.base(), writer.end);
+            let Some(active) = writer.active_mut() else { return Ok(None) };
+            active.cut().map_err(|failure| match failure {
+                Failure::Refused(error) | Failure::Fatal(error) => error,
+            })?;
+            active.sync_target().trim()?;
+            active.index_mut().close();
+            active.index_mut().persist(self.context.disk(), &self.dir)?;
+            if !aborted.is_empty() {
+                self.write_new(last.base(), FileKind::TxnIndex, &aborted)?;
+            }
+            self.write_new(self.end(), FileKind::Snapshot, &snapshot)?;
+            writer.followed.store_epochs(&self.context, &self.dir)?;
+        }
+        let index = match (writer.active(), writer.found()) {
+            (Some(active), _) => active.index(),
+            (None, Some(found)) => &found.index,
+            (None, None) => return Ok(None),
+        };
+        if !index.is_persisted() {
+            return Ok(None);
+        }
+        let [offsets, times] = index.digests();
+        Ok(Some(CleanPartition {
+            segments: segments.iter().map(|segment| (segment.base(), segment.len())).collect(),
+            start,
+            end: writer.end,
+            last_batch: last_batch(last)?,
+            index: offsets,
+            time_index: times,
+            grown: index.grown(),
+            first_timestamp: writer.first_timestamp(),
+            has_producers: writer.followed.producers.count() > 0,
+            has_aborted: !writer.followed.aborted.entries().is_empty(),
+        }))
+    }
+
+    /// Refuses everything from here on.
+    pub(crate) fn fence(&self, halt: Halt) {
+        // Under the append lock, so that no append is half way through.
+        let _writer = self.writer.lock();
+        self.halt(halt);
+    }
+}

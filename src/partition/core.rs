@@ -1,0 +1,271 @@
+//! The inside of a partition, shared by its handles: the marks, the segment list, the writer behind its lock.
+//!
+//! ```text
+//! start <= stable <= committed <= end        synced <= end
+//! ```
+//!
+//! Without replication `committed` is `end`; without open transactions `stable` is `committed`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::context::Context;
+use super::counters::Counters;
+use super::hints::Hints;
+use super::recover::recover;
+use super::writer::{Writer, WriterParts};
+use crate::config::{Durability, TopicConfig};
+use crate::error::{Error, Result};
+use crate::observe::Recovery;
+use crate::probe;
+use crate::segment::active::{Failure, Shape};
+use crate::segment::data::SegmentData;
+use crate::segment::txn_index::AbortedTxn;
+use crate::turn::Turn;
+use crate::types::{Offset, TopicId, TopicPartition};
+use crate::watermark::{Stop, Watermark};
+
+/// One partition.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) id: TopicPartition,
+    pub(crate) topic: TopicId,
+    pub(crate) dir: PathBuf,
+    pub(crate) context: Arc<Context>,
+    start: AtomicU64,
+    pub(crate) end: Arc<Watermark>,
+    pub(crate) synced: Arc<Watermark>,
+    /// The first offset of the earliest transaction without an outcome; `u64::MAX` if there is none.
+    first_unstable: AtomicU64,
+    segments: RwLock<Arc<[Arc<SegmentData>]>>,
+    /// Rises with each change of the segment list.
+    generation: AtomicU64,
+    aborted: RwLock<Arc<[AbortedTxn]>>,
+    /// The topic's settings, for what happens outside the append lock.
+    pub(crate) config: RwLock<TopicConfig>,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) syncing: Turn,
+    health: Health,
+    pub(crate) counters: Counters,
+}
+
+/// Whether the partition goes on, and why not.
+#[derive(Debug, Default)]
+struct Health {
+    has_stopped: AtomicBool,
+    reason: Mutex<Option<Halt>>,
+}
+
+/// Why a partition stopped.
+#[derive(Debug, Clone)]
+pub(crate) enum Halt {
+    Closed,
+    Deleted,
+    Poisoned(Arc<str>),
+}
+
+impl Core {
+    /// Opens the partition in `dir`, recovering it if need be.
+    pub(crate) fn open(context: &Arc<Context>, dir: PathBuf, config: TopicConfig, hints: &Hints) -> Result<Self> {
+        let began = context.clock.monotonic();
+        let shape = Shape {
+            segment_bytes: config.segment_bytes as u64,
+            index_bytes: config.segment_index_bytes as usize,
+            index_interval: config.index_interval_bytes as u32,
+            durable: config.sync_rule() != Durability::Os,
+        };
+        let recovered = recover(context, &dir, shape, hints)?;
+        let duration = context.clock.monotonic().saturating_sub(began);
+        context.observer.recovered(&Recovery {
+            partition: &hints.id,
+            end: recovered.end,
+            scanned_bytes: recovered.scanned_bytes,
+            total_bytes: recovered.scanned_bytes,
+            duration,
+        });
+        let unstable = recovered.followed.producers.transactions().first_unstable();
+        let aborted = recovered.followed.aborted.entries().into();
+        let parts = WriterParts {
+            end: recovered.end,
+            proven: recovered.proven,
+            followed: recovered.followed,
+            found: recovered.active,
+            plan: recovered.plan,
+        };
+        Ok(Self {
+            id: hints.id.clone(),
+            topic: hints.topic,
+            dir,
+            context: Arc::clone(context),
+            start: AtomicU64::new(recovered.start.0),
+            end: Arc::new(Watermark::new(recovered.end.0)),
+            synced: Arc::new(Watermark::new(recovered.proven.0)),
+            first_unstable: AtomicU64::new(unstable.map_or(u64::MAX, |offset| offset.0)),
+            segments: RwLock::new(recovered.segments.into()),
+            generation: AtomicU64::new(0),
+            aborted: RwLock::new(aborted),
+            config: RwLock::new(config),
+            writer: Mutex::new(Writer::new(config, parts)),
+            syncing: Turn::new(),
+            health: Health::default(),
+            counters: Counters::default(),
+        })
+    }
+
+    pub(crate) fn start(&self) -> Offset {
+        Offset(self.start.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn end(&self) -> Offset {
+        Offset(self.end.get())
+    }
+
+    pub(crate) fn committed(&self) -> Offset {
+        self.end()
+    }
+
+    pub(crate) fn synced(&self) -> Offset {
+        Offset(self.synced.get())
+    }
+
+    /// The first offset whose outcome is open.
+    pub(crate) fn stable(&self) -> Offset {
+        // The end first: a transaction that begins is counted in before the end rises over it.
+        let committed = self.committed();
+        let unstable = Offset(self.first_unstable.load(Ordering::Acquire));
+        unstable.max(self.start()).min(committed)
+    }
+
+    /// Raises the start; a lower one changes nothing. The caller has made it durable.
+    pub(crate) fn raise_start(&self, to: Offset) {
+        self.start.fetch_max(to.0, Ordering::AcqRel);
+    }
+
+    /// Brings what readers see of transactions up to date. Under the append lock, before the end rises.
+    pub(crate) fn publish_transactions(&self, writer: &Writer) {
+        let entries = writer.followed.aborted.entries();
+        if entries.len() != self.aborted.read().len() {
+            *self.aborted.write() = entries.into();
+        }
+        let unstable = writer.followed.producers.transactions().first_unstable();
+        self.first_unstable.store(unstable.map_or(u64::MAX, |offset| offset.0), Ordering::Release);
+    }
+
+    pub(crate) fn aborted(&self) -> Arc<[AbortedTxn]> {
+        Arc::clone(&self.aborted.read())
+    }
+
+    pub(crate) fn segments(&self) -> Arc<[Arc<SegmentData>]> {
+        Arc::clone(&self.segments.read())
+    }
+
+    /// Rises with each change of the segment list: a cached list of the same generation is good.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn last_segment(&self) -> Option<Arc<SegmentData>> {
+        self.segments.read().last().map(Arc::clone)
+    }
+
+    /// Adds a new last segment. Under the append lock.
+    pub(crate) fn push_segment(&self, segment: Arc<SegmentData>) {
+        let mut segments = self.segments.write();
+        *segments = segments.iter().cloned().chain([segment]).collect();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes the segments below `base` from the list, and returns them. Under the append lock.
+    pub(crate) fn drop_segments_below(&self, base: Offset) -> Vec<Arc<SegmentData>> {
+        let mut segments = self.segments.write();
+        let (dropped, kept): (Vec<_>, Vec<_>) = segments.iter().cloned().partition(|segment| segment.base() < base);
+        *segments = kept.into();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        dropped
+    }
+
+    /// Refuses if the partition stopped.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<()> {
+        if !self.health.has_stopped.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(self.halted())
+    }
+
+    /// Why the partition stopped, as an error.
+    fn halted(&self) -> Error {
+        match &*self.health.reason.lock() {
+            Some(Halt::Poisoned(reason)) => {
+                Error::Poisoned { partition: self.id.clone(), reason: Arc::clone(reason) }
+            }
+            Some(Halt::Deleted) => Error::TopicDeleted { topic: (*self.id.topic).into() },
+            Some(Halt::Closed) | None => Error::Closed,
+        }
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.health.has_stopped.load(Ordering::Acquire)
+            && matches!(&*self.health.reason.lock(), Some(Halt::Poisoned(_)))
+    }
+
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.health.has_stopped.load(Ordering::Acquire)
+    }
+
+    /// Stops the partition: all that waits and all that comes later fails. Only the first reason counts, except that
+    /// a poisoned partition can still be closed or deleted.
+    pub(crate) fn halt(&self, halt: Halt) {
+        let stop = match halt {
+            Halt::Closed => Stop::Closed,
+            Halt::Deleted => Stop::Deleted,
+            Halt::Poisoned(_) => Stop::Poisoned,
+        };
+        let mut reason = self.health.reason.lock();
+        if reason.is_none() || !matches!(halt, Halt::Poisoned(_)) {
+            *reason = Some(halt);
+        }
+        self.health.has_stopped.store(true, Ordering::Release);
+        drop(reason);
+        drop(self.synced.stop(stop));
+        drop(self.end.stop(stop));
+    }
+
+    /// Turns a failure into the caller's error, and poisons the partition if what is on disk is unknown now.
+    pub(crate) fn fail(&self, failure: Failure) -> Error {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Fatal(error) => {
+                self.poison(&error);
+                error
+            }
+        }
+    }
+
+    pub(crate) fn poison(&self, error: &Error) {
+        probe::reached("partition.poisoned");
+        if probe::planted("partition.failed_sync_retried") {
+            return;
+        }
+        let reason: Arc<str> = match error {
+            Error::Io { source, .. } => format!("{error}: {source}").into(),
+            other => other.to_string().into(),
+        };
+        self.context.notes.erase(self.context.disk(), self.topic, self.id.partition);
+        self.context.observer.poisoned(&self.id, &reason);
+        self.halt(Halt::Poisoned(reason));
+    }
+
+    /// The error for a wait that will not end well.
+    pub(crate) fn stopped(&self, stop: Stop) -> Error {
+        match stop {
+            Stop::Truncated(end) => Error::Truncated { end: Offset(end) },
+            Stop::Closed => Error::Closed,
+            Stop::Deleted => Error::TopicDeleted { topic: (*self.id.topic).into() },
+            Stop::Poisoned => self.halted(),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What a partition has done since it was opened.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::observe::LatencyRecorder;
+
+/// Counters, raised with the weakest ordering: they order nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    appends: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    pub(crate) syncs: LatencyRecorder,
+}
+
+impl Counters {
+    /// Counts one append. Under the append lock, so plain loads and stores do.
+    #[inline]
+    pub(crate) fn appended(&self, records: u64, bytes: u64) {
+        for (counter, by) in [(&self.appends, 1), (&self.records, records), (&self.bytes, bytes)] {
+            counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn appends(&self) -> u64 {
+        self.appends.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,158 @@
+//! What a partition knows about the batches it holds beside their bytes: producers, transactions, leader epochs.
+//!
+//! All of it is derived. It is brought up to date with each append, and after a crash from the newest snapshot and the
+//! batches behind it.
+
+use std::path::Path;
+
+use super::context::Context;
+use super::epochs::Epochs;
+use super::producers::{self, CompletedTxn, Marker, MarkerKind, Placed, ProducerBatch, Producers};
+use super::recover::read_if_there;
+use super::snapshot;
+use crate::disk::replace::replace;
+use crate::error::{Error, Result};
+use crate::probe;
+use crate::record::{BatchHeader, BatchRef, Control};
+use crate::segment::txn_index::{AbortedTxn, AbortedTxns};
+use crate::segment::{FileKind, file_path};
+use crate::types::{Offset, ProducerId};
+
+/// Everything derived from the batches of a partition.
+#[derive(Debug, Default)]
+pub(crate) struct Followed {
+    pub(crate) producers: Producers,
+    pub(crate) epochs: Epochs,
+    pub(crate) aborted: AbortedTxns,
+}
+
+impl Followed {
+    /// What the snapshot at `snapshot`, if any, and the checkpoint of epochs say about the log up to `end`.
+    pub(crate) fn load(context: &Context, dir: &Path, snapshot: Option<Offset>, end: Offset) -> Result<Self> {
+        let mut followed = Self::default();
+        if let Some(at) = snapshot {
+            let path = file_path(dir, at, FileKind::Snapshot);
+            let bytes = read_if_there(context, &path, MAX_SNAPSHOT)?.unwrap_or_default();
+            match snapshot::decode(&bytes, at) {
+                Ok(entries) => {
+                    followed.producers = Producers::load(&entries, context.clock.now(), PRODUCER_EXPIRY);
+                }
+                Err(_) => probe::reached("recover.bad_snapshot"),
+            }
+        }
+        let path = dir.join(EPOCHS_FILE);
+        let text = read_if_there(context, &path, MAX_EPOCHS)?.unwrap_or_default();
+        // A damaged checkpoint is rebuilt from the batches, as far as they are read, and written again.
+        followed.epochs = Epochs::parse(&text).unwrap_or_default();
+        followed.epochs.truncate_from_end(end);
+        Ok(followed)
+    }
+
+    /// Reads the indexes of aborted transactions of whole segments.
+    pub(crate) fn load_aborted(&mut self, context: &Context, dir: &Path, segments: &[(Offset, u64)]) -> Result<()> {
+        for (base, _) in segments {
+            let path = file_path(dir, *base, FileKind::TxnIndex);
+            let Some(bytes) = read_if_there(context, &path, MAX_ABORTED)? else { continue };
+            let read = AbortedTxns::decode(&bytes, *base);
+            let read = read.map_err(|invalid| Error::corrupt(&path, invalid.at as u64, invalid.what))?;
+            for entry in read.entries() {
+                let appended = self.aborted.append(*entry);
+                appended.map_err(|reason| Error::corrupt(&path, 0, reason))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a stored batch into account. It was checked when it was appended.
+    pub(crate) fn replay(&mut self, header: &BatchHeader, bytes: Option<&[u8]>) {
+        self.epochs.assign(header.leader_epoch, header.base_offset);
+        if !header.producer_id.is_some() {
+            return;
+        }
+        let marker = match bytes.map(BatchRef::verify) {
+            Some(Ok(batch)) if header.attributes.is_control() => marker_of(&batch),
+            _ => None,
+        };
+        self.apply(header, marker);
+    }
+
+    /// Takes an appended batch into account.
+    pub(crate) fn apply(&mut self, header: &BatchHeader, marker: Option<Marker>) {
+        match marker {
+            Some(marker) => {
+                if let Some(completed) = self.producers.apply_marker(&marker) {
+                    self.complete(completed);
+                }
+            }
+            None if header.attributes.is_control() => {}
+            None => self.producers.apply(&producer_batch(header), placed(header)),
+        }
+    }
+
+    fn complete(&mut self, completed: CompletedTxn) {
+        if !completed.aborted {
+            return;
+        }
+        probe::reached("follow.aborted");
+        let entry = AbortedTxn {
+            producer: completed.producer,
+            first_offset: completed.first_offset,
+            last_offset: completed.marker_offset,
+            last_stable_offset: completed.last_stable_offset,
+        };
+        // Markers come in order of offset, so the only refusal is an entry that recovery read already.
+        let _ = self.aborted.append(entry);
+    }
+
+    /// The aborted transactions that ended in `from..to`, as the file of one segment holds them.
+    pub(crate) fn aborted_between(&self, from: Offset, to: Offset) -> Vec<u8> {
+        let entries = self.aborted.entries().iter();
+        let within = entries.filter(|entry| from <= entry.last_offset && entry.last_offset < to);
+        within.flat_map(AbortedTxn::encode).collect()
+    }
+
+    /// Writes the checkpoint of leader epochs.
+    pub(crate) fn store_epochs(&self, context: &Context, dir: &Path) -> Result<()> {
+        replace(context.disk(), &dir.join(EPOCHS_FILE), self.epochs.to_text().as_bytes())
+    }
+}
+
+/// A data batch, as its producer numbered it.
+pub(crate) fn producer_batch(header: &BatchHeader) -> ProducerBatch {
+    ProducerBatch {
+        producer: header.producer_id,
+        epoch: header.producer_epoch,
+        base_sequence: header.base_sequence,
+        last_sequence: producers::last_sequence(header.base_sequence, header.last_offset_delta),
+        transactional: header.attributes.is_transactional(),
+    }
+}
+
+fn placed(header: &BatchHeader) -> Placed {
+    Placed { base_offset: header.base_offset, last_offset: header.last_offset(), timestamp: header.max_timestamp }
+}
+
+/// The end of a transaction, if this batch is one.
+pub(crate) fn marker_of(batch: &BatchRef<'_>) -> Option<Marker> {
+    let header = batch.header();
+    let (kind, coordinator_epoch) = match batch.control() {
+        Ok(Some(Control::Commit { coordinator_epoch })) => (MarkerKind::Commit, coordinator_epoch),
+        Ok(Some(Control::Abort { coordinator_epoch })) => (MarkerKind::Abort, coordinator_epoch),
+        _ => return None,
+    };
+    (header.producer_id != ProducerId::NONE).then_some(Marker {
+        producer: header.producer_id,
+        epoch: header.producer_epoch,
+        offset: header.base_offset,
+        timestamp: header.max_timestamp,
+        coordinator_epoch,
+        kind,
+    })
+}
+
+const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
+/// Kafka: `producer.id.expiration.ms`.
+pub(crate) const PRODUCER_EXPIRY: std::time::Duration = std::time::Duration::from_secs(86_400);
+const MAX_SNAPSHOT: u64 = 256 << 20;
+const MAX_EPOCHS: u64 = 16 << 20;
+const MAX_ABORTED: u64 = 256 << 20;

@@ -1,0 +1,176 @@
+//! What the fuzz targets of the small files check: each takes bytes that may be anything and asserts a property.
+
+use std::time::Duration;
+
+use super::epochs::Epochs;
+use super::producers::Producers;
+use super::snapshot;
+use crate::checksum::crc32c;
+use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
+use crate::disk::marks::{Note, NotesHeader, SyncMark};
+use crate::disk::{BootId, FileId};
+use crate::segment::offset_index::{self, OffsetEntry};
+use crate::segment::time_index::{self, TimeEntry};
+use crate::segment::txn_index::AbortedTxns;
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId};
+
+/// A checkpoint is refused, or reads the same once written anew.
+pub fn checkpoint(bytes: &[u8]) {
+    if let Ok(read) = OffsetCheckpoint::parse(bytes) {
+        assert_eq!(OffsetCheckpoint::parse(read.to_text().as_bytes()), Ok(read));
+    }
+    if let Ok(read) = PartitionMetadata::parse(bytes) {
+        assert_eq!(PartitionMetadata::parse(read.to_text().as_bytes()), Ok(read));
+    }
+}
+
+/// A history of epochs is refused or reads the same; its answers are in order, and truncation keeps it so.
+pub fn epochs(bytes: &[u8]) {
+    let Some((offset, text)) = bytes.split_first_chunk() else { return };
+    let Ok(mut epochs) = Epochs::parse(text) else { return };
+    assert_eq!(Epochs::parse(epochs.to_text().as_bytes()).as_ref(), Ok(&epochs));
+
+    let offset = Offset(u64::from_be_bytes(*offset) & Offset::MAX.0);
+    let mut ends = Vec::new();
+    for entry in epochs.entries() {
+        assert_eq!(epochs.epoch_for(entry.start), Some(entry.epoch));
+        ends.extend(epochs.end_offset_for(entry.epoch, Offset::MAX));
+    }
+    assert_eq!(ends.len(), epochs.entries().len());
+    assert!(ends.is_sorted_by(|a, b| a.epoch < b.epoch && a.end <= b.end));
+
+    epochs.truncate_from_start(offset);
+    epochs.truncate_from_end(Offset(offset.0 / 2));
+    epochs.assign(LeaderEpoch(offset.0 as i32), offset);
+    assert_eq!(Epochs::parse(epochs.to_text().as_bytes()), Ok(epochs));
+}
+
+/// A snapshot is refused, or leads to producers whose own snapshot says the same. It never leads the log.
+pub fn snapshot(bytes: &[u8]) {
+    let Some((end, file)) = bytes.split_first_chunk() else { return };
+    let end = Offset(u64::from_be_bytes(*end) & Offset::MAX.0);
+    check_snapshot(file, end);
+
+    // Few guesses have the right checksum and count: the same entries once more, with them.
+    let Some((_, body)) = file.split_first_chunk::<10>() else { return };
+    let (entries, _) = body.as_chunks::<46>();
+    let mut sealed = (entries.len() as u32).to_be_bytes().to_vec();
+    sealed.extend_from_slice(entries.as_flattened());
+    let head = [&1_i16.to_be_bytes()[..], &crc32c(&sealed).to_be_bytes()].concat();
+    check_snapshot(&[head, sealed].concat(), end);
+}
+
+fn check_snapshot(file: &[u8], end: Offset) {
+    let Ok(entries) = snapshot::decode(file, end) else { return };
+    assert!(entries.len() * 46 < file.len());
+    let producers = Producers::load(&entries, Timestamp(0), Duration::MAX);
+    for entry in producers.entries() {
+        assert!(
+            entry.last_batch.is_none_or(|batch| batch.base_offset <= batch.last_offset && batch.last_offset < end)
+        );
+        // Of two entries of one producer the last one counts.
+        assert_eq!(entries.iter().rev().find(|other| other.producer == entry.producer), Some(&entry));
+    }
+    let open_count = producers.entries().filter(|entry| entry.open_since.is_some()).count();
+    assert_eq!(producers.transactions().open_count(), open_count);
+    let written = producers.snapshot();
+    let read = snapshot::decode(&written, end).map(|entries| Producers::load(&entries, Timestamp(0), Duration::MAX));
+    assert_eq!(read.map(|producers| producers.snapshot()), Ok(written));
+}
+
+/// Marks and notes: any page gives a mark that is in it or none; a mark that is written reads back, and does not once
+/// any one bit of it is flipped.
+pub fn sync_mark(bytes: &[u8]) {
+    if let Ok(Some(mark)) = SyncMark::best(bytes) {
+        assert_eq!(bytes[mark.slot_at()..][..SyncMark::SLOT_LEN], mark.encode());
+    }
+    if let Ok(Some(note)) = Note::best(bytes) {
+        assert_eq!(bytes[note.slot_at()..][..Note::SLOT_LEN], note.encode());
+    }
+    if let Ok(Some(header)) = NotesHeader::decode(bytes) {
+        assert_eq!(bytes[..NotesHeader::LEN], header.encode());
+    }
+
+    let Some((numbers, _)) = bytes.split_first_chunk::<32>() else { return };
+    let number = |at: usize| numbers[at..at + 8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    let (sequence, position) = (number(0), number(8));
+    let (segment_base, offset) = (Offset(number(16) >> 1), Offset(number(24) >> 1));
+    let boot = BootId(*numbers.first_chunk().unwrap_or(&[0; 16]));
+
+    let mark = SyncMark { sequence, segment_base, position, offset, boot };
+    let mut page = [0; SyncMark::PAGE_LEN];
+    page[mark.slot_at()..][..SyncMark::SLOT_LEN].copy_from_slice(&mark.encode());
+    assert_eq!(SyncMark::best(&page), Ok(Some(mark)));
+    page[mark.slot_at() + position as usize % SyncMark::SLOT_LEN] ^= 1 << (sequence % 8);
+    assert_eq!(SyncMark::best(&page), Ok(None));
+
+    let file = FileId { device: position, inode: sequence, born: offset.0 };
+    let (topic, partition) = (TopicId::from_bytes(boot.0), position as u32);
+    let has_producers = sequence % 3 == 0;
+    let note = Note { sequence, topic, partition, boot, file, segment_base, position, offset, has_producers };
+    let mut entry = [0; Note::ENTRY_LEN];
+    entry[note.slot_at()..][..Note::SLOT_LEN].copy_from_slice(&note.encode());
+    assert_eq!(Note::best(&entry), Ok(Some(note)));
+    entry[note.slot_at() + position as usize % Note::SLOT_LEN] ^= 1 << (sequence % 8);
+    assert_eq!(Note::best(&entry), Ok(None));
+}
+
+/// Any bytes answer a look-up with an entry of theirs that is not above what was asked for; sorted ones with the
+/// greatest such entry.
+pub fn index_lookup(bytes: &[u8]) {
+    let Some((head, index)) = bytes.split_first_chunk::<16>() else { return };
+    let number = |at: usize| head[at..at + 8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    let base = Offset(number(0) >> 1);
+    check_offsets(index, base, base + (number(8) & u64::from(u32::MAX)));
+    check_times(index, base, Timestamp(number(8) as i64));
+    if let Ok(aborted) = AbortedTxns::decode(index, base) {
+        assert_eq!(aborted.encode(), index);
+        let mut found = Vec::new();
+        aborted.collect(base, base + 1, &mut found);
+        assert!(found.iter().all(|txn| aborted.entries().contains(txn) && txn.first_offset <= base));
+    }
+}
+
+fn check_offsets(index: &[u8], base: Offset, target: Offset) {
+    let entries: Vec<_> = index.as_chunks().0.iter().map(|bytes| OffsetEntry::decode(bytes, base)).collect();
+    let found = offset_index::floor(index, base, target);
+    assert!(found.is_none_or(|found| found.offset <= target && entries.contains(&found)));
+    if entries.is_sorted_by_key(|entry| entry.offset) {
+        assert_eq!(found, entries.iter().rev().find(|entry| entry.offset <= target).copied());
+    }
+    let found = offset_index::first_from(index, base, target.0);
+    assert!(found.is_none_or(|found| u64::from(found.position) >= target.0 && entries.contains(&found)));
+    assert_eq!(offset_index::last(index, base), entries.last().copied());
+}
+
+fn check_times(index: &[u8], base: Offset, target: Timestamp) {
+    let entries: Vec<_> = index.as_chunks().0.iter().map(|bytes| TimeEntry::decode(bytes, base)).collect();
+    let found = time_index::floor(index, base, target);
+    assert!(found.is_none_or(|found| found.timestamp <= target && entries.contains(&found)));
+    if entries.is_sorted_by_key(|entry| entry.timestamp) {
+        assert_eq!(found, entries.iter().rev().find(|entry| entry.timestamp <= target).copied());
+    }
+    assert_eq!(time_index::last(index, base), entries.last().copied());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The targets hold on what chance and a little help produce; the fuzzer looks further.
+        #[test]
+        fn the_targets_hold_on_random_bytes(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            text in "0\n[0-9]\n([a-b0-9]{1,2} [0-9] ?[0-9]?\n){0,4}",
+        ) {
+            for bytes in [bytes.as_slice(), text.as_bytes(), &[&[0; 8], text.as_bytes()].concat()] {
+                super::checkpoint(bytes);
+                super::epochs(bytes);
+                super::snapshot(bytes);
+                super::sync_mark(bytes);
+                super::index_lookup(bytes);
+            }
+        }
+    }
+}

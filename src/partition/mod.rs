@@ -1,0 +1,292 @@
+//! One partition: an ordered list of segments, and what is known about the producers that wrote to it.
+//!
+//! [`Partition`] is the public handle, cheap to clone; [`core::Core`] is what its clones share. Around it, a file for
+//! each thing that is done to a partition: [`append`], [`read`], [`sync`], [`recover`], [`retention`], [`close`].
+
+use std::any::Any;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::types::{Offset, TopicId};
+
+mod append;
+mod close;
+pub(crate) mod context;
+pub(crate) mod core;
+mod counters;
+mod epochs;
+#[cfg(test)]
+mod fixture;
+mod follow;
+pub(crate) mod hints;
+pub(crate) mod notes;
+mod producers;
+#[cfg(test)]
+mod producers_model;
+mod read;
+mod reader;
+mod records;
+mod recover;
+mod retention;
+mod snapshot;
+mod sync;
+mod transactions;
+mod writer;
+
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
+
+pub use append::{Ack, Appended};
+pub(crate) use append::{Held, append_raw, append_records};
+pub use context::RecoveryMode;
+pub use read::Isolation;
+pub use reader::Reader;
+pub use records::{Aborted, Batches, FileRange, Iter, Records};
+
+use self::core::Core;
+
+/// A partition of a topic: records in the order of their offsets. Clones are handles to the same partition.
+///
+/// A handle keeps the log open: the last one to go closes it.
+#[derive(Debug, Clone)]
+pub struct Partition {
+    pub(crate) core: Arc<Core>,
+    /// Whatever must live as long as a handle does.
+    _keeps_open: Arc<dyn Any + Send + Sync>,
+}
+
+/// How far a partition has come; see [`Partition::offsets`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Offsets {
+    /// The first offset that is stored.
+    pub start: Offset,
+    /// Everything below belongs to no transaction or to one whose outcome is known.
+    pub stable: Offset,
+    /// Everything below is held by every in-sync node.
+    pub committed: Offset,
+    /// Everything below survives a power cut.
+    pub synced: Offset,
+    /// The offset the next record gets.
+    pub end: Offset,
+}
+
+/// The limits of a read.
+///
+/// ```
+/// use chiplog::{Isolation, ReadOptions};
+///
+/// let options = ReadOptions::default().max_bytes(64 << 10).isolation(Isolation::Committed);
+/// assert_eq!(options, ReadOptions::default().isolation(Isolation::Committed).max_bytes(65_536));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadOptions {
+    max_bytes: usize,
+    max_records: usize,
+    isolation: Isolation,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { max_bytes: 1 << 20, max_records: usize::MAX, isolation: Isolation::Uncommitted }
+    }
+}
+
+impl ReadOptions {
+    /// Sets how many bytes of batches are read at most; the first batch is returned whole, however long. Compressed
+    /// batches count as they are after decompression.
+    ///
+    /// Default: 1 MiB. Kafka: `max.partition.fetch.bytes`.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Sets how many records are read at most; at least 1. Has no effect on [`Partition::fetch`].
+    ///
+    /// Default: no limit. Kafka: `max.poll.records`.
+    #[must_use]
+    pub fn max_records(mut self, count: usize) -> Self {
+        self.max_records = count;
+        self
+    }
+
+    /// Sets whether records of open and aborted transactions are seen.
+    ///
+    /// Default: [`Isolation::Uncommitted`]. Kafka: `isolation.level`.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+}
+
+impl Partition {
+    pub(crate) fn new(core: Arc<Core>, keeps_open: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { core, _keeps_open: keeps_open }
+    }
+
+    /// The name of its topic.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.core.id.topic
+    }
+
+    /// The id of its topic.
+    #[must_use]
+    pub fn topic_id(&self) -> TopicId {
+        self.core.topic
+    }
+
+    /// Its number, from 0.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.core.id.partition
+    }
+
+    /// How far it has come. Each offset is read by itself, in this order: end, committed, stable, synced, start.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// partition.append("paid")?;
+    /// let offsets = partition.offsets();
+    /// assert_eq!((offsets.start, offsets.end), (Offset(0), Offset(1)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        let core = &self.core;
+        let (end, committed, stable) = (core.end(), core.committed(), core.stable());
+        Offsets { start: core.start(), stable, committed, synced: core.synced(), end }
+    }
+
+    /// A reader that keeps what it looked up: for following the tail.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.clone())
+    }
+
+    /// Waits until a record at `at` can be read; `false` if `timeout` passed before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], [`Error::TopicDeleted`], [`Error::Poisoned`], [`Error::Truncated`] if it will not come.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// assert!(!partition.wait_readable(Offset(0), Duration::from_millis(1))?);
+    /// partition.append("paid")?;
+    /// assert!(partition.wait_readable(Offset(0), Duration::from_secs(60))?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_readable(&self, at: Offset, timeout: Duration) -> Result<bool> {
+        let reached = self.core.end.wait(at.0.saturating_add(1), Some(timeout));
+        reached.map_err(|stop| self.core.stopped(stop))
+    }
+
+    /// Resolves once a record at `at` can be read, on any runtime.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait_readable`](Self::wait_readable).
+    pub fn readable(&self, at: Offset) -> impl Future<Output = Result<()>> + Send + 'static {
+        let core = Arc::clone(&self.core);
+        let reached = core.end.reached(at.0.saturating_add(1));
+        async move { reached.await.map_err(|stop| core.stopped(stop)) }
+    }
+
+    /// Makes everything appended so far durable, names of files included.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Io`] if it failed: the partition is poisoned, for what is on disk is unknown.
+    /// - [`Error::Poisoned`], [`Error::Closed`], [`Error::TopicDeleted`], [`Error::ReadOnly`].
+    pub fn sync(&self) -> Result<()> {
+        self.core.sync_to(self.core.end())
+    }
+
+    /// Its segments, in order; the last one is being written.
+    #[must_use]
+    pub fn segments(&self) -> Vec<Segment> {
+        let segments = self.core.segments();
+        let last = segments.len().saturating_sub(1);
+        let describe = |(at, data): (usize, &Arc<crate::segment::data::SegmentData>)| Segment {
+            base: data.base(),
+            end: data.end(),
+            len: data.len(),
+            is_sealed: at < last,
+            path: data.path().into(),
+        };
+        segments.iter().enumerate().map(describe).collect()
+    }
+}
+
+/// A segment of a partition, as it was when [`Partition::segments`] was called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    base: Offset,
+    end: Offset,
+    len: u64,
+    is_sealed: bool,
+    path: Box<Path>,
+}
+
+impl Segment {
+    /// The offset it begins at, which names its files.
+    #[must_use]
+    pub fn base(&self) -> Offset {
+        self.base
+    }
+
+    /// The offset after its last record.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// The length of its batches, in bytes. Its file may be longer while it is written.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it holds no batch.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether it will not be written any more.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.is_sealed
+    }
+
+    /// Its data file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+const _: fn() = || {
+    fn shared<T: Send + Sync + Clone>() {}
+    shared::<Partition>();
+    shared::<Records>();
+};

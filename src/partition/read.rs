@@ -1,0 +1,422 @@
+//! Reading: which segment, which batch, how much of it, and to whom it is visible.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::records::{Aborted, Batches, FileRange, Records, is_plain};
+use super::{Partition, ReadOptions};
+use crate::disk::Open;
+use crate::error::{Error, Result};
+use crate::probe;
+use crate::record::{BatchHeader, BatchRef, check_records};
+use crate::segment::data::{Piece, SegmentData, Wanted};
+use crate::segment::files::Bytes;
+use crate::segment::txn_index::AbortedTxn;
+use crate::types::{Offset, Timestamp};
+
+/// Which records a reader wants to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// All that are committed to the log, those of transactions without an outcome too. Kafka: `read_uncommitted`.
+    #[default]
+    Uncommitted,
+    /// Only up to the first transaction without an outcome, and none of aborted ones. Kafka: `read_committed`.
+    Committed,
+}
+
+impl Partition {
+    /// Reads the records from `from` on, within the default limits of [`ReadOptions`].
+    ///
+    /// Returns at least one record if there is one, and none if `from` is at the end. The records borrow the stored
+    /// bytes. Never waits; see [`wait_readable`](Self::wait_readable).
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::OffsetOutOfRange`] if `from` is below the start or above the end.
+    /// - [`Error::Corrupt`] if a batch is not what was written.
+    /// - [`Error::Unsupported`] if a batch needs a codec that is not built in.
+    /// - [`Error::Io`] if the file cannot be read; [`Error::Closed`], [`Error::TopicDeleted`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// partition.append("paid")?;
+    ///
+    /// let records = partition.read(Offset::ZERO)?;
+    /// assert_eq!(records.iter().next().unwrap().value, Some(&b"paid"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read(&self, from: Offset) -> Result<Records> {
+        self.read_with(from, ReadOptions::default())
+    }
+
+    /// As [`read`](Self::read), within limits of the caller's.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset, ReadOptions};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// for value in ["one", "two", "three"] {
+    ///     partition.append(value)?;
+    /// }
+    /// let records = partition.read_with(Offset(1), ReadOptions::default().max_records(1))?;
+    /// assert_eq!(records.iter().count(), 1);
+    /// assert_eq!(records.next_offset(), Offset(2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_with(&self, from: Offset, options: ReadOptions) -> Result<Records> {
+        let segments = self.core.segments();
+        self.core.read(&segments, from, options)
+    }
+
+    /// Reads stored batches verbatim, from the one that holds `from` on: for transports and replicas.
+    ///
+    /// Each batch is verified. With [`Isolation::Committed`], the aborted transactions among them are named.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read), except that codecs do not matter.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::record::BatchRef;
+    /// use chiplog::{Log, Offset, ReadOptions};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// partition.append("paid")?;
+    ///
+    /// let batches = partition.fetch(Offset::ZERO, ReadOptions::default())?;
+    /// assert_eq!(BatchRef::verify(batches.bytes())?.header().record_count, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn fetch(&self, from: Offset, options: ReadOptions) -> Result<Batches> {
+        self.core.fetch(from, options)
+    }
+
+    /// The last `count` records, or all if there are fewer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = chiplog::Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// for value in ["one", "two", "three"] {
+    ///     partition.append(value)?;
+    /// }
+    /// let last = partition.read_last(2)?;
+    /// let values: Vec<_> = last.iter().flat_map(|records| records.iter()).map(|record| record.value).collect();
+    /// assert_eq!(values, [Some(&b"two"[..]), Some(&b"three"[..])]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_last(&self, count: usize) -> Result<Vec<Records>> {
+        self.core.read_last(count)
+    }
+
+    /// The offset of the first record whose timestamp is `time` or later, in order of offsets; `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset, Record, Timestamp};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// for at in [1_000, 3_000, 2_000] {
+    ///     partition.append(Record::new("paid").timestamp(Timestamp(at)))?;
+    /// }
+    /// assert_eq!(partition.offset_at(Timestamp(1_500))?, Some(Offset(1)));
+    /// assert_eq!(partition.offset_at(Timestamp(3_001))?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn offset_at(&self, time: Timestamp) -> Result<Option<Offset>> {
+        self.core.offset_at(time)
+    }
+
+    /// The first record that carries the largest timestamp: its offset and that timestamp. `None` if no record has a
+    /// timestamp. Kafka's special timestamp -3.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    pub fn largest_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
+        self.core.largest_timestamp()
+    }
+}
+
+impl Core {
+    /// Records from `from` on, of the segments given: the caller's cached list, or the current one.
+    pub(crate) fn read(&self, segments: &[Arc<SegmentData>], from: Offset, options: ReadOptions) -> Result<Records> {
+        let limit = self.check_range(from, options.isolation)?;
+        let aborted: Arc<[AbortedTxn]> = match options.isolation {
+            Isolation::Committed => self.aborted(),
+            Isolation::Uncommitted => Arc::new([]),
+        };
+        let mut at = from;
+        while at < limit {
+            let Some(piece) = self.piece(segments, at, limit, options)? else { break };
+            let records = self.unpack(piece, at, &aborted, options)?;
+            if !records.is_empty() {
+                return Ok(Records { from, ..records });
+            }
+            // Markers, emptied batches, aborted records: read on, so that "no records" means the end.
+            probe::reached("read.nothing_visible");
+            at = records.next_offset;
+        }
+        Ok(Records { next_offset: at, ..Records::none(from) })
+    }
+
+    fn fetch(&self, from: Offset, options: ReadOptions) -> Result<Batches> {
+        let limit = self.check_range(from, options.isolation)?;
+        let none = Batches { stored: Bytes::empty(), next_offset: from, file: None, aborted: Vec::new() };
+        if from >= limit {
+            return Ok(none);
+        }
+        let segments = self.segments();
+        let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? else { return Ok(none) };
+        let path = segment.path();
+        let file = self.context.disk().open(path, Open::Read).map_err(Error::io("open", path))?;
+        let len = piece.bytes.as_slice().len() as u64;
+        let aborted = match options.isolation {
+            Isolation::Committed => within(&self.aborted(), from, piece.next_offset),
+            Isolation::Uncommitted => Vec::new(),
+        };
+        Ok(Batches {
+            stored: piece.bytes,
+            next_offset: piece.next_offset,
+            file: Some(FileRange { file, position: piece.position, len }),
+            aborted: aborted
+                .iter()
+                .map(|txn| Aborted { producer_id: txn.producer, first_offset: txn.first_offset })
+                .collect(),
+        })
+    }
+
+    /// Refuses an offset outside the log; else the offset that a read may reach.
+    fn check_range(&self, from: Offset, isolation: Isolation) -> Result<Offset> {
+        let is_poisoned = self.is_poisoned();
+        if !is_poisoned {
+            self.check()?;
+        }
+        let (start, end) = (self.start(), self.end());
+        if from < start || from > end {
+            return Err(Error::OffsetOutOfRange { requested: from, start, end });
+        }
+        let limit = match isolation {
+            Isolation::Uncommitted => self.committed(),
+            Isolation::Committed => self.stable(),
+        };
+        if is_poisoned {
+            // What was not synced may be shown by the system and not be on the disk.
+            let synced = self.synced();
+            if from >= synced {
+                self.check()?;
+            }
+            return Ok(limit.min(synced));
+        }
+        Ok(limit)
+    }
+
+    fn piece(
+        &self,
+        segments: &[Arc<SegmentData>],
+        from: Offset,
+        limit: Offset,
+        options: ReadOptions,
+    ) -> Result<Option<Piece>> {
+        Ok(self.piece_of(segments, from, limit, options)?.map(|(_, piece)| piece))
+    }
+
+    /// Verified batches of one segment, from the one that holds `from` on.
+    fn piece_of<'s>(
+        &self,
+        segments: &'s [Arc<SegmentData>],
+        from: Offset,
+        limit: Offset,
+        options: ReadOptions,
+    ) -> Result<Option<(&'s Arc<SegmentData>, Piece)>> {
+        let dense = !self.config.read().cleanup.compacts();
+        let wanted = Wanted { from, limit, max_bytes: options.max_bytes, dense };
+        let first = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
+        for segment in &segments[first.min(segments.len())..] {
+            if segment.base() >= limit {
+                break;
+            }
+            match segment.read(wanted) {
+                Ok(Some(piece)) => return Ok(Some((segment, piece))),
+                // A segment with nothing at or above `from`, or whose first batch passes the limit.
+                Ok(None) if !dense || segment.end() <= from || segment.len() == 0 => {}
+                Ok(None) => break,
+                // Retention removes files under readers; then the start has moved past `from`.
+                Err(_) if from < self.start() => {
+                    probe::reached("read.removed_under_reader");
+                    let (start, end) = (self.start(), self.end());
+                    return Err(Error::OffsetOutOfRange { requested: from, start, end });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Decompresses what is compressed, and cuts to the limit of records.
+    fn unpack(&self, piece: Piece, from: Offset, aborted: &[AbortedTxn], options: ReadOptions) -> Result<Records> {
+        let stored = piece.bytes.as_slice();
+        let limit = self.config.read().max_decompressed_bytes as usize;
+        let mut unpacked: Vec<Box<[u8]>> = Vec::new();
+        let (mut at, mut decoded, mut next_offset) = (0, 0, from);
+        while at < stored.len() {
+            let corrupt = |what: &'static str| Error::corrupt(&self.dir, piece.position + at as u64, what);
+            let batch = BatchRef::framed(&stored[at..]).map_err(|invalid| corrupt(invalid.what))?;
+            if is_plain(batch.header()) {
+                check_records(batch.header(), batch.body()).map_err(|invalid| corrupt(invalid.what))?;
+            } else {
+                // At least one batch; then only as much as was asked for, as it is after decompression.
+                if at > 0 && decoded >= options.max_bytes {
+                    break;
+                }
+                let mut body = Vec::new();
+                batch
+                    .decompress(limit, &mut body)
+                    .map_err(|error| error.at(&self.dir, piece.position + at as u64))?;
+                check_records(batch.header(), &body).map_err(|invalid| corrupt(invalid.what))?;
+                decoded += body.len();
+                unpacked.push(body.into());
+            }
+            at += batch.bytes().len();
+            next_offset = batch.header().next_offset();
+        }
+        let stored = piece.bytes.clone().truncated(at);
+        let aborted = within(aborted, from, next_offset).into();
+        let mut records = Records { stored, unpacked: unpacked.into(), aborted, from, next_offset };
+        if let Some(last) = records.iter().nth(options.max_records.max(1) - 1) {
+            if options.max_records < usize::MAX {
+                records.next_offset = last.offset + 1;
+            }
+        }
+        Ok(records)
+    }
+
+    fn read_last(&self, count: usize) -> Result<Vec<Records>> {
+        let (mut pieces, mut have) = (Vec::new(), 0);
+        let end = self.committed();
+        let mut upper = end;
+        while have < count && upper > self.start() {
+            // Offsets are mostly dense, so this many back is mostly right; gaps and markers take another step.
+            let missing = (count - have) as u64;
+            let lower = Offset(upper.0.saturating_sub(missing)).max(self.start());
+            let (mut step, mut at) = (Vec::new(), lower);
+            while at < upper {
+                let mut records = self.read(&self.segments(), at, ReadOptions::default())?;
+                records.next_offset = records.next_offset.min(upper);
+                have += records.iter().count();
+                if records.next_offset <= at {
+                    break;
+                }
+                at = records.next_offset;
+                step.push(records);
+            }
+            step.extend(pieces);
+            pieces = step;
+            upper = lower;
+        }
+        Ok(pieces)
+    }
+
+    fn offset_at(&self, time: Timestamp) -> Result<Option<Offset>> {
+        let (start, end) = (self.start(), self.committed());
+        self.check_range(start, Isolation::Uncommitted)?;
+        for segment in self.segments().iter().filter(|segment| segment.len() > 0) {
+            if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
+                continue;
+            }
+            let from = segment.index()?.time_floor(segment.base(), time).max(start);
+            if let Some((offset, _)) = self.first_record(segment, from, end, |at| at >= time)? {
+                return Ok(Some(offset));
+            }
+        }
+        Ok(None)
+    }
+
+    fn largest_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
+        let (start, end) = (self.start(), self.committed());
+        self.check_range(start, Isolation::Uncommitted)?;
+        let mut best: Option<(Timestamp, Arc<SegmentData>)> = None;
+        for segment in self.segments().iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
+            if let Some((timestamp, _)) = segment.largest_timestamp()?
+                && best.as_ref().is_none_or(|(largest, _)| timestamp > *largest)
+            {
+                best = Some((timestamp, Arc::clone(segment)));
+            }
+        }
+        let Some((largest, segment)) = best else { return Ok(None) };
+        self.first_record(&segment, segment.base().max(start), end, |at| at == largest)
+    }
+
+    /// The first record of `segment` at or after `from` whose timestamp `fits`.
+    fn first_record(
+        &self,
+        segment: &Arc<SegmentData>,
+        from: Offset,
+        end: Offset,
+        fits: impl Fn(Timestamp) -> bool,
+    ) -> Result<Option<(Offset, Timestamp)>> {
+        let one = std::slice::from_ref(segment);
+        let limit = end.min(segment.end());
+        let mut at = from;
+        while at < limit {
+            let Some(piece) = self.piece(one, at, limit, ReadOptions::default())? else { break };
+            let records = self.unpack(piece, at, &[], ReadOptions::default())?;
+            if let Some(record) = records.iter().find(|record| fits(record.timestamp)) {
+                return Ok(Some((record.offset, record.timestamp)));
+            }
+            at = records.next_offset;
+        }
+        Ok(None)
+    }
+}
+
+/// The aborted transactions that may have records in `from..to`.
+fn within(aborted: &[AbortedTxn], from: Offset, to: Offset) -> Vec<AbortedTxn> {
+    aborted.iter().filter(|txn| txn.last_offset >= from && txn.first_offset < to).copied().collect()
+}
+
+/// The last batch of a segment of `len` bytes: its position and checksum.
+pub(super) fn last_batch(segment: &Arc<SegmentData>) -> Result<Option<(u64, u32)>> {
+    let last = Offset(segment.end().0.saturating_sub(1));
+    let Some(mut position) = segment.locate(last)? else { return Ok(None) };
+    let (view, len) = (segment.view()?, segment.len());
+    let mut header: BatchHeader = segment.header(&view, position, len)?;
+    while position + u64::from(header.batch_len) < len {
+        position += u64::from(header.batch_len);
+        header = segment.header(&view, position, len)?;
+    }
+    Ok(Some((position, header.crc)))
+}

@@ -1,0 +1,73 @@
+//! A reader that follows the tail of a partition.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::records::Records;
+use super::{Partition, ReadOptions};
+use crate::error::Result;
+use crate::segment::data::SegmentData;
+use crate::types::Offset;
+
+/// Reads one partition again and again, without taking the lock that even [`Partition::read`] takes for a moment: the
+/// list of segments is kept, and looked up anew only when it changed.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{Log, Offset};
+///
+/// let log = Log::open(dir.path())?;
+/// let partition = log.topic("orders")?.partition(0)?;
+/// let mut reader = partition.reader();
+/// let mut from = Offset::ZERO;
+/// for value in ["paid", "sent"] {
+///     partition.append(value)?;
+///     let records = reader.read(from)?;
+///     assert_eq!(records.iter().next().unwrap().value, Some(value.as_bytes()));
+///     from = records.next_offset();
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Reader {
+    partition: Partition,
+    segments: Arc<[Arc<SegmentData>]>,
+    generation: u64,
+    options: ReadOptions,
+}
+
+impl Reader {
+    pub(super) fn new(partition: Partition) -> Self {
+        let generation = partition.core.generation();
+        let segments = partition.core.segments();
+        Self { partition, segments, generation, options: ReadOptions::default() }
+    }
+
+    /// Sets the limits of each read.
+    #[must_use]
+    pub fn options(mut self, options: ReadOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The partition it reads.
+    #[must_use]
+    pub fn partition(&self) -> &Partition {
+        &self.partition
+    }
+
+    /// Reads the records from `from` on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Partition::read`].
+    pub fn read(&mut self, from: Offset) -> Result<Records> {
+        let core: &Core = &self.partition.core;
+        let generation = core.generation();
+        if generation != self.generation {
+            self.segments = core.segments();
+            self.generation = generation;
+        }
+        core.read(&self.segments, from, self.options)
+    }
+}

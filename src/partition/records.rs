@@ -1,0 +1,258 @@
+//! What reads return: records for people, batches for transports. Both keep the memory they show alive.
+
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::disk::DiskFile;
+use crate::record::{BatchHeader, RecordIter, RecordRef};
+use crate::segment::files::Bytes;
+use crate::segment::txn_index::AbortedTxn;
+use crate::types::Offset;
+
+/// Records of a partition, verified and in order.
+///
+/// Borrows the stored bytes where a batch is stored plain; a compressed one is decompressed once, here. Keeping this
+/// keeps the bytes it shows, and so a file's disk space, even after retention has removed its name.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{Log, Offset, Record};
+///
+/// let log = Log::open(dir.path())?;
+/// let partition = log.topic("orders")?.partition(0)?;
+/// partition.append(Record::new("paid").key("o-17"))?;
+///
+/// let records = partition.read(Offset::ZERO)?;
+/// for record in &records {
+///     assert_eq!((record.offset, record.key, record.value), (Offset(0), Some(&b"o-17"[..]), Some(&b"paid"[..])));
+/// }
+/// assert_eq!(records.next_offset(), Offset(1)); // read on from here
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Records {
+    pub(super) stored: Bytes,
+    /// The records of compressed batches, decompressed, in their order.
+    pub(super) unpacked: Arc<[Box<[u8]>]>,
+    /// Transactions whose records are left out.
+    pub(super) aborted: Arc<[AbortedTxn]>,
+    pub(super) from: Offset,
+    pub(super) next_offset: Offset,
+}
+
+impl Records {
+    pub(super) fn none(from: Offset) -> Self {
+        Self { stored: Bytes::empty(), unpacked: Arc::new([]), aborted: Arc::new([]), from, next_offset: from }
+    }
+
+    /// Iterates over the records, in order of their offsets. Never fails: everything was verified.
+    #[must_use]
+    pub fn iter(&self) -> Iter<'_> {
+        Iter {
+            records: self,
+            rest: self.stored.as_slice(),
+            unpacked: 0,
+            batch: None,
+            hidden: Hidden::new(&self.aborted),
+        }
+    }
+
+    /// The offset to read on from: after the last record, or after what there was in place of records.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.next_offset
+    }
+
+    /// Whether there is no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Payloads belong to the application: they are not printed by accident.
+        f.debug_struct("Records").field("from", &self.from).field("next_offset", &self.next_offset).finish()
+    }
+}
+
+impl<'a> IntoIterator for &'a Records {
+    type Item = RecordRef<'a>;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// Iterates over [`Records`].
+#[derive(Debug)]
+pub struct Iter<'a> {
+    records: &'a Records,
+    rest: &'a [u8],
+    unpacked: usize,
+    batch: Option<RecordIter<'a>>,
+    hidden: Hidden<'a>,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = RecordRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<RecordRef<'a>> {
+        loop {
+            if let Some(batch) = &mut self.batch {
+                for record in batch.by_ref() {
+                    // A read may begin, or end, inside a batch.
+                    if record.offset >= self.records.next_offset {
+                        return None;
+                    }
+                    if record.offset >= self.records.from {
+                        return Some(record);
+                    }
+                }
+                self.batch = None;
+            }
+            self.next_batch()?;
+        }
+    }
+}
+
+impl<'a> Iter<'a> {
+    fn next_batch(&mut self) -> Option<()> {
+        let header = BatchHeader::read(self.rest).ok()?;
+        let (batch, rest) = self.rest.split_at_checked(header.batch_len as usize)?;
+        self.rest = rest;
+        let is_plain = is_plain(&header);
+        let body = if is_plain {
+            &batch[BatchHeader::LEN..]
+        } else {
+            self.unpacked += 1;
+            self.records.unpacked.get(self.unpacked - 1)?
+        };
+        if !header.attributes.is_control() && !self.hidden.hides(&header) {
+            self.batch = Some(RecordIter::new(&header, body));
+        }
+        Some(())
+    }
+}
+
+/// Whether the records of a batch can be borrowed as they are stored.
+pub(super) fn is_plain(header: &BatchHeader) -> bool {
+    header.attributes.codec() == Some(crate::record::Codec::None) || header.record_count == 0
+}
+
+/// Leaves out the records of aborted transactions, batch by batch, as a Kafka consumer does.
+#[derive(Debug)]
+struct Hidden<'a> {
+    /// Those that begin later, the earliest on top.
+    ahead: BinaryHeap<std::cmp::Reverse<(Offset, usize)>>,
+    all: &'a [AbortedTxn],
+    /// Those that have begun and not ended.
+    open: Vec<&'a AbortedTxn>,
+}
+
+impl<'a> Hidden<'a> {
+    fn new(all: &'a [AbortedTxn]) -> Self {
+        let ahead = all.iter().enumerate().map(|(at, txn)| std::cmp::Reverse((txn.first_offset, at))).collect();
+        Self { ahead, all, open: Vec::new() }
+    }
+
+    fn hides(&mut self, header: &BatchHeader) -> bool {
+        if self.all.is_empty() || !header.producer_id.is_some() {
+            return false;
+        }
+        while let Some(std::cmp::Reverse((first, at))) = self.ahead.peek().copied()
+            && first <= header.last_offset()
+        {
+            self.open.push(&self.all[at]);
+            self.ahead.pop();
+        }
+        self.open.retain(|txn| txn.last_offset >= header.base_offset);
+        header.attributes.is_transactional() && self.open.iter().any(|txn| txn.producer == header.producer_id)
+    }
+}
+
+/// Stored batches, verbatim: what a fetch response carries.
+///
+/// Begins with the batch that holds the offset asked for, so its first records may lie before it: readers skip them,
+/// as Kafka's do.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    pub(super) stored: Bytes,
+    pub(super) next_offset: Offset,
+    pub(super) file: Option<FileRange>,
+    pub(super) aborted: Vec<Aborted>,
+}
+
+/// A transaction that was aborted: its batches are to be left out by readers of committed data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Aborted {
+    /// Whose.
+    pub producer_id: crate::types::ProducerId,
+    /// The first offset of the transaction in this partition.
+    pub first_offset: Offset,
+}
+
+/// Where in a file the batches are, for calls like `sendfile` that copy nothing.
+#[derive(Debug, Clone)]
+pub struct FileRange {
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) position: u64,
+    pub(super) len: u64,
+}
+
+impl FileRange {
+    /// The open file; `None` on a disk that is not real.
+    #[must_use]
+    pub fn file(&self) -> Option<&std::fs::File> {
+        self.file.as_std()
+    }
+
+    /// The position of the first byte.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Batches {
+    /// The bytes: whole batches, back to back.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.stored.as_slice()
+    }
+
+    /// The same bytes as a range of their file; `None` if there are none, or they are in no file.
+    #[must_use]
+    pub fn file_range(&self) -> Option<&FileRange> {
+        self.file.as_ref()
+    }
+
+    /// The offset after the last batch.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.next_offset
+    }
+
+    /// The aborted transactions among the batches, if committed data was asked for. May name more than needed.
+    #[must_use]
+    pub fn aborted(&self) -> &[Aborted] {
+        &self.aborted
+    }
+}

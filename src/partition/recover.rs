@@ -1,0 +1,531 @@
+//! Opens a partition directory: finds where the log ends, and what is known about it, without changing a byte.
+//!
+//! ```text
+//!            proven                 noted                    end
+//! |-- synced ---|-- written, kept by the system --|-- looked at --|-- torn, if anything --|
+//! ```
+//!
+//! Below *proven*, a sync said that the bytes are on the disk: damage there is an error. Below *noted*, this boot's
+//! system has them whole: only looked at if something else needs it. From there on each batch is verified, and the
+//! first that does not verify ends the log. What lies behind it is a torn tail if the machine was restarted since; if
+//! it was not, only the very last write can have been cut short, and anything else is damage.
+//!
+//! Everything that must change because of what was found (cutting a tail, removing files) is returned as a plan and
+//! carried out before the first write, so that a read-only open and an open on a full disk find the same log.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::context::{Context, RecoveryMode};
+use super::follow::Followed;
+use super::hints::{CleanPartition, Hints};
+use crate::disk::marks::{Note, SyncMark};
+use crate::disk::{DiskFile, Open, read_exact_at, read_file, read_vouched};
+use crate::error::{Error, Result};
+use crate::probe;
+use crate::segment::active::{Found, Shape};
+use crate::segment::data::SegmentData;
+use crate::segment::index::{Grown, IndexWriter};
+use crate::segment::scan::{Scan, last_data};
+use crate::segment::seal::Seal;
+use crate::segment::{FileKind, file_path, parse_file_name};
+use crate::types::{Offset, Timestamp};
+
+/// What a directory holds, and what to do before it is first changed.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) segments: Vec<Arc<SegmentData>>,
+    /// What the writer of the last segment needs; none if there is no segment, or a new one is to be begun at `end`.
+    pub(crate) active: Option<Found>,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    /// Everything below is known to be on the disk.
+    pub(crate) proven: Offset,
+    pub(crate) followed: Followed,
+    pub(crate) plan: Plan,
+    pub(crate) scanned_bytes: u64,
+}
+
+/// Changes that recovery found necessary, in the order they are made.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// A tail to be cut: these bytes of this file are kept in a `.cut` file first.
+    pub(crate) torn: Option<Torn>,
+    /// Segments behind a torn tail: renamed, newest first.
+    pub(crate) set_aside: Vec<Offset>,
+    /// Segments below the start: removed.
+    pub(crate) expired: Vec<Offset>,
+}
+
+impl Plan {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.torn.is_none() && self.set_aside.is_empty() && self.expired.is_empty()
+    }
+}
+
+/// Bytes behind the end of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Torn {
+    pub(crate) path: PathBuf,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// The first offset that is not in the log any more.
+    pub(crate) offset: Offset,
+}
+
+/// A segment file as it was found.
+#[derive(Debug)]
+struct Candidate {
+    base: Offset,
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    /// Where batches end at the latest: the page of marks, or the end of the file.
+    limit: u64,
+    mark: Option<SyncMark>,
+}
+
+/// Where to begin looking: a batch boundary.
+#[derive(Debug, Clone, Copy)]
+struct From {
+    segment: usize,
+    position: u64,
+    offset: Offset,
+}
+
+/// Opens the partition in `dir`.
+pub(crate) fn recover(context: &Context, dir: &Path, shape: Shape, hints: &Hints) -> Result<Recovered> {
+    Recovery { context, dir, shape, hints }.run()
+}
+
+struct Recovery<'a> {
+    context: &'a Context,
+    dir: &'a Path,
+    shape: Shape,
+    hints: &'a Hints,
+}
+
+impl Recovery<'_> {
+    fn run(&self) -> Result<Recovered> {
+        let listing = self.list()?;
+        if let Some(clean) = &self.hints.clean
+            && let Some(recovered) = self.open_clean(clean, &listing)?
+        {
+            probe::reached("recover.clean");
+            return Ok(recovered);
+        }
+        let mut bases: Vec<Offset> = listing.iter().filter(|(_, kind)| *kind == FileKind::Log).map(|f| f.0).collect();
+        bases.sort_unstable();
+        let candidates = bases.into_iter().map(|base| self.candidate(base)).collect::<Result<Vec<_>>>()?;
+        let start = self.hints.start.unwrap_or(Offset::ZERO);
+        if candidates.is_empty() {
+            return self.empty(start);
+        }
+        self.open_unclean(candidates, &listing)
+    }
+
+    fn list(&self) -> Result<Vec<(Offset, FileKind)>> {
+        let entries = self.context.disk().list(self.dir).map_err(Error::io("list", self.dir))?;
+        let mut files: Vec<_> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    fn empty(&self, start: Offset) -> Result<Recovered> {
+        if self.hints.recovery_point.is_some_and(|point| point > start) {
+            let reason = format!("no segment is left of a log that was synced to {}", self.proven_hint());
+            return Err(Error::corrupt(self.dir, 0, reason));
+        }
+        Ok(Recovered {
+            segments: Vec::new(),
+            active: None,
+            start,
+            end: start,
+            proven: start,
+            followed: Followed::load(self.context, self.dir, None, start)?,
+            plan: Plan::default(),
+            scanned_bytes: 0,
+        })
+    }
+
+    fn proven_hint(&self) -> Offset {
+        self.hints.recovery_point.unwrap_or_default()
+    }
+
+    fn candidate(&self, base: Offset) -> Result<Candidate> {
+        let path = file_path(self.dir, base, FileKind::Log);
+        let file = self.context.disk().open(&path, Open::Read).map_err(Error::io("open", &path))?;
+        let metadata = file.metadata().map_err(Error::io("describe", &path))?;
+        let mut candidate = Candidate { base, file, path, limit: metadata.len, mark: None };
+        let page_len = SyncMark::PAGE_LEN as u64;
+        if metadata.len < page_len || metadata.len % page_len != 0 {
+            return Ok(candidate);
+        }
+        let mut page = vec![0; SyncMark::PAGE_LEN];
+        let page_at = metadata.len - page_len;
+        read_exact_at(&*candidate.file, &mut page, page_at).map_err(Error::io("read", &candidate.path))?;
+        let mark = SyncMark::best(&page).map_err(|version| Error::NewerVersion {
+            path: candidate.path.clone(),
+            found: version.0,
+            supported: crate::disk::marks::VERSION,
+        })?;
+        // A copy of the file has other sectors than those the mark speaks of.
+        if let Some(mark) = mark.filter(|mark| mark.segment_base == base && mark.file == metadata.id) {
+            candidate.limit = page_at;
+            candidate.mark = Some(mark);
+        }
+        Ok(candidate)
+    }
+
+    /// The note of the process before this one, if nothing came between.
+    fn note(&self, candidates: &[Candidate]) -> Option<(usize, Note)> {
+        let note = *self.context.notes.found(self.hints.topic, self.hints.id.partition)?;
+        if self.context.boot != Some(note.boot) && !probe::planted("partition.note_of_other_boot") {
+            return None;
+        }
+        let segment = candidates.iter().position(|candidate| candidate.base == note.segment_base)?;
+        let candidate = &candidates[segment];
+        let id = candidate.file.metadata().ok()?.id;
+        (id == note.file && note.position <= candidate.limit).then_some((segment, note))
+    }
+
+    fn open_unclean(&self, candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
+        let note = self.note(&candidates);
+        let mark = candidates.iter().rev().find_map(|candidate| candidate.mark);
+        let proven = self.hints.recovery_point.into_iter().chain(mark.map(|mark| mark.offset)).max();
+        let proven = proven.unwrap_or(candidates[0].base).max(candidates[0].base);
+        let (from, restored) = self.begin(&candidates, note, proven, listing);
+        let followed = Followed::load(self.context, self.dir, self.snapshot(listing, from.offset), from.offset)?;
+        let mut walk = Walk { recovery: self, candidates: &candidates, followed, restored, scanned: 0 };
+        let found = walk.run(from)?;
+        let (mut followed, scanned) = (walk.followed, walk.scanned);
+        followed.producers.committed_to(found.offset);
+        let written = note.map_or(proven, |(_, note)| proven.max(note.offset));
+        self.judge(candidates, followed, scanned, found, Known { proven, written, same_boot: note.is_some() })
+    }
+
+    /// Where to begin: no later than the batch that anything unknown comes after.
+    fn begin(
+        &self,
+        candidates: &[Candidate],
+        note: Option<(usize, Note)>,
+        proven: Offset,
+        listing: &[(Offset, FileKind)],
+    ) -> (From, Option<IndexWriter>) {
+        let last = candidates.len() - 1;
+        if let Some((segment, note)) = note
+            && segment == last
+            && !note.has_producers
+            && note.offset >= proven
+            && let Some(index) = self.restore_index(candidates[last].base, &note)
+        {
+            probe::reached("recover.from_note");
+            return (From { segment, position: note.position, offset: note.offset }, Some(index));
+        }
+        // Everything else needs the last segment from its start, for its index, and what is above proven; producers
+        // need what is above their newest snapshot; aborted transactions, what no seal vouches for.
+        let holds = |offset: Offset| candidates.iter().rposition(|candidate| candidate.base <= offset).unwrap_or(0);
+        let mut segment = last.min(holds(proven));
+        while segment > 0 && !self.is_settled(candidates, segment, listing) {
+            probe::reached("recover.earlier_segment");
+            segment -= 1;
+        }
+        let offset = candidates[segment].base;
+        (From { segment, position: 0, offset }, None)
+    }
+
+    /// Whether what came before segment number `at` is known without reading it.
+    fn is_settled(&self, candidates: &[Candidate], at: usize, listing: &[(Offset, FileKind)]) -> bool {
+        let base = candidates[at].base;
+        let before = &candidates[at - 1];
+        let sealed = Seal::load(self.context.disk(), self.dir, before.base, before.limit);
+        let has_snapshot = listing.binary_search(&(base, FileKind::Snapshot)).is_ok();
+        sealed.is_some_and(|seal| seal.end == base) && has_snapshot
+    }
+
+    /// The newest snapshot of producers at or before `offset`.
+    fn snapshot(&self, listing: &[(Offset, FileKind)], offset: Offset) -> Option<Offset> {
+        let snapshots = listing.iter().filter(|(base, kind)| *kind == FileKind::Snapshot && *base <= offset);
+        snapshots.map(|(base, _)| *base).max()
+    }
+
+    fn restore_index(&self, base: Offset, note: &Note) -> Option<IndexWriter> {
+        let mut index = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
+        let disk = self.context.disk();
+        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), note.index)?;
+        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), note.time_index)?;
+        let grown = Grown { largest: note.largest, since_last: note.since_last };
+        index.restore(&offsets, &times, grown).then_some(index)
+    }
+
+    /// Decides what the end that was found means.
+    fn judge(
+        &self,
+        candidates: Vec<Candidate>,
+        followed: Followed,
+        scanned_bytes: u64,
+        found: End,
+        known: Known,
+    ) -> Result<Recovered> {
+        let at = &candidates[found.segment];
+        let behind = last_data(&*at.file, found.position, at.limit).map_err(Error::io("read", &at.path))?;
+        let later = &candidates[found.segment + 1..];
+        let is_torn = behind > found.position || !later.is_empty();
+        let corrupt = |reason: &str| Error::corrupt(&at.path, found.position, reason);
+        let salvage = self.context.recovery == RecoveryMode::Salvage;
+        if found.offset < known.written && !salvage {
+            return Err(corrupt(&format!("{}, and the log was written to {}", found.reason, known.written)));
+        }
+        if is_torn && known.same_boot && !salvage && !self.is_one_write(at, &found, behind, later)? {
+            return Err(corrupt(&format!("{}, and more than the last write lies behind", found.reason)));
+        }
+        let mut plan = Plan::default();
+        if is_torn {
+            probe::reached("recover.torn_tail");
+            let path = at.path.clone();
+            let torn = Torn { path, from: found.position, to: behind, offset: found.offset };
+            plan.torn = (behind > found.position).then_some(torn);
+            plan.set_aside = later.iter().map(|candidate| candidate.base).collect();
+        }
+        self.assemble(candidates, followed, scanned_bytes, found, known.proven, behind, plan)
+    }
+
+    /// Whether what lies behind the end can be one write that a kill cut short: part of one batch, then nothing.
+    fn is_one_write(&self, at: &Candidate, found: &End, behind: u64, later: &[Candidate]) -> Result<bool> {
+        if let Some(next) = later.iter().find(|next| next.base != found.offset || next.limit_of_data() > 0) {
+            // A roll that was under way left one empty file that begins here; this is another.
+            let _ = next;
+            return Ok(false);
+        }
+        if behind == found.position {
+            return Ok(true);
+        }
+        probe::reached("recover.cut_write");
+        // The whole of the batch is there and does not verify: that is damage, for a write is cut at its end only.
+        let mut head = [0; 12];
+        let have = (at.limit - found.position).min(head.len() as u64) as usize;
+        read_exact_at(&*at.file, &mut head[..have], found.position).map_err(Error::io("read", &at.path))?;
+        let claimed = 12 + u64::from(u32::from_be_bytes([head[8], head[9], head[10], head[11]]));
+        Ok(have < head.len() || behind < found.position.saturating_add(claimed) || behind - found.position < 12)
+    }
+
+    #[allow(clippy::too_many_arguments)] // Each is a fact found by another step; a struct would only rename them.
+    fn assemble(
+        &self,
+        mut candidates: Vec<Candidate>,
+        mut followed: Followed,
+        scanned_bytes: u64,
+        found: End,
+        proven: Offset,
+        behind: u64,
+        mut plan: Plan,
+    ) -> Result<Recovered> {
+        candidates.truncate(found.segment + 1);
+        followed.epochs.truncate_from_end(found.offset);
+        let start = self.hints.start.unwrap_or(candidates[0].base).max(candidates[0].base);
+        if start > found.offset {
+            // What is left lies below the start: the log goes on, empty, in a new segment.
+            probe::reached("recover.end_below_start");
+            plan.expired = candidates.iter().map(|candidate| candidate.base).collect();
+            return Ok(Recovered {
+                segments: Vec::new(),
+                active: None,
+                start,
+                end: start,
+                proven: start,
+                followed: Followed::load(self.context, self.dir, None, start)?,
+                plan,
+                scanned_bytes,
+            });
+        }
+        let below = candidates.iter().skip(1).take_while(|candidate| candidate.base <= start).count();
+        plan.expired = candidates.drain(..below).map(|candidate| candidate.base).collect();
+        let segments = self.segments(&candidates, &found);
+        let mark = candidates.last().and_then(|last| last.mark.map(|mark| (last.limit, mark)));
+        let active = Found {
+            // A file that grows is cut at its end, whatever is in there.
+            touched: if mark.is_some() { behind } else { candidates.last().map_or(0, |last| last.limit) },
+            first_timestamp: found.first_timestamp,
+            index: found.index,
+            mark,
+        };
+        Ok(Recovered {
+            segments,
+            active: Some(active),
+            start,
+            end: found.offset,
+            proven: proven.clamp(start, found.offset),
+            followed,
+            plan,
+            scanned_bytes,
+        })
+    }
+
+    fn segments(&self, candidates: &[Candidate], found: &End) -> Vec<Arc<SegmentData>> {
+        let mut segments = Vec::with_capacity(candidates.len());
+        for (at, candidate) in candidates.iter().enumerate() {
+            let next = candidates.get(at + 1);
+            let end = next.map_or(found.offset, |next| next.base);
+            let ended = found.ends.iter().find(|(base, _)| *base == candidate.base).map(|(_, len)| *len);
+            let len = ended.unwrap_or(candidate.limit);
+            let capacity = if next.is_none() { self.shape.segment_bytes.max(candidate.limit) } else { len };
+            let files = &self.context.files;
+            segments.push(Arc::new(SegmentData::new(files, self.dir, candidate.base, len, end, capacity)));
+        }
+        segments
+    }
+
+    /// Opens by the mark that an orderly close left; `None` if the directory differs from it.
+    fn open_clean(&self, clean: &CleanPartition, listing: &[(Offset, FileKind)]) -> Result<Option<Recovered>> {
+        let logs = listing.iter().filter(|(_, kind)| *kind == FileKind::Log).map(|(base, _)| *base);
+        if !logs.eq(clean.segments.iter().map(|(base, _)| *base)) {
+            return Ok(None);
+        }
+        for (base, len) in &clean.segments {
+            let path = file_path(self.dir, *base, FileKind::Log);
+            if self.context.disk().metadata(&path).map_err(Error::io("describe", &path))?.len != *len {
+                return Ok(None);
+            }
+        }
+        let Some((last_base, last_len)) = clean.segments.last().copied() else { return Ok(None) };
+        if !self.last_batch_verifies(clean, last_base, last_len)? {
+            return Ok(None);
+        }
+        let Some(index) = self.restore_clean_index(last_base, clean) else { return Ok(None) };
+        let snapshot = listing.binary_search(&(clean.end, FileKind::Snapshot)).is_ok().then_some(clean.end);
+        if snapshot.is_none() && clean.has_producers {
+            return Ok(None);
+        }
+        let mut followed = Followed::load(self.context, self.dir, snapshot, clean.end)?;
+        if clean.has_aborted {
+            followed.load_aborted(self.context, self.dir, &clean.segments)?;
+        }
+        let ends = clean.segments.iter().enumerate().map(|(at, (base, len))| {
+            let end = clean.segments.get(at + 1).map_or(clean.end, |(next, _)| *next);
+            let is_last = *base == last_base;
+            let capacity = if is_last { self.shape.segment_bytes.max(*len) } else { *len };
+            Arc::new(SegmentData::new(&self.context.files, self.dir, *base, *len, end, capacity))
+        });
+        let found = Found { touched: last_len, first_timestamp: clean.first_timestamp, index, mark: None };
+        Ok(Some(Recovered {
+            segments: ends.collect(),
+            active: Some(found),
+            start: clean.start,
+            end: clean.end,
+            proven: clean.end,
+            followed,
+            plan: Plan::default(),
+            scanned_bytes: 0,
+        }))
+    }
+
+    fn last_batch_verifies(&self, clean: &CleanPartition, base: Offset, len: u64) -> Result<bool> {
+        let Some((position, crc)) = clean.last_batch else { return Ok(len == 0) };
+        let path = file_path(self.dir, base, FileKind::Log);
+        let file = self.context.disk().open(&path, Open::Read).map_err(Error::io("open", &path))?;
+        let mut scan = Scan::new(&*file, position.min(len), len, base, false);
+        let verified = match scan.next().map_err(Error::io("read", &path))? {
+            Ok(batch) => batch.header.crc == crc && batch.header.next_offset() == clean.end && batch.end() == len,
+            Err(_) => false,
+        };
+        Ok(verified)
+    }
+
+    fn restore_clean_index(&self, base: Offset, clean: &CleanPartition) -> Option<IndexWriter> {
+        let mut index = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
+        let disk = self.context.disk();
+        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), clean.index)?;
+        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), clean.time_index)?;
+        index.restore(&offsets, &times, clean.grown).then_some(index)
+    }
+}
+
+impl Candidate {
+    /// Where the data of the file ends, as far as its length tells.
+    fn limit_of_data(&self) -> u64 {
+        last_data(&*self.file, 0, self.limit).unwrap_or(self.limit)
+    }
+}
+
+/// What is known of the log's end beforehand.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// Everything below was synced.
+    proven: Offset,
+    /// Everything below was written, in this boot or on the disk.
+    written: Offset,
+    same_boot: bool,
+}
+
+/// Where the log was found to end, and what was learned on the way.
+#[derive(Debug)]
+struct End {
+    segment: usize,
+    position: u64,
+    offset: Offset,
+    reason: &'static str,
+    /// The lengths of the segments that were walked.
+    ends: Vec<(Offset, u64)>,
+    index: IndexWriter,
+    first_timestamp: Option<Timestamp>,
+}
+
+/// Verifies batch after batch, segment after segment.
+struct Walk<'a> {
+    recovery: &'a Recovery<'a>,
+    candidates: &'a [Candidate],
+    followed: Followed,
+    restored: Option<IndexWriter>,
+    scanned: u64,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, from: From) -> Result<End> {
+        let (mut segment, mut position, mut offset) = (from.segment, from.position, from.offset);
+        let mut ends = Vec::new();
+        loop {
+            let end = self.segment(segment, position, offset)?;
+            ends.push((self.candidates[segment].base, end.position));
+            let dense = self.recovery.hints.dense;
+            match self.candidates.get(segment + 1) {
+                Some(next) if next.base == end.offset || (!dense && next.base > end.offset) => {
+                    (segment, position, offset) = (segment + 1, 0, next.base);
+                }
+                _ => return Ok(End { ends, ..end }),
+            }
+        }
+    }
+
+    fn segment(&mut self, segment: usize, position: u64, offset: Offset) -> Result<End> {
+        let candidate = &self.candidates[segment];
+        let shape = self.recovery.shape;
+        let mut index = match self.restored.take() {
+            Some(index) => index,
+            None => IndexWriter::new(candidate.base, shape.index_bytes, shape.index_interval)?,
+        };
+        let mut first_timestamp = None;
+        let dense = self.recovery.hints.dense;
+        let mut scan = Scan::new(&*candidate.file, position, candidate.limit, offset, dense);
+        let stop = loop {
+            match scan.next().map_err(Error::io("read", &candidate.path))? {
+                Ok(batch) => {
+                    first_timestamp = first_timestamp.or(Some(batch.header.max_timestamp));
+                    index.push(&batch.header, batch.position, u64::from(batch.header.batch_len));
+                    self.followed.replay(&batch.header, batch.bytes);
+                }
+                Err(stop) => break stop,
+            }
+        };
+        self.scanned += stop.position - position;
+        let (position, offset) = (scan.position(), scan.next_offset());
+        Ok(End { segment, position, offset, reason: stop.reason, ends: Vec::new(), index, first_timestamp })
+    }
+}
+
+/// Reads a small file of a partition directory; `None` if it is not there.
+pub(crate) fn read_if_there(context: &Context, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    match read_file(context.disk(), path, limit) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path)(error)),
+    }
+}

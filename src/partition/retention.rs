@@ -1,0 +1,118 @@
+//! Which segments are past their time, and how they go.
+//!
+//! A start is raised durably first; then the files below it are unlinked, oldest first, and the directory is synced. A
+//! file that a crash brings back lies below the start and is removed again, never read.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::writer::remove_segment_files;
+use crate::config::TopicConfig;
+use crate::error::{Error, Result};
+use crate::observe::{Retained, RetentionReason, SegmentEvent};
+use crate::probe;
+use crate::segment::data::SegmentData;
+use crate::types::{Offset, Timestamp};
+
+impl Core {
+    /// The start that retention asks for, and why; `None` if nothing is due. Reads, changes nothing.
+    pub(crate) fn retention_due(&self, now: Timestamp) -> Result<Option<(Offset, RetentionReason)>> {
+        self.check()?;
+        let config = *self.config.read();
+        if !config.cleanup.deletes() || self.context.read_only {
+            return Ok(None);
+        }
+        let segments = self.segments();
+        let by_size = by_size(&segments, &config).map(|start| (start, RetentionReason::Size));
+        let by_age = by_age(&segments, &config, now)?.map(|start| (start, RetentionReason::Age));
+        let stable = self.stable();
+        let due = by_size.into_iter().chain(by_age).max_by_key(|(start, _)| *start);
+        // Never past what is undecided.
+        Ok(due.map(|(start, reason)| (start.min(stable), reason)).filter(|(start, _)| *start > self.start()))
+    }
+
+    /// Whether files lie below the start.
+    pub(crate) fn has_files_below_start(&self) -> bool {
+        let start = self.start();
+        self.segments().windows(2).next().is_some_and(|pair| pair[1].base() <= start)
+    }
+
+    /// Removes the segments that lie wholly below the start, which the caller has made durable.
+    pub(crate) fn remove_below_start(&self, reason: RetentionReason) -> Result<u64> {
+        let start = self.start();
+        let dropped = {
+            let mut writer = self.writer.lock();
+            self.check()?;
+            writer.begin(self).map_err(|failure| self.fail(failure))?;
+            let segments = self.segments();
+            let last = segments.len().saturating_sub(1);
+            // The active segment stays: a partition always has one.
+            let kept = segments.iter().skip(1).take(last).rev().find(|segment| segment.base() <= start);
+            let Some(kept) = kept else { return Ok(0) };
+            writer.forget_below(kept.base());
+            self.drop_segments_below(kept.base())
+        };
+        let mut bytes = 0;
+        for segment in &dropped {
+            remove_segment_files(self, segment.base())?;
+            bytes += segment.len();
+            self.context.observer.segment_deleted(&event(self, segment));
+        }
+        self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
+        probe::reached("retention.removed");
+        let segments = dropped.len() as u64;
+        let retained = Retained { partition: &self.id, start, segments, bytes, reason };
+        self.context.observer.retention_deleted(&retained);
+        Ok(segments)
+    }
+
+    /// Whether the active segment itself is past its time, so that it must be rolled before its records can go.
+    pub(crate) fn roll_if_expired(&self, start: Offset) -> Result<()> {
+        let mut writer = self.writer.lock();
+        self.check()?;
+        if start == writer.end && writer.active().is_some_and(|active| active.position() > 0) {
+            probe::reached("retention.rolled_active");
+            writer.roll(self).map_err(|failure| self.fail(failure))?;
+        }
+        Ok(())
+    }
+}
+
+fn event<'a>(core: &'a Core, segment: &SegmentData) -> SegmentEvent<'a> {
+    SegmentEvent { partition: &core.id, base: segment.base(), end: segment.end(), bytes: segment.len() }
+}
+
+/// The start below which segments can go without falling below `retention.bytes`.
+fn by_size(segments: &[Arc<SegmentData>], config: &TopicConfig) -> Option<Offset> {
+    let limit = u64::try_from(config.retention_bytes).ok()?;
+    let total: u64 = segments.iter().map(|segment| segment.len()).sum();
+    let mut excess = total.checked_sub(limit)?;
+    let mut start = None;
+    for segment in segments {
+        let Some(rest) = excess.checked_sub(segment.len()).filter(|_| segment.len() > 0) else { break };
+        excess = rest;
+        start = Some(segment.end());
+    }
+    start
+}
+
+/// The start below which every segment's newest record is older than `retention.ms`. A segment whose records have no
+/// time, or one in the future, stays, and with it all that follow.
+fn by_age(segments: &[Arc<SegmentData>], config: &TopicConfig, now: Timestamp) -> Result<Option<Offset>> {
+    if config.retention_ms < 0 {
+        return Ok(None);
+    }
+    let mut start = None;
+    for segment in segments {
+        if segment.len() == 0 {
+            break;
+        }
+        // Zero and none are no times to delete by.
+        let Some((largest, _)) = segment.largest_timestamp()?.filter(|(largest, _)| largest.0 > 0) else { break };
+        if now.0.saturating_sub(largest.0) <= config.retention_ms {
+            break;
+        }
+        start = Some(segment.end());
+    }
+    Ok(start)
+}

@@ -1,0 +1,421 @@
+//! What is behind the append lock: the active segment, and what comes next.
+//!
+//! Nothing is changed on disk before the first call that must: then [`Writer::begin`] carries out what recovery
+//! planned, and notes that from here on only this process has written.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::core::Core;
+use super::follow::Followed;
+use super::recover::{Plan, Torn};
+use crate::config::{Durability, TopicConfig};
+use crate::disk::marks::Note;
+use crate::disk::replace::sync_parent;
+use crate::disk::{Open, read_exact_at, write_all_at};
+use crate::error::{Error, Result};
+use crate::observe::{SegmentEvent, TailCut};
+use crate::probe;
+use crate::record::BatchHeader;
+use crate::segment::active::{ActiveSegment, Failure, Found, Shape, SyncTarget};
+use crate::segment::index::IndexWriter;
+use crate::segment::{FileKind, file_path};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
+
+/// The one writer of a partition.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) config: TopicConfig,
+    pub(crate) end: Offset,
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) followed: Followed,
+    /// None until the first write of a partition without segments.
+    active: Option<ActiveSegment>,
+    /// The last segment as recovery found it, until the first write.
+    found: Option<Found>,
+    plan: Plan,
+    has_begun: bool,
+    /// Segments that were rolled and not synced since, oldest first.
+    rolled: Vec<SyncTarget>,
+    /// Sealed segments whose indexes, snapshot and seal are still to be written.
+    pub(crate) unfinished: VecDeque<Unfinished>,
+    /// Whether names were made in the directory since it was last synced.
+    names_changed: bool,
+    /// Recovery read from here to where the log ended then, and nobody has synced it: it is to be written again.
+    unproven: Option<(Offset, Offset)>,
+    noted_position: u64,
+    jitter_ms: i64,
+    pub(crate) unsynced_records: u64,
+}
+
+/// A sealed segment on its way to being an ordinary closed one.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) target: SyncTarget,
+    pub(crate) index: IndexWriter,
+    pub(crate) aborted: Vec<u8>,
+    /// The state of producers at the end of the segment.
+    pub(crate) snapshot: Vec<u8>,
+}
+
+/// What a sync does, taken under the append lock and carried out without it.
+#[derive(Debug)]
+pub(crate) struct SyncPlan {
+    pub(crate) rolled: Vec<SyncTarget>,
+    pub(crate) active: Option<SyncTarget>,
+    pub(crate) names: bool,
+    pub(crate) unproven: Option<(Offset, Offset)>,
+    pub(crate) end: Offset,
+}
+
+impl Writer {
+    pub(crate) fn new(config: TopicConfig, recovered: WriterParts) -> Self {
+        let epoch = recovered.followed.epochs.latest().unwrap_or_default();
+        Self {
+            config,
+            end: recovered.end,
+            epoch,
+            followed: recovered.followed,
+            active: None,
+            found: recovered.found,
+            plan: recovered.plan,
+            has_begun: false,
+            rolled: Vec::new(),
+            unfinished: VecDeque::new(),
+            names_changed: false,
+            unproven: (recovered.proven < recovered.end).then_some((recovered.proven, recovered.end)),
+            noted_position: 0,
+            jitter_ms: 0,
+            unsynced_records: 0,
+        }
+    }
+
+    /// Makes the partition ready to be written, once: carries out what recovery planned, takes over the last segment
+    /// or makes the first one, and notes that this boot is writing it.
+    pub(crate) fn begin(&mut self, core: &Core) -> Result<(), Failure> {
+        if self.has_begun {
+            return Ok(());
+        }
+        core.context.before_change().map_err(Failure::Refused)?;
+        self.carry_out_plan(core).map_err(Failure::Refused)?;
+        if self.active.is_none() {
+            self.active = Some(self.first_segment(core).map_err(Failure::Refused)?);
+        }
+        let (shape, origin) = (self.shape(), core.context.origin());
+        let Some(active) = &mut self.active else { return Ok(()) };
+        active.cut()?;
+        if shape.durable && !active.is_reserved() {
+            active.extend(shape, origin)?;
+        }
+        self.has_begun = true;
+        self.note(core);
+        Ok(())
+    }
+
+    fn first_segment(&mut self, core: &Core) -> Result<ActiveSegment> {
+        let (shape, origin) = (self.shape(), core.context.origin());
+        if let (Some(found), Some(last)) = (self.found.take(), core.last_segment()) {
+            return ActiveSegment::resume(last, shape, origin, found);
+        }
+        let active = self.create_segment(core, self.end)?;
+        core.push_segment(Arc::clone(active.data()));
+        Ok(active)
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            segment_bytes: self.config.segment_bytes as u64,
+            index_bytes: self.config.segment_index_bytes as usize,
+            index_interval: self.config.index_interval_bytes as u32,
+            durable: self.config.sync_rule() != Durability::Os,
+        }
+    }
+
+    fn create_segment(&mut self, core: &Core, base: Offset) -> Result<ActiveSegment> {
+        let created =
+            ActiveSegment::create(&core.context.files, &core.dir, base, self.shape(), core.context.origin());
+        let active = created.inspect_err(|_| {
+            // Of a segment that could not be made ready nothing must be in the way of the next try.
+            let _ = core.context.disk().remove_file(&file_path(&core.dir, base, FileKind::Log));
+        })?;
+        self.names_changed = true;
+        let jitter = self.config.segment_jitter_ms.min(self.config.segment_ms).max(0) as u64;
+        self.jitter_ms = if jitter == 0 { 0 } else { (core.context.entropy.random() % jitter) as i64 };
+        core.context.observer.segment_created(&SegmentEvent { partition: &core.id, base, end: base, bytes: 0 });
+        Ok(active)
+    }
+
+    /// Puts aside what lies behind the log's end, and removes what lies before its start.
+    fn carry_out_plan(&mut self, core: &Core) -> Result<()> {
+        if self.plan.is_empty() {
+            return Ok(());
+        }
+        let disk = core.context.disk();
+        if let Some(torn) = &self.plan.torn {
+            let kept_in = keep_torn(core, torn)?;
+            let bytes = torn.to - torn.from;
+            core.context.observer.corrupt_tail_cut(&TailCut {
+                partition: &core.id,
+                path: &torn.path,
+                kept_in: &kept_in,
+                from: torn.from,
+                bytes,
+            });
+            self.plan.torn = None;
+        }
+        // Newest first: whatever a crash leaves of them still lies behind the end.
+        while let Some(base) = self.plan.set_aside.last().copied() {
+            set_aside(core, base)?;
+            self.plan.set_aside.pop();
+        }
+        while let Some(base) = self.plan.expired.first().copied() {
+            remove_segment_files(core, base)?;
+            self.plan.expired.remove(0);
+        }
+        sync_parent(disk, &core.dir.join("."))?;
+        probe::reached("writer.plan_carried_out");
+        Ok(())
+    }
+
+    /// Writes down how far the partition has come, and brings the index files along so that the note can vouch for
+    /// them.
+    fn note(&mut self, core: &Core) {
+        let Some(active) = &mut self.active else { return };
+        let Some(boot) = core.context.boot else { return };
+        let position = active.position();
+        let persisted = active.index_mut().persist(core.context.disk(), &core.dir);
+        let id = active.sync_target().metadata().map(|metadata| metadata.id);
+        let (Ok(()), Ok(file)) = (persisted, id) else { return };
+        let [index, time_index] = active.index().digests();
+        let grown = active.index().grown();
+        let note = Note {
+            sequence: 0,
+            topic: core.topic,
+            partition: core.id.partition,
+            boot,
+            file,
+            segment_base: active.data().base(),
+            position,
+            offset: self.end,
+            has_producers: self.followed.producers.count() > 0,
+            index,
+            time_index,
+            largest: grown.largest,
+            since_last: grown.since_last,
+        };
+        core.context.notes.write(core.context.disk(), note);
+        self.noted_position = position;
+    }
+
+    /// Rolls if a batch of `len` bytes with this header does not belong into the active segment.
+    pub(crate) fn make_room(&mut self, core: &Core, len: u64, header: &BatchHeader) -> Result<(), Failure> {
+        let Some(active) = &self.active else { return Ok(()) };
+        if active.position() == 0 && header.last_offset() - active.data().base() <= MAX_RELATIVE {
+            return Ok(());
+        }
+        if self.must_roll(core, active, len, header) { self.roll(core) } else { Ok(()) }
+    }
+
+    fn must_roll(&self, core: &Core, active: &ActiveSegment, len: u64, header: &BatchHeader) -> bool {
+        let config = &self.config;
+        let by_size = active.position() + len > config.segment_bytes as u64 || !active.has_room(len);
+        let by_index = active.index().is_full();
+        let by_offset = header.last_offset() - active.data().base() > MAX_RELATIVE;
+        by_size || by_index || by_offset || self.is_old(active, header.max_timestamp, core.context.clock.now())
+    }
+
+    /// Whether the segment spans more than `segment.ms`: between the timestamps of its first batch and this one.
+    fn is_old(&self, active: &ActiveSegment, timestamp: Timestamp, now: Timestamp) -> bool {
+        let waited = match active.age_from() {
+            (Some(first), _) if first.is_some() => timestamp.0.saturating_sub(first.0),
+            (_, created) => now.0.saturating_sub(created.0),
+        };
+        let mut limit = self.config.segment_ms;
+        if self.config.cleanup.compacts() {
+            limit = limit.min(self.config.max_compaction_lag_ms);
+        }
+        waited > limit.saturating_sub(self.jitter_ms)
+    }
+
+    /// Seals the active segment and begins the next one at `end`. Nothing is synced here: the old file is handed to
+    /// the next sync.
+    pub(crate) fn roll(&mut self, core: &Core) -> Result<(), Failure> {
+        probe::reached("writer.roll");
+        // A failed write must not be left behind in a file that nobody cuts any more.
+        if let Some(active) = &mut self.active
+            && !probe::planted("partition.roll_without_cut")
+        {
+            active.cut()?;
+        }
+        let next = self.create_segment(core, self.end).map_err(Failure::Refused)?;
+        core.push_segment(Arc::clone(next.data()));
+        let Some(sealed) = self.active.replace(next) else { return Ok(()) };
+        let data = Arc::clone(sealed.data());
+        let target = sealed.sync_target();
+        let aborted = self.followed.aborted_between(data.base(), self.end);
+        let mut index = sealed.into_index();
+        index.close();
+        data.set_index(Some(index.reader()));
+        if !probe::planted("partition.rolled_not_synced") {
+            self.rolled.push(target.clone());
+        }
+        let snapshot = self.followed.producers.snapshot();
+        self.unfinished.push_back(Unfinished { target, index, aborted, snapshot });
+        core.context.observer.segment_sealed(&SegmentEvent {
+            partition: &core.id,
+            base: data.base(),
+            end: self.end,
+            bytes: data.len(),
+        });
+        self.note(core);
+        core.context.doorbell.ring();
+        Ok(())
+    }
+
+    /// Writes a batch that was stamped with `end`, and counts it in.
+    pub(crate) fn write(&mut self, core: &Core, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        active.write(batch, header)?;
+        self.end = header.next_offset();
+        self.unsynced_records += header.record_count.max(0) as u64;
+        if active.position() - self.noted_position >= NOTE_EVERY {
+            self.note(core);
+        }
+        Ok(())
+    }
+
+    /// Everything a sync of all that was written so far has to do.
+    pub(crate) fn plan_sync(&mut self, rolled_only: bool) -> SyncPlan {
+        let rolled = std::mem::take(&mut self.rolled);
+        let end = if rolled_only { rolled.last().map(|target| target.end).unwrap_or_default() } else { self.end };
+        if !rolled_only {
+            self.unsynced_records = 0;
+        }
+        SyncPlan {
+            rolled,
+            active: if rolled_only { None } else { self.active.as_ref().map(ActiveSegment::sync_target) },
+            names: std::mem::take(&mut self.names_changed),
+            unproven: self.unproven.take(),
+            end,
+        }
+    }
+
+    pub(crate) fn has_rolled(&self) -> bool {
+        !self.rolled.is_empty()
+    }
+
+    pub(crate) fn active(&self) -> Option<&ActiveSegment> {
+        self.active.as_ref()
+    }
+
+    pub(crate) fn active_mut(&mut self) -> Option<&mut ActiveSegment> {
+        self.active.as_mut()
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// The largest timestamp of the first batch in the active segment.
+    pub(crate) fn first_timestamp(&self) -> Option<Timestamp> {
+        match (&self.active, &self.found) {
+            (Some(active), _) => active.age_from().0,
+            (None, Some(found)) => found.first_timestamp,
+            (None, None) => None,
+        }
+    }
+
+    /// Lets go of what was still to be done for segments below `base`: they are being removed.
+    pub(crate) fn forget_below(&mut self, base: Offset) {
+        self.rolled.retain(|target| target.data().base() >= base);
+        self.unfinished.retain(|sealed| sealed.target.data().base() >= base);
+    }
+
+    /// Whether what recovery found needs no further look: nothing to cut, nothing unproven.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.plan.is_empty() && self.unproven.is_none()
+    }
+
+    /// The position and checksum of the last batch in the active segment is found from here.
+    pub(crate) fn found(&self) -> Option<&Found> {
+        self.found.as_ref()
+    }
+}
+
+/// What recovery hands to the writer.
+#[derive(Debug)]
+pub(crate) struct WriterParts {
+    pub(crate) end: Offset,
+    pub(crate) proven: Offset,
+    pub(crate) followed: Followed,
+    pub(crate) found: Option<Found>,
+    pub(crate) plan: Plan,
+}
+
+/// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.
+fn keep_torn(core: &Core, torn: &Torn) -> Result<PathBuf> {
+    let disk = core.context.disk();
+    let source = disk.open(&torn.path, Open::Read).map_err(Error::io("open", &*torn.path))?;
+    let kept_in = unused_name(core, &format!("{:020}", torn.offset.0))?;
+    let file = disk.open(&kept_in, Open::CreateNew).map_err(Error::io("create", &*kept_in))?;
+    let mut piece = vec![0; (torn.to - torn.from).min(1 << 20) as usize];
+    let mut at = torn.from;
+    while at < torn.to {
+        let bytes = &mut piece[..((torn.to - at) as usize).min(1 << 20)];
+        read_exact_at(&*source, bytes, at).map_err(Error::io("read", &*torn.path))?;
+        write_all_at(&*file, bytes, at - torn.from).map_err(Error::io("write", &*kept_in))?;
+        at += bytes.len() as u64;
+    }
+    file.sync().map_err(Error::io("sync", &*kept_in))?;
+    sync_parent(disk, &kept_in)?;
+    probe::reached("writer.kept_torn_tail");
+    Ok(kept_in)
+}
+
+/// A name for bytes put aside that is not taken: `<what>.cut`, or with a number.
+fn unused_name(core: &Core, what: &str) -> Result<PathBuf> {
+    for number in 0..u32::MAX {
+        let name = if number == 0 { format!("{what}.cut") } else { format!("{what}.{number}.cut") };
+        let path = core.dir.join(name);
+        match core.context.disk().metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(Error::io("describe", path)(error)),
+            Ok(_) => {}
+        }
+    }
+    Err(Error::Unsupported { what: "so many files put aside" })
+}
+
+/// Renames the data file of a segment out of the way, and removes what was derived from it.
+fn set_aside(core: &Core, base: Offset) -> Result<()> {
+    let path = file_path(&core.dir, base, FileKind::Log);
+    let aside = unused_name(core, &format!("{:020}.log", base.0))?;
+    // Synced first: the name must not become durable before the bytes.
+    let file = core.context.disk().open(&path, Open::Write).map_err(Error::io("open", &*path))?;
+    file.sync().map_err(Error::io("sync", &*path))?;
+    core.context.disk().rename(&path, &aside).map_err(Error::io("rename", &*path))?;
+    remove_derived(core, base)
+}
+
+/// Removes all files of a segment, the data file first: what is derived from nothing is harmless.
+pub(crate) fn remove_segment_files(core: &Core, base: Offset) -> Result<()> {
+    remove_if_there(core, &file_path(&core.dir, base, FileKind::Log))?;
+    remove_derived(core, base)
+}
+
+fn remove_derived(core: &Core, base: Offset) -> Result<()> {
+    let derived = FileKind::ALL.into_iter().filter(|kind| *kind != FileKind::Log);
+    derived.map(|kind| file_path(&core.dir, base, kind)).try_for_each(|path| remove_if_there(core, &path))
+}
+
+fn remove_if_there(core: &Core, path: &Path) -> Result<()> {
+    match core.context.disk().remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Offsets are stored relative to the base of their segment, in 31 bits.
+const MAX_RELATIVE: u64 = i32::MAX as u64;
+const NOTE_EVERY: u64 = 8 << 20;

@@ -1,0 +1,421 @@
+//! The active segment: the file that whole batches are written to.
+//!
+//! A writer puts a batch behind the last one, then *publishes* it by raising one atomic length. Readers take no lock.
+//!
+//! ```text
+//! growing      0                    position
+//!              |---- batches, final ----|
+//! reserved     0                    position          allocated            page        full
+//!              |---- batches, final ----|---- zeros ----|---- a hole ----|-- marks --|
+//! ```
+//!
+//! A durable topic's file has its full length from the start, and zeros are written ahead of the tail, because a sync
+//! into blocks that exist costs two thirds of one into a file that grows. Its last page holds the sync marks.
+//!
+//! Invariants:
+//! - `position` only rises, and always to a batch boundary.
+//! - A byte below `position` is never written again, except with the bytes it already has.
+//! - Whatever a failed write may have left above `position` is cut off, and the cut synced, before other bytes go there
+//!   or a roll leaves the file: an append that failed never reappears.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::data::SegmentData;
+use super::files::Files;
+use super::index::IndexWriter;
+use super::{FileKind, file_path};
+use crate::disk::marks::SyncMark;
+use crate::disk::{BootId, DiskFile, FileId, Metadata, Open, read_exact_at, write_all_at};
+use crate::error::{Error, Result};
+use crate::probe;
+use crate::record::BatchHeader;
+use crate::types::{Offset, Timestamp};
+
+/// How an operation on the active segment failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nothing changed; the same or another append may be tried.
+    Refused(Error),
+    /// What is on disk is unknown: the partition must not go on.
+    Fatal(Error),
+}
+
+/// What a new segment is made with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    /// The length it is sealed at.
+    pub(crate) segment_bytes: u64,
+    /// Room for each of the two indexes.
+    pub(crate) index_bytes: usize,
+    /// Bytes of batches between two entries of the offset index.
+    pub(crate) index_interval: u32,
+    /// Whether the file has its full length, and marks, from the start.
+    pub(crate) durable: bool,
+}
+
+/// The one writer of a segment.
+#[derive(Debug)]
+pub(crate) struct ActiveSegment {
+    data: Arc<SegmentData>,
+    file: Arc<dyn DiskFile>,
+    position: u64,
+    /// Where bytes may be that are no part of the log: `position` if there are none.
+    touched: u64,
+    reserved: Option<Reserved>,
+    index: IndexWriter,
+    /// The largest timestamp of the first batch: age is counted from it.
+    first_timestamp: Option<Timestamp>,
+    created: Timestamp,
+}
+
+#[derive(Debug)]
+struct Reserved {
+    /// Where the page of the sync marks begins.
+    page: u64,
+    /// Up to where blocks exist, as far as this process knows.
+    allocated: u64,
+    /// How much to allocate next.
+    step: u64,
+    marks: Arc<Marks>,
+}
+
+/// The sync marks of one file; see [`SyncMark`].
+#[derive(Debug)]
+struct Marks {
+    page: u64,
+    base: Offset,
+    boot: BootId,
+    file: FileId,
+    state: Mutex<MarkState>,
+}
+
+#[derive(Debug)]
+struct MarkState {
+    sequence: u64,
+    /// What the last mark says, and what is proven by now.
+    marked: (u64, Offset),
+    proven: (u64, Offset),
+}
+
+/// What a sync needs of a segment, taken under the append lock and used without it.
+#[derive(Debug, Clone)]
+pub(crate) struct SyncTarget {
+    file: Arc<dyn DiskFile>,
+    data: Arc<SegmentData>,
+    marks: Option<Arc<Marks>>,
+    position: u64,
+    /// The offset after the last batch below `position`.
+    pub(crate) end: Offset,
+}
+
+impl ActiveSegment {
+    /// Creates the files of a new segment that begins at `base`. Their names are not durable yet, and nothing in them
+    /// is: the next sync sees to both.
+    pub(crate) fn create(files: &Arc<Files>, dir: &Path, base: Offset, shape: Shape, origin: Origin) -> Result<Self> {
+        let path = file_path(dir, base, FileKind::Log);
+        let file = files.disk.open(&path, Open::CreateNew).map_err(Error::io("create", &path))?;
+        let data = Arc::new(SegmentData::new(files, dir, base, 0, base, shape.segment_bytes));
+        let mut segment = Self::over(data, file, shape, origin)?;
+        if shape.durable {
+            segment.extend(shape, origin).map_err(|failure| match failure {
+                Failure::Refused(error) | Failure::Fatal(error) => error,
+            })?;
+        }
+        Ok(segment)
+    }
+
+    /// Takes over an existing segment: `data` is what recovery made of it.
+    pub(crate) fn resume(data: Arc<SegmentData>, shape: Shape, origin: Origin, found: Found) -> Result<Self> {
+        let disk = &data.files().disk;
+        let file = disk.open(data.path(), Open::Write).map_err(Error::io("open", data.path()))?;
+        let mut segment = Self::over(Arc::clone(&data), file, shape, origin)?;
+        segment.position = data.len();
+        segment.touched = found.touched.max(segment.position);
+        segment.first_timestamp = found.first_timestamp;
+        segment.index = found.index;
+        if let Some((page, mark)) = found.mark {
+            let marks = segment.marks_at(page, origin, mark.sequence, (mark.position, mark.offset))?;
+            // How far blocks exist is forgotten: what is written again ahead of the tail is zeros over zeros.
+            segment.reserved = Some(Reserved { page, allocated: segment.touched, step: FIRST_STEP, marks });
+        }
+        segment.publish_index();
+        Ok(segment)
+    }
+
+    fn over(data: Arc<SegmentData>, file: Arc<dyn DiskFile>, shape: Shape, origin: Origin) -> Result<Self> {
+        let index = IndexWriter::new(data.base(), shape.index_bytes, shape.index_interval)?;
+        let segment = Self {
+            data,
+            file,
+            position: 0,
+            touched: 0,
+            reserved: None,
+            index,
+            first_timestamp: None,
+            created: origin.now,
+        };
+        segment.publish_index();
+        Ok(segment)
+    }
+
+    fn publish_index(&self) {
+        self.data.set_index(Some(self.index.reader()));
+        if let Some((timestamp, offset)) = self.index.largest() {
+            self.data.note_largest(timestamp, offset);
+        }
+    }
+
+    pub(crate) fn data(&self) -> &Arc<SegmentData> {
+        &self.data
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.reserved.is_some()
+    }
+
+    pub(crate) fn index(&self) -> &IndexWriter {
+        &self.index
+    }
+
+    pub(crate) fn index_mut(&mut self) -> &mut IndexWriter {
+        &mut self.index
+    }
+
+    /// When the segment counts as begun: the timestamp of its first batch, or when its file was made.
+    pub(crate) fn age_from(&self) -> (Option<Timestamp>, Timestamp) {
+        (self.first_timestamp, self.created)
+    }
+
+    /// Writes whole batches, `header` being the last one's, and lets readers see them. One positional write.
+    pub(crate) fn write(&mut self, batches: &[u8], header: &BatchHeader) -> Result<(), Failure> {
+        self.cut()?;
+        let end = self.position + batches.len() as u64;
+        self.allocate(end)?;
+        self.touched = end;
+        if let Err(error) = write_all_at(&*self.file, batches, self.position) {
+            return Err(self.write_failed(error));
+        }
+        self.first_timestamp = self.first_timestamp.or(Some(header.max_timestamp));
+        self.index.push(header, self.position, batches.len() as u64);
+        if let Some((timestamp, offset)) = self.index.largest() {
+            self.data.note_largest(timestamp, offset);
+        }
+        self.position = end;
+        self.data.publish(end, header.next_offset());
+        Ok(())
+    }
+
+    /// What a failed write left is cut off at once if that works, else before the next one.
+    fn write_failed(&mut self, error: std::io::Error) -> Failure {
+        probe::reached("segment.write_failed");
+        if probe::planted("segment.half_write_forgotten") {
+            self.touched = self.position;
+        }
+        match self.cut() {
+            Err(Failure::Fatal(fatal)) => Failure::Fatal(fatal),
+            _ => Failure::Refused(Error::io("write", self.data.path())(error)),
+        }
+    }
+
+    /// Cuts off what an earlier failed write, or a torn tail, left above `position`, and syncs the cut.
+    pub(crate) fn cut(&mut self) -> Result<(), Failure> {
+        if self.touched == self.position {
+            return Ok(());
+        }
+        probe::reached("segment.cut");
+        if probe::planted("segment.no_cut") {
+            self.touched = self.position;
+            return Ok(());
+        }
+        let cut = match &self.reserved {
+            None => self.file.set_len(self.position),
+            Some(_) => self.file.zero_range(self.position, self.touched - self.position),
+        };
+        cut.map_err(|error| Failure::Refused(Error::io("cut", self.data.path())(error)))?;
+        if !probe::planted("segment.cut_unsynced") {
+            self.file.sync().map_err(|error| Failure::Fatal(Error::io("sync", self.data.path())(error)))?;
+        }
+        if let Some(reserved) = &mut self.reserved {
+            reserved.allocated = reserved.allocated.min(self.position);
+        }
+        self.touched = self.position;
+        Ok(())
+    }
+
+    /// Gives a file that grows its full length and its page of marks.
+    pub(crate) fn extend(&mut self, shape: Shape, origin: Origin) -> Result<(), Failure> {
+        self.cut()?;
+        let page = shape.segment_bytes.max(self.position).next_multiple_of(SyncMark::PAGE_LEN as u64);
+        let refused = |error| Failure::Refused(error);
+        let extended = self.file.set_len(page + SyncMark::PAGE_LEN as u64);
+        extended.map_err(Error::io("extend", self.data.path())).map_err(refused)?;
+        // What is below was proven by whoever made it, or is not; this mark claims nothing yet.
+        let marks = self.marks_at(page, origin, 0, (0, self.data.base())).map_err(refused)?;
+        marks.write(&*self.file, self.data.path()).map_err(refused)?;
+        self.reserved = Some(Reserved { page, allocated: self.position, step: FIRST_STEP, marks });
+        Ok(())
+    }
+
+    fn marks_at(&self, page: u64, origin: Origin, sequence: u64, proven: (u64, Offset)) -> Result<Arc<Marks>> {
+        let file = self.file.metadata().map_err(Error::io("describe", self.data.path()))?.id;
+        let state = Mutex::new(MarkState { sequence, marked: proven, proven });
+        Ok(Arc::new(Marks { page, base: self.data.base(), boot: origin.boot.unwrap_or_default(), file, state }))
+    }
+
+    /// Whether a batch of `len` bytes fits before the page of marks, whatever the settings say by now.
+    pub(crate) fn has_room(&self, len: u64) -> bool {
+        self.reserved.as_ref().is_none_or(|reserved| self.position + len <= reserved.page)
+    }
+
+    /// Writes zeros ahead of the tail, so that blocks exist up to `needed`.
+    fn allocate(&mut self, needed: u64) -> Result<(), Failure> {
+        let Some(reserved) = &mut self.reserved else { return Ok(()) };
+        if needed <= reserved.allocated {
+            return Ok(());
+        }
+        probe::reached("segment.allocate");
+        let mut from = reserved.allocated.max(self.position);
+        if probe::planted("segment.zeros_over_tail") {
+            from = from.saturating_sub(from % 512);
+        }
+        let to = needed.max(from.saturating_add(reserved.step)).min(reserved.page);
+        // Zeros are all that this can leave behind, so nothing needs cutting if it fails.
+        let zeros = vec![0; (to - from).min(ZEROS) as usize];
+        let mut at = from;
+        while at < to {
+            let piece = &zeros[..((to - at) as usize).min(zeros.len())];
+            let written = write_all_at(&*self.file, piece, at);
+            written.map_err(|error| Failure::Refused(Error::io("allocate", self.data.path())(error)))?;
+            at += piece.len() as u64;
+        }
+        reserved.allocated = to;
+        reserved.step = (reserved.step * 2).min(LAST_STEP);
+        Ok(())
+    }
+
+    /// The index, when the segment is sealed and nobody writes it any more.
+    pub(crate) fn into_index(self) -> IndexWriter {
+        self.index
+    }
+
+    /// What a sync of everything written so far needs.
+    pub(crate) fn sync_target(&self) -> SyncTarget {
+        SyncTarget {
+            file: Arc::clone(&self.file),
+            data: Arc::clone(&self.data),
+            marks: self.reserved.as_ref().map(|reserved| Arc::clone(&reserved.marks)),
+            position: self.position,
+            end: self.data.end(),
+        }
+    }
+}
+
+impl SyncTarget {
+    pub(crate) fn data(&self) -> &Arc<SegmentData> {
+        &self.data
+    }
+
+    /// Makes the segment durable up to the target, in one flush that carries a mark of what the flush before it
+    /// proved. A failure is final: what is on disk is unknown.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if let Some(marks) = &self.marks {
+            marks.write(&*self.file, self.data.path())?;
+        }
+        self.file.sync().map_err(Error::io("sync", self.data.path()))?;
+        if let Some(marks) = &self.marks {
+            let mut state = marks.state.lock();
+            state.proven = state.proven.max((self.position, self.end));
+        }
+        Ok(())
+    }
+
+    /// Whether the mark on disk says less than is proven.
+    pub(crate) fn mark_is_behind(&self) -> bool {
+        self.marks.as_ref().is_some_and(|marks| {
+            let state = marks.state.lock();
+            state.marked < state.proven
+        })
+    }
+
+    pub(crate) fn metadata(&self) -> Result<Metadata> {
+        self.file.metadata().map_err(Error::io("describe", self.data.path()))
+    }
+
+    /// Cuts the file of a sealed segment to its batches. The caller has made a checkpoint that covers them durable:
+    /// with the file's end go its marks.
+    pub(crate) fn trim(&self) -> Result<()> {
+        let path = self.data.path();
+        let len = self.file.metadata().map_err(Error::io("describe", path))?.len;
+        if len == self.position {
+            return Ok(());
+        }
+        self.file.set_len(self.position).map_err(Error::io("trim", path))?;
+        self.file.sync().map_err(Error::io("sync", path))
+    }
+}
+
+/// Writes the bytes of `segment` from `position` on again, unchanged, and syncs them: the system may have dropped them
+/// after a sync that failed before this process began, and reading them would not show it.
+pub(crate) fn rewrite(segment: &SegmentData, position: u64) -> Result<()> {
+    probe::reached("segment.rewrite");
+    let path = segment.path();
+    let file = segment.files().disk.open(path, Open::Write).map_err(Error::io("open", path))?;
+    let end = segment.len();
+    let mut piece = vec![0; ZEROS.min(end - position) as usize];
+    let mut at = position;
+    while at < end {
+        let bytes = &mut piece[..ZEROS.min(end - at) as usize];
+        read_exact_at(&*file, bytes, at).map_err(Error::io("read", path))?;
+        write_all_at(&*file, bytes, at).map_err(Error::io("write", path))?;
+        at += bytes.len() as u64;
+    }
+    file.sync().map_err(Error::io("sync", path))
+}
+
+impl Marks {
+    fn write(&self, file: &dyn DiskFile, path: &Path) -> Result<()> {
+        let mut state = self.state.lock();
+        state.sequence += 1;
+        let (position, offset) = state.proven;
+        let mark = SyncMark {
+            sequence: state.sequence,
+            segment_base: self.base,
+            position,
+            offset,
+            boot: self.boot,
+            file: self.file,
+        };
+        write_all_at(file, &mark.encode(), self.page + mark.slot_at() as u64).map_err(Error::io("mark", path))?;
+        state.marked = state.proven;
+        Ok(())
+    }
+}
+
+/// Where and when a segment is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) now: Timestamp,
+    pub(crate) boot: Option<BootId>,
+}
+
+/// What recovery found in a segment that goes on being written.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Where bytes may be that are no part of the log.
+    pub(crate) touched: u64,
+    pub(crate) first_timestamp: Option<Timestamp>,
+    pub(crate) index: IndexWriter,
+    /// The page of marks and the best of them.
+    pub(crate) mark: Option<(u64, SyncMark)>,
+}
+
+const ZEROS: u64 = 1 << 20;
+const FIRST_STEP: u64 = 1 << 20;
+const LAST_STEP: u64 = 64 << 20;

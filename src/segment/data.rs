@@ -1,0 +1,281 @@
+//! What readers share of a segment, active or sealed: its bytes, its indexes, where to find an offset in it.
+//!
+//! ```text
+//! 0                          len                            capacity
+//! |---- whole batches, final ----|-- the writer's, if active --|
+//! ```
+//!
+//! Invariants:
+//! - `len` and `end` only rise, `len` first, always to a batch boundary; below `len` no byte ever changes.
+//! - An index is used only if somebody vouches for it: the writer that is growing it, or the segment's seal.
+//!   Otherwise it is rebuilt from the batches, so a look-up answers as a scan from the start would.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use super::files::{Bytes, Files, View};
+use super::index::Index;
+use super::{FileKind, file_path};
+use crate::error::{Error, Result};
+use crate::record::{BatchHeader, BatchRef};
+use crate::types::{Offset, Timestamp};
+
+/// One segment, as readers see it.
+#[derive(Debug)]
+pub(crate) struct SegmentData {
+    files: Arc<Files>,
+    base: Offset,
+    path: PathBuf,
+    /// How long the file may become.
+    capacity: u64,
+    /// How long it was when this process opened it: what lies below may not be in memory.
+    opened_len: u64,
+    len: AtomicU64,
+    end: AtomicU64,
+    largest: Largest,
+    view: RwLock<Option<View>>,
+    last_used: AtomicU64,
+    index: RwLock<Option<Arc<Index>>>,
+}
+
+/// The largest timestamp of a segment and the last offset of the batch that holds it.
+#[derive(Debug)]
+struct Largest {
+    timestamp: AtomicI64,
+    offset: AtomicU64,
+}
+
+/// What to read of a segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The first offset; the batch that holds it is returned whole.
+    pub(crate) from: Offset,
+    /// No batch that reaches this offset is returned.
+    pub(crate) limit: Offset,
+    /// Stop before this length is passed, but not before the first batch.
+    pub(crate) max_bytes: usize,
+    /// Whether offsets must follow one another without a gap.
+    pub(crate) dense: bool,
+}
+
+/// Verified batches, back to back.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    pub(crate) bytes: Bytes,
+    /// Where in the file they begin.
+    pub(crate) position: u64,
+    /// The offset after the last of them.
+    pub(crate) next_offset: Offset,
+}
+
+impl SegmentData {
+    /// A segment whose file holds `len` bytes of whole batches and ends at offset `end`.
+    pub(crate) fn new(files: &Arc<Files>, dir: &Path, base: Offset, len: u64, end: Offset, capacity: u64) -> Self {
+        Self {
+            files: Arc::clone(files),
+            base,
+            path: file_path(dir, base, FileKind::Log),
+            capacity: capacity.max(len),
+            opened_len: len,
+            len: AtomicU64::new(len),
+            end: AtomicU64::new(end.0),
+            largest: Largest { timestamp: AtomicI64::new(Timestamp::NONE.0), offset: AtomicU64::new(base.0) },
+            view: RwLock::new(None),
+            last_used: AtomicU64::new(0),
+            index: RwLock::new(None),
+        }
+    }
+
+    pub(crate) fn base(&self) -> Offset {
+        self.base
+    }
+
+    pub(crate) fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of whole, published batches.
+    pub(crate) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// The offset after the last published batch.
+    pub(crate) fn end(&self) -> Offset {
+        Offset(self.end.load(Ordering::Acquire))
+    }
+
+    /// Lets readers see up to `len`, where the offset `end` comes next. For the one writer.
+    pub(crate) fn publish(&self, len: u64, end: Offset) {
+        debug_assert!(len >= self.len() && end >= self.end());
+        self.len.store(len, Ordering::Release);
+        self.end.store(end.0, Ordering::Release);
+    }
+
+    /// Records the largest timestamp so far. For the one writer.
+    pub(crate) fn note_largest(&self, timestamp: Timestamp, offset: Offset) {
+        self.largest.offset.store(offset.0, Ordering::Relaxed);
+        self.largest.timestamp.store(timestamp.0, Ordering::Release);
+    }
+
+    /// The largest timestamp in the segment and the last offset of its batch; none if no record has one.
+    pub(crate) fn largest_timestamp(&self) -> Result<Option<(Timestamp, Offset)>> {
+        self.index()?;
+        let timestamp = Timestamp(self.largest.timestamp.load(Ordering::Acquire));
+        let offset = Offset(self.largest.offset.load(Ordering::Relaxed));
+        Ok(timestamp.is_some().then_some((timestamp, offset)))
+    }
+
+    /// The position of the first batch whose last offset is `target` or more; `None` if the segment ends before.
+    pub(crate) fn locate(self: &Arc<Self>, target: Offset) -> Result<Option<u64>> {
+        let view = self.view()?;
+        let len = self.len();
+        let mut position = self.index()?.floor(self.base, target).min(len);
+        while position < len {
+            let header = self.header(&view, position, len)?;
+            if header.last_offset() >= target {
+                return Ok(Some(position));
+            }
+            position += u64::from(header.batch_len);
+        }
+        Ok(None)
+    }
+
+    /// Verified batches from the one that holds or follows `wanted.from` on; `None` if the segment ends before it,
+    /// or the limit comes before the end of the first batch.
+    pub(crate) fn read(self: &Arc<Self>, wanted: Wanted) -> Result<Option<Piece>> {
+        match self.locate(wanted.from)? {
+            Some(position) => self.read_at(position, wanted),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`read`](Self::read), for a caller that knows where the batch begins.
+    pub(crate) fn read_at(self: &Arc<Self>, position: u64, wanted: Wanted) -> Result<Option<Piece>> {
+        let view = self.view()?;
+        let len = self.len();
+        let first = self.header(&view, position, len)?;
+        if first.base_offset > wanted.from && wanted.dense {
+            return Err(self.corrupt(position, format!("offset {} is missing before this batch", wanted.from)));
+        }
+        let want = u64::from(first.batch_len).max(wanted.max_bytes as u64);
+        let bytes = view.bytes(position..len.min(position.saturating_add(want)))?;
+        let mut next_offset = first.base_offset;
+        let mut taken = 0;
+        let stored = bytes.as_slice();
+        while taken < stored.len() {
+            let batch = match self.verify(&stored[taken..], position + taken as u64, next_offset, wanted.dense)? {
+                Some(batch) if batch.header().next_offset() <= wanted.limit => batch,
+                _ => break,
+            };
+            taken += batch.bytes().len();
+            next_offset = batch.header().next_offset();
+        }
+        Ok((taken > 0).then(|| Piece { bytes: bytes.truncated(taken), position, next_offset }))
+    }
+
+    /// The first batch of `bytes`, checked in full; `None` if the read limit cut it short.
+    fn verify<'b>(&self, bytes: &'b [u8], position: u64, next: Offset, dense: bool) -> Result<Option<BatchRef<'b>>> {
+        let header = match BatchHeader::read(bytes) {
+            Ok(header) => header,
+            Err(_) if bytes.len() < BatchHeader::LEN => return Ok(None),
+            Err(invalid) => return Err(self.corrupt(position, invalid.what)),
+        };
+        if header.batch_len as usize > bytes.len() {
+            // Only the limit can cut a batch: published ones are whole. If it is not, its length is wrong.
+            let end = position + u64::from(header.batch_len);
+            return if end <= self.len() { Ok(None) } else { Err(self.corrupt(position, "length past the end")) };
+        }
+        if header.base_offset < next || (dense && header.base_offset > next) {
+            return Err(self.corrupt(position, format!("offset {} where {next} was expected", header.base_offset)));
+        }
+        BatchRef::verify(bytes).map(Some).map_err(|invalid| self.corrupt(position, invalid.what))
+    }
+
+    /// The header of the batch at `position`, framed but not verified.
+    pub(crate) fn header(&self, view: &View, position: u64, len: u64) -> Result<BatchHeader> {
+        if len - position < BatchHeader::LEN as u64 {
+            return Err(self.corrupt(position, "batch header cut short"));
+        }
+        let mut bytes = [0; BatchHeader::LEN];
+        view.copy(&mut bytes, position)?;
+        let header = BatchHeader::read(&bytes).map_err(|invalid| self.corrupt(position, invalid.what))?;
+        if u64::from(header.batch_len) > len - position || header.last_offset_delta < 0 {
+            return Err(self.corrupt(position, "batch length or offsets are out of range"));
+        }
+        Ok(header)
+    }
+
+    /// A way to the bytes, opened when first needed.
+    pub(crate) fn view(self: &Arc<Self>) -> Result<View> {
+        self.last_used.store(self.files.tick(), Ordering::Relaxed);
+        if let Some(view) = &*self.view.read() {
+            return Ok(view.clone());
+        }
+        let mut slot = self.view.write();
+        if let Some(view) = &*slot {
+            return Ok(view.clone());
+        }
+        let view = self.files.view(&self.path, self.capacity, self.opened_len)?;
+        *slot = Some(view.clone());
+        drop(slot);
+        self.files.note_mapped(self);
+        Ok(view)
+    }
+
+    pub(crate) fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_view(&self) -> bool {
+        self.view.read().is_some()
+    }
+
+    /// Gives up the map and a loaded index until the next read. The writer's own index stays.
+    pub(crate) fn drop_view(&self) {
+        if self.view.write().take().is_some() {
+            self.files.note_unmapped();
+        }
+        let mut index = self.index.write();
+        if index.as_ref().is_some_and(|index| index.is_loaded()) {
+            *index = None;
+        }
+    }
+
+    /// The segment's index: the one set by its writer, else loaded or rebuilt now.
+    pub(crate) fn index(&self) -> Result<Arc<Index>> {
+        if let Some(index) = &*self.index.read() {
+            return Ok(Arc::clone(index));
+        }
+        let loaded = Index::load(&self.files, &self.path, self.base, self.len())?;
+        if let Some((timestamp, offset)) = loaded.largest {
+            self.note_largest(timestamp, offset);
+        }
+        let index = Arc::new(loaded.index);
+        *self.index.write() = Some(Arc::clone(&index));
+        Ok(index)
+    }
+
+    /// Sets the index that the writer is growing, or takes it away once its files are written.
+    pub(crate) fn set_index(&self, index: Option<Index>) {
+        *self.index.write() = index.map(Arc::new);
+    }
+
+    pub(crate) fn corrupt(&self, position: u64, reason: impl Into<Box<str>>) -> Error {
+        Error::corrupt(&self.path, position, reason)
+    }
+}
+
+impl Drop for SegmentData {
+    fn drop(&mut self) {
+        if self.view.get_mut().is_some() {
+            self.files.note_unmapped();
+        }
+    }
+}

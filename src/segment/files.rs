@@ -1,0 +1,187 @@
+//! What all segments of a log share to reach their bytes: the disk, how to read, and a limit on open maps.
+//!
+//! Each process may have about 65,000 maps, and a thousand partitions have many segments. So a segment is mapped at
+//! its first read, and when there are too many, those that were not read for longest are dropped. A reader that still
+//! borrows from one keeps it alive.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::data::SegmentData;
+use crate::disk::{Disk, DiskFile, Open, read_exact_at};
+use crate::error::{Error, Result};
+use crate::probe;
+use crate::sys::Map;
+
+/// How segments are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ReadPath {
+    /// Through read-only maps: reads copy nothing. What the operating system has to fetch first is fetched by a call
+    /// that reports a failing disk as an error; if it later drops a page and then fails to read it again, the process
+    /// gets a signal.
+    #[default]
+    Mapped,
+    /// By positional reads into memory of the result: each failure of the disk is an error, always.
+    Positional,
+}
+
+/// The files of a log, as segments reach them.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) disk: Arc<dyn Disk>,
+    read_path: ReadPath,
+    max_maps: usize,
+    open_maps: AtomicUsize,
+    /// Rises with each map made: the age of a segment's last read is told by it.
+    tick: AtomicU64,
+    mapped: Mutex<Vec<Weak<SegmentData>>>,
+}
+
+impl Files {
+    pub(crate) fn new(disk: Arc<dyn Disk>, read_path: ReadPath, max_maps: usize) -> Self {
+        Self {
+            disk,
+            read_path,
+            max_maps: max_maps.max(1),
+            open_maps: AtomicUsize::new(0),
+            tick: AtomicU64::new(0),
+            mapped: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn tick(&self) -> u64 {
+        self.tick.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn open_maps(&self) -> usize {
+        self.open_maps.load(Ordering::Relaxed)
+    }
+
+    /// Opens a view of the file at `path` that may grow to `capacity`, and whose first `cold` bytes were there
+    /// before this process wrote any.
+    pub(crate) fn view(&self, path: &Path, capacity: u64, cold: u64) -> Result<View> {
+        let file = self.disk.open(path, Open::Read).map_err(Error::io("open", path))?;
+        if self.read_path == ReadPath::Positional {
+            return Ok(View { bytes: Source::File(file), path: path.to_owned() });
+        }
+        let capacity = usize::try_from(capacity).map_err(|_| Error::Unsupported { what: "a map of this length" })?;
+        let mut map = file.map(capacity).map_err(Error::io("map", path))?;
+        map.expect_cold(cold as usize);
+        self.tick.fetch_add(1, Ordering::Relaxed);
+        Ok(View { bytes: Source::Map(Arc::new(map)), path: path.to_owned() })
+    }
+
+    /// Notes that `segment` now holds a map, and makes the one read longest ago drop its own if there are too many.
+    pub(crate) fn note_mapped(&self, segment: &Arc<SegmentData>) {
+        if self.read_path == ReadPath::Positional {
+            return;
+        }
+        let mut mapped = self.mapped.lock();
+        mapped.push(Arc::downgrade(segment));
+        if self.open_maps.fetch_add(1, Ordering::Relaxed) < self.max_maps {
+            return;
+        }
+        probe::reached("files.too_many_maps");
+        let mut live: Vec<Arc<SegmentData>> = mapped.iter().filter_map(Weak::upgrade).collect();
+        live.sort_by_key(|other| other.last_used());
+        // A tenth at once, so that a scan over more segments than maps does not sort the list for each.
+        let excess = (self.max_maps / 10).max(live.len().saturating_sub(self.max_maps));
+        let dropped = live.iter().filter(|other| !Arc::ptr_eq(other, segment)).take(excess);
+        dropped.for_each(|other| other.drop_view());
+        mapped.retain(|other| other.upgrade().is_some_and(|other| other.has_view()));
+    }
+
+    pub(crate) fn note_unmapped(&self) {
+        if self.read_path == ReadPath::Mapped {
+            self.open_maps.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An open way to the bytes of one segment file. Cheap to clone; keeps the file's bytes alive.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    bytes: Source,
+    path: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Map(Arc<Map>),
+    File(Arc<dyn DiskFile>),
+}
+
+impl View {
+    /// The bytes of `range`, all of which the caller knows to be published: borrowed from the map, or read.
+    pub(crate) fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
+        let (from, len) = (range.start as usize, (range.end - range.start) as usize);
+        match &self.bytes {
+            Source::Map(map) => {
+                if map.readable().len() < range.end as usize {
+                    map.raise(range.end as usize);
+                }
+                map.populate(from, len).map_err(Error::io("read", &*self.path))?;
+                Ok(Bytes(Held::Mapped { map: Arc::clone(map), from, len }))
+            }
+            Source::File(file) => {
+                let mut bytes = vec![0; len];
+                self.read(&**file, &mut bytes, range.start)?;
+                Ok(Bytes(Held::Owned { bytes: bytes.into(), from: 0, len }))
+            }
+        }
+    }
+
+    /// Copies `into.len()` published bytes at `position`: for headers, which are looked at and let go.
+    pub(crate) fn copy(&self, into: &mut [u8], position: u64) -> Result<()> {
+        match &self.bytes {
+            Source::File(file) => self.read(&**file, into, position),
+            Source::Map(_) => {
+                into.copy_from_slice(self.bytes(position..position + into.len() as u64)?.as_slice());
+                Ok(())
+            }
+        }
+    }
+
+    fn read(&self, file: &dyn DiskFile, into: &mut [u8], position: u64) -> Result<()> {
+        read_exact_at(file, into, position).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Error::corrupt(&self.path, position, "the file ends here"),
+            _ => Error::io("read", &*self.path)(error),
+        })
+    }
+}
+
+/// Bytes of a segment that stay as they are for as long as this lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Bytes(Held);
+
+#[derive(Debug, Clone)]
+enum Held {
+    Mapped { map: Arc<Map>, from: usize, len: usize },
+    Owned { bytes: Arc<[u8]>, from: usize, len: usize },
+}
+
+impl Bytes {
+    pub(crate) fn empty() -> Self {
+        Self(Held::Owned { bytes: Arc::new([]), from: 0, len: 0 })
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match &self.0 {
+            Held::Mapped { map, from, len } => &map.readable()[*from..from + len],
+            Held::Owned { bytes, from, len } => &bytes[*from..from + len],
+        }
+    }
+
+    /// The same bytes, less all after the first `len`.
+    pub(crate) fn truncated(mut self, to: usize) -> Self {
+        let (Held::Mapped { len, .. } | Held::Owned { len, .. }) = &mut self.0;
+        *len = to.min(*len);
+        self
+    }
+}

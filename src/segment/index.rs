@@ -1,0 +1,263 @@
+//! The two sparse indexes of a segment together: grown beside the batches, written at the seal, loaded or rebuilt.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::files::Files;
+use super::offset_index::{self, OffsetEntry};
+use super::scan::Scan;
+use super::seal::Seal;
+use super::time_index::{self, TimeEntry};
+use super::{FileKind, file_path};
+use crate::checksum::Digest;
+use crate::disk::{self, Disk, Open, write_all_at};
+use crate::error::{Error, Result};
+use crate::probe;
+use crate::record::BatchHeader;
+use crate::sys::{Region, RegionWriter};
+use crate::types::{Offset, Timestamp};
+
+/// Entries that may be searched without a lock.
+#[derive(Debug)]
+pub(crate) struct Index {
+    offsets: Entries,
+    times: Entries,
+}
+
+#[derive(Debug)]
+enum Entries {
+    /// Being written: grows while it is read.
+    Growing(Region),
+    Loaded(Box<[u8]>),
+}
+
+impl Entries {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Growing(region) => region.readable(),
+            Self::Loaded(bytes) => bytes,
+        }
+    }
+}
+
+/// A loaded index and what is known of the segment with it.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) index: Index,
+    pub(crate) largest: Option<(Timestamp, Offset)>,
+}
+
+impl Index {
+    /// A position at or before the batch that holds `target`, where some batch begins.
+    pub(crate) fn floor(&self, base: Offset, target: Offset) -> u64 {
+        offset_index::floor(self.offsets.bytes(), base, target).map_or(0, |entry| u64::from(entry.position))
+    }
+
+    /// An offset such that every record before it has a timestamp below `timestamp`, and some batch begins there or
+    /// a little before.
+    pub(crate) fn time_floor(&self, base: Offset, timestamp: Timestamp) -> Offset {
+        // The entry says that the largest timestamp up to its offset is its own: below `timestamp`, all are.
+        let below = Timestamp(timestamp.0.saturating_sub(1));
+        time_index::floor(self.times.bytes(), base, below).map_or(base, |entry| entry.offset)
+    }
+
+    /// Whether it can be dropped and loaded again.
+    pub(crate) fn is_loaded(&self) -> bool {
+        matches!(self.offsets, Entries::Loaded(_))
+    }
+
+    /// The index of a sealed segment: from its files if the seal vouches for them, else from its batches.
+    pub(crate) fn load(files: &Arc<Files>, log: &Path, base: Offset, len: u64) -> Result<Loaded> {
+        let dir = log.parent().unwrap_or(Path::new("."));
+        match Self::vouched(&*files.disk, dir, base, len) {
+            Some(loaded) => Ok(loaded),
+            None => Self::rebuild(&*files.disk, log, base, len),
+        }
+    }
+
+    fn vouched(disk: &dyn Disk, dir: &Path, base: Offset, len: u64) -> Option<Loaded> {
+        if probe::planted("segment.index_believed") {
+            let read = |kind| disk::read_file(disk, &file_path(dir, base, kind), u64::MAX).map(Vec::into_boxed_slice);
+            let (offsets, times) = (read(FileKind::Index).ok()?, read(FileKind::TimeIndex).ok()?);
+            let index = Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times) };
+            return Some(Loaded { index, largest: None });
+        }
+        let seal = Seal::load(disk, dir, base, len)?;
+        let offsets = disk::read_vouched(disk, &file_path(dir, base, FileKind::Index), seal.index)?;
+        let times = disk::read_vouched(disk, &file_path(dir, base, FileKind::TimeIndex), seal.time_index)?;
+        probe::reached("index.vouched");
+        let index = Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times) };
+        Some(Loaded { index, largest: seal.largest })
+    }
+
+    fn rebuild(disk: &dyn Disk, log: &Path, base: Offset, len: u64) -> Result<Loaded> {
+        probe::reached("index.rebuilt");
+        let file = disk.open(log, Open::Read).map_err(Error::io("open", log))?;
+        // Room for an entry at every batch of the smallest size that makes one.
+        let room = (len / u64::from(DEFAULT_INTERVAL) + 2) as usize * TimeEntry::LEN;
+        let mut writer = IndexWriter::new(base, room, DEFAULT_INTERVAL)?;
+        let mut scan = Scan::new(&*file, 0, len, base, false);
+        loop {
+            match scan.next().map_err(Error::io("read", log))? {
+                Ok(batch) => writer.push(&batch.header, batch.position, u64::from(batch.header.batch_len)),
+                Err(stop) if stop.position == len => break,
+                Err(stop) => return Err(Error::corrupt(log, stop.position, stop.reason)),
+            }
+        }
+        writer.close();
+        let loaded = |writer: &RegionWriter| Entries::Loaded(writer.region().readable().into());
+        let index = Self { offsets: loaded(&writer.offsets), times: loaded(&writer.times) };
+        Ok(Loaded { index, largest: writer.largest })
+    }
+}
+
+/// Grows the indexes of the active segment, by Kafka's rule: an entry before the batch that follows more than
+/// `interval` bytes without one; the first batch never has one.
+#[derive(Debug)]
+pub(crate) struct IndexWriter {
+    base: Offset,
+    interval: u32,
+    since_last: u64,
+    offsets: RegionWriter,
+    times: RegionWriter,
+    largest: Option<(Timestamp, Offset)>,
+    last_time: Option<Timestamp>,
+    /// How much of each is in its file.
+    persisted: [usize; 2],
+}
+
+impl IndexWriter {
+    pub(crate) fn new(base: Offset, bytes: usize, interval: u32) -> Result<Self> {
+        let region = |entry: usize| {
+            let room = (bytes / entry).max(2) * entry;
+            RegionWriter::new(room).ok_or(Error::Unsupported { what: "an index of this size in this memory" })
+        };
+        Ok(Self {
+            base,
+            interval,
+            since_last: 0,
+            offsets: region(OffsetEntry::LEN)?,
+            times: region(TimeEntry::LEN)?,
+            largest: None,
+            last_time: None,
+            persisted: [0; 2],
+        })
+    }
+
+    pub(crate) fn reader(&self) -> Index {
+        let growing = |writer: &RegionWriter| Entries::Growing(writer.region());
+        Index { offsets: growing(&self.offsets), times: growing(&self.times) }
+    }
+
+    /// The largest timestamp so far and the last offset of the batch that holds it.
+    pub(crate) fn largest(&self) -> Option<(Timestamp, Offset)> {
+        self.largest
+    }
+
+    /// Takes note of `len` bytes of batches written at `position`, `header` being the last one's.
+    pub(crate) fn push(&mut self, header: &BatchHeader, position: u64, len: u64) {
+        let (timestamp, last) = (header.max_timestamp, header.last_offset());
+        if timestamp.is_some() && self.largest.is_none_or(|(largest, _)| timestamp > largest) {
+            self.largest = Some((timestamp, last));
+        }
+        if self.since_last > u64::from(self.interval) {
+            if let Some(entry) = OffsetEntry::at(last, position).and_then(|entry| entry.encode(self.base)) {
+                let _ = self.offsets.push(&entry);
+            }
+            self.push_time();
+            self.since_last = 0;
+        }
+        self.since_last += len;
+    }
+
+    fn push_time(&mut self) {
+        let Some((timestamp, offset)) = self.largest else { return };
+        if self.last_time.is_some_and(|last| timestamp <= last) {
+            return;
+        }
+        if let Some(entry) = (TimeEntry { timestamp, offset }).encode(self.base)
+            && self.times.push(&entry)
+        {
+            self.last_time = Some(timestamp);
+        }
+    }
+
+    /// Adds the closing entry: the largest timestamp of the whole segment.
+    pub(crate) fn close(&mut self) {
+        self.push_time();
+    }
+
+    /// Whether either index has no room for another entry beside the closing one.
+    pub(crate) fn is_full(&self) -> bool {
+        let left = |writer: &RegionWriter, entry: usize| (writer.capacity() - writer.len()) / entry;
+        left(&self.offsets, OffsetEntry::LEN) == 0 || left(&self.times, TimeEntry::LEN) <= 1
+    }
+
+    /// Brings the files of the indexes up to date. They follow the data, and are not synced: nobody believes them
+    /// without a seal or a note.
+    pub(crate) fn persist(&mut self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let kinds = [(FileKind::Index, &self.offsets), (FileKind::TimeIndex, &self.times)];
+        for (at, (kind, writer)) in kinds.into_iter().enumerate() {
+            let region = writer.region();
+            let bytes = region.readable();
+            let path = file_path(dir, self.base, kind);
+            write_from(disk, &path, bytes, self.persisted[at])?;
+            self.persisted[at] = bytes.len();
+        }
+        Ok(())
+    }
+
+    /// Whether the files of the indexes hold every entry.
+    pub(crate) fn is_persisted(&self) -> bool {
+        self.persisted == [self.offsets.len(), self.times.len()]
+    }
+
+    /// What the files of the indexes hold once persisted.
+    pub(crate) fn digests(&self) -> [Digest; 2] {
+        let digest = |writer: &RegionWriter, len: usize| Digest::of(&writer.region().readable()[..len]);
+        [digest(&self.offsets, self.persisted[0]), digest(&self.times, self.persisted[1])]
+    }
+
+    /// Takes over entries that a note vouches for, and goes on after them. `largest` and `since_last` are what they
+    /// were when the entries were persisted.
+    pub(crate) fn restore(&mut self, offsets: &[u8], times: &[u8], state: Grown) -> bool {
+        let taken = self.offsets.push(offsets) && self.times.push(times);
+        self.persisted = [offsets.len(), times.len()];
+        self.largest = state.largest;
+        self.since_last = state.since_last;
+        self.last_time = time_index::last(times, self.base).map(|entry| entry.timestamp);
+        taken
+    }
+
+    /// What [`restore`](Self::restore) needs beside the entries.
+    pub(crate) fn grown(&self) -> Grown {
+        Grown { largest: self.largest, since_last: self.since_last }
+    }
+}
+
+/// The state of a growing index beside its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Grown {
+    pub(crate) largest: Option<(Timestamp, Offset)>,
+    pub(crate) since_last: u64,
+}
+
+/// Makes the file at `path` hold `bytes`, of which the first `have` are there already.
+fn write_from(disk: &dyn Disk, path: &Path, bytes: &[u8], have: usize) -> Result<()> {
+    let file = match disk.open(path, Open::Write) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            disk.open(path, Open::CreateNew).map_err(Error::io("create", path))?
+        }
+        Err(error) => return Err(Error::io("open", path)(error)),
+    };
+    write_all_at(&*file, &bytes[have..], have as u64).map_err(Error::io("write", path))?;
+    let len = file.metadata().map_err(Error::io("describe", path))?.len;
+    if len > bytes.len() as u64 {
+        file.set_len(bytes.len() as u64).map_err(Error::io("trim", path))?;
+    }
+    Ok(())
+}
+
+/// Kafka's default for `index.interval.bytes`.
+const DEFAULT_INTERVAL: u32 = 4096;

@@ -1,0 +1,215 @@
+//! The offset index of a segment: where in the file to begin looking for an offset. Kafka's `.index`.
+//!
+//! It is sparse. An entry holds the *last* offset of a batch and the position of its *first* byte, and means: offsets
+//! up to this one may begin here. The first batch of a segment never has one, since looking there needs no index.
+//!
+//! | Byte | Size | Field           | Notes                                            |
+//! |-----:|-----:|-----------------|--------------------------------------------------|
+//! |    0 |    4 | relative offset | offset minus the base of the segment, 31 bits    |
+//! |    4 |    4 | position        | in the segment file, 31 bits                     |
+//!
+//! Both numbers are big-endian and rise from entry to entry.
+//!
+//! An index is a hint. Look-ups take whatever bytes there are, sorted or not, and return some entry of them or none;
+//! who asked verifies against the batch it leads to.
+
+use byteorder::{BigEndian, ByteOrder};
+
+use crate::types::Offset;
+
+/// One entry of an offset index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OffsetEntry {
+    /// The last offset of the batch.
+    pub(crate) offset: Offset,
+    /// The position of its first byte.
+    pub(crate) position: u32,
+}
+
+impl OffsetEntry {
+    pub(crate) const LEN: usize = 8;
+
+    /// The entry for a batch at `position` that ends with `offset`; `None` past what a position can be.
+    pub(crate) fn at(offset: Offset, position: u64) -> Option<Self> {
+        let position = u32::try_from(position).ok()?;
+        Some(Self { offset, position })
+    }
+
+    /// The stored form, in the index of the segment that begins at `base`; `None` if a number does not fit it.
+    pub(crate) fn encode(self, base: Offset) -> Option<[u8; Self::LEN]> {
+        let relative = relative(base, self.offset)?;
+        let position = i32::try_from(self.position).ok()?;
+        let mut bytes = [0; Self::LEN];
+        BigEndian::write_i32(&mut bytes[..4], relative);
+        BigEndian::write_i32(&mut bytes[4..], position);
+        Some(bytes)
+    }
+
+    /// Reads an entry. Numbers that a sound index cannot hold come back as what their bits are.
+    pub(crate) fn decode(bytes: &[u8; Self::LEN], base: Offset) -> Self {
+        let relative = BigEndian::read_u32(&bytes[..4]);
+        Self { offset: absolute(base, relative), position: BigEndian::read_u32(&bytes[4..]) }
+    }
+}
+
+/// The entry to begin at for `target`: the greatest not above it. `None`: begin at the start of the segment.
+pub(crate) fn floor(index: &[u8], base: Offset, target: Offset) -> Option<OffsetEntry> {
+    let count = count_while(entries(index), |bytes| OffsetEntry::decode(bytes, base).offset <= target);
+    entry(index, base, count.checked_sub(1)?)
+}
+
+/// The first entry at `position` or behind it: no batch before `position` holds its offset or a later one.
+pub(crate) fn first_from(index: &[u8], base: Offset, position: u64) -> Option<OffsetEntry> {
+    let before = |bytes: &[u8; OffsetEntry::LEN]| u64::from(OffsetEntry::decode(bytes, base).position) < position;
+    entry(index, base, count_while(entries(index), before))
+}
+
+/// The last entry of all.
+pub(crate) fn last(index: &[u8], base: Offset) -> Option<OffsetEntry> {
+    entries(index).last().map(|bytes| OffsetEntry::decode(bytes, base))
+}
+
+fn entry(index: &[u8], base: Offset, at: usize) -> Option<OffsetEntry> {
+    entries(index).get(at).map(|bytes| OffsetEntry::decode(bytes, base))
+}
+
+/// The whole entries of an index. A last one that was cut is left out.
+fn entries(index: &[u8]) -> &[[u8; OffsetEntry::LEN]] {
+    index.as_chunks().0
+}
+
+/// How many entries lie before the place where `holds` turns false, if it does so once. If the entries are not
+/// sorted: some count for which the entry before that place holds, and the one behind it does not. (The standard
+/// library's `partition_point` promises nothing then.)
+pub(super) fn count_while<const N: usize>(entries: &[[u8; N]], holds: impl Fn(&[u8; N]) -> bool) -> usize {
+    let (mut low, mut high) = (0, entries.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(&entries[middle]) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
+/// An offset as an index stores it; `None` if it is below the base or more than 31 bits above.
+pub(super) fn relative(base: Offset, offset: Offset) -> Option<i32> {
+    i32::try_from(offset.0.checked_sub(base.0)?).ok()
+}
+
+/// An offset from its stored form.
+pub(super) fn absolute(base: Offset, relative: u32) -> Offset {
+    Offset(base.0.saturating_add(u64::from(relative)))
+}
+
+/// When a batch gets an entry: when more than `interval_bytes` were appended since the last one that did.
+///
+/// Kafka: `index.interval.bytes`. The rule sees batches only, so a rebuilt index equals the one written at first -
+/// unless the segment was reopened in between: counting then began anew, in Kafka as here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IndexRule {
+    pub(crate) interval_bytes: u32,
+    pub(crate) bytes_since_last: u64,
+}
+
+impl IndexRule {
+    /// The rule at the start of a segment, and wherever one is opened again.
+    pub(crate) fn new(interval_bytes: u32) -> Self {
+        Self { interval_bytes, bytes_since_last: 0 }
+    }
+
+    /// Counts the next batch of the segment, and says whether it gets an entry.
+    #[inline]
+    pub(crate) fn admits(&mut self, batch_len: usize) -> bool {
+        // A segment that begins counts 0, and 0 is never more: its first batch has no entry.
+        let admits = self.bytes_since_last > u64::from(self.interval_bytes);
+        if admits {
+            self.bytes_since_last = 0;
+        }
+        self.bytes_since_last += batch_len as u64;
+        admits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BASE: Offset = Offset(1000);
+
+    /// All sorted indexes over a few offsets, all targets, all positions, each cut at every length.
+    #[test]
+    fn look_ups_answer_as_a_linear_scan_does() {
+        for chosen in 0..1_u32 << 7 {
+            let entries: Vec<_> = (0..7).filter(|bit| chosen >> bit & 1 == 1).map(|bit| at(2 * bit + 1)).collect();
+            let bytes = encode(&entries);
+            for cut in 0..=bytes.len() {
+                let (index, whole) = (&bytes[..cut], &entries[..cut / OffsetEntry::LEN]);
+                assert_eq!(last(index, BASE), whole.last().copied());
+                for target in 0..16 {
+                    let lower = whole.iter().rev().find(|entry| entry.offset <= BASE + target).copied();
+                    assert_eq!(floor(index, BASE, BASE + target), lower, "{entries:?} at {target}");
+                    let upper = whole.iter().find(|entry| u64::from(entry.position) >= 10 * target).copied();
+                    assert_eq!(first_from(index, BASE, 10 * target), upper, "{entries:?} from {target}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_one_of_their_entries_or_none(index: Vec<u8>, target: u32, base in 0..1_u64 << 63) {
+            let (base, target) = (Offset(base), Offset(base) + u64::from(target));
+            if let Some(found) = floor(&index, base, target) {
+                prop_assert!(found.offset <= target);
+                prop_assert!(entries(&index).iter().any(|bytes| OffsetEntry::decode(bytes, base) == found));
+            }
+            if let Some(found) = first_from(&index, base, target.0) {
+                prop_assert!(u64::from(found.position) >= target.0);
+            }
+        }
+    }
+
+    /// A crash left the file at its reserved length. Its zeros lead to the start of the segment: slow, but right.
+    #[test]
+    fn a_tail_of_zeros_never_leads_past_the_target() {
+        let mut bytes = encode(&[at(3), at(6), at(9)]);
+        bytes.resize(10 * OffsetEntry::LEN, 0);
+        for target in 0..12 {
+            let found = floor(&bytes, BASE, BASE + target);
+            assert!(found.is_none_or(|entry| entry.offset <= BASE + target));
+        }
+    }
+
+    #[test]
+    fn an_entry_holds_31_bits_of_either_number() {
+        let largest = OffsetEntry { offset: BASE + 0x7FFF_FFFF, position: 0x7FFF_FFFF };
+        let bytes = largest.encode(BASE).unwrap();
+        assert_eq!(OffsetEntry::decode(&bytes, BASE), largest);
+        assert_eq!(OffsetEntry { offset: BASE + 0x8000_0000, position: 0 }.encode(BASE), None);
+        assert_eq!(OffsetEntry { offset: BASE, position: 0x8000_0000 }.encode(BASE), None);
+        assert_eq!(OffsetEntry { offset: Offset(999), position: 0 }.encode(BASE), None);
+        let damaged = OffsetEntry::decode(&[0xFF; 8], Offset(u64::MAX));
+        assert_eq!(damaged, OffsetEntry { offset: Offset(u64::MAX), position: u32::MAX });
+    }
+
+    #[test]
+    fn an_entry_is_due_after_more_than_the_interval() {
+        let mut rule = IndexRule::new(150);
+        let admitted: Vec<_> = [91, 109, 91, 92, 78, 91, 78].map(|len| rule.admits(len)).into();
+        // 0, 91, 200 -> entry, 91, 183 -> entry, 78, 169 -> entry: the fixture's first segment.
+        assert_eq!(admitted, [false, false, true, false, true, false, true]);
+
+        let mut rule = IndexRule::new(100);
+        assert_eq!([100, 1, 1].map(|len| rule.admits(len)), [false, false, true], "100 bytes are not more than 100");
+        let mut rule = IndexRule::new(0);
+        assert_eq!([61, 61].map(|len| rule.admits(len)), [false, true], "never the first batch");
+    }
+
+    fn at(relative: u32) -> OffsetEntry {
+        OffsetEntry { offset: BASE + u64::from(relative), position: 10 * relative }
+    }
+
+    fn encode(entries: &[OffsetEntry]) -> Vec<u8> {
+        entries.iter().flat_map(|entry| entry.encode(BASE).unwrap()).collect()
+    }
+}

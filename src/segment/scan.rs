@@ -1,0 +1,168 @@
+//! Walks the batches of a segment file from a position on, verifying each.
+//!
+//! Used where nothing is known about the bytes yet: recovery, rebuilding of indexes, judging a file. Reads are
+//! positional, so that a failing disk is an error and not a signal, and memory stays at one buffer: a batch longer
+//! than that is checksummed in pieces, and its length is believed only as far as the file goes.
+
+use std::io;
+
+use crate::checksum::Crc32c;
+use crate::disk::{DiskFile, read_exact_at};
+use crate::record::BatchHeader;
+use crate::types::Offset;
+
+/// Batches up to this length are handed out with their bytes; control batches always are.
+const BUFFER: usize = 256 << 10;
+
+/// A batch that verified.
+#[derive(Debug)]
+pub(crate) struct Scanned<'a> {
+    /// Where it begins.
+    pub(crate) position: u64,
+    pub(crate) header: BatchHeader,
+    /// The whole batch, if it is short.
+    pub(crate) bytes: Option<&'a [u8]>,
+}
+
+impl Scanned<'_> {
+    /// Where the next batch begins.
+    pub(crate) fn end(&self) -> u64 {
+        self.position + u64::from(self.header.batch_len)
+    }
+}
+
+/// Why a scan ended before its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// Where the bytes begin that are not a whole, valid batch that follows the one before.
+    pub(crate) position: u64,
+    /// What is wrong with them.
+    pub(crate) reason: &'static str,
+}
+
+/// The walk itself.
+#[derive(Debug)]
+pub(crate) struct Scan<'f> {
+    file: &'f dyn DiskFile,
+    position: u64,
+    limit: u64,
+    /// Offsets must not fall below this.
+    next_offset: Offset,
+    /// Whether each batch must begin exactly at `next_offset`: true unless compaction has left gaps.
+    dense: bool,
+    buffer: Vec<u8>,
+    /// The position of `buffer[0]`.
+    buffered_at: u64,
+}
+
+impl<'f> Scan<'f> {
+    /// Walks `file` from `position`, where the batch that holds or follows `next_offset` begins, to `limit`.
+    pub(crate) fn new(file: &'f dyn DiskFile, position: u64, limit: u64, next_offset: Offset, dense: bool) -> Self {
+        Self { file, position, limit, next_offset, dense, buffer: Vec::new(), buffered_at: position }
+    }
+
+    /// Where the next batch is expected.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The offset after the last batch.
+    pub(crate) fn next_offset(&self) -> Offset {
+        self.next_offset
+    }
+
+    /// The next batch; `Ok(Err(stop))` where the valid ones end, at the limit too.
+    pub(crate) fn next(&mut self) -> io::Result<Result<Scanned<'_>, Stop>> {
+        if self.limit - self.position < BatchHeader::LEN as u64 {
+            let reason = if self.position == self.limit { "end of the file" } else { "batch header cut short" };
+            return Ok(Err(self.stop(reason)));
+        }
+        self.fill(BatchHeader::LEN)?;
+        let header = match BatchHeader::read(self.buffered()) {
+            Ok(header) => header,
+            Err(invalid) => return Ok(Err(self.stop(invalid.what))),
+        };
+        if let Some(reason) = self.misplaced(&header) {
+            return Ok(Err(self.stop(reason)));
+        }
+        let len = header.batch_len as usize;
+        if header.crc != self.checksum(len)? {
+            return Ok(Err(self.stop("checksum does not match")));
+        }
+        let position = self.position;
+        self.next_offset = header.next_offset();
+        self.position += len as u64;
+        let from = (position - self.buffered_at) as usize;
+        let bytes = (len <= BUFFER).then(|| &self.buffer[from..from + len]);
+        Ok(Ok(Scanned { position, header, bytes }))
+    }
+
+    fn stop(&self, reason: &'static str) -> Stop {
+        Stop { position: self.position, reason }
+    }
+
+    fn misplaced(&self, header: &BatchHeader) -> Option<&'static str> {
+        if u64::from(header.batch_len) > self.limit - self.position {
+            return Some("batch cut short");
+        }
+        if header.last_offset_delta < 0 || header.base_offset.checked_add(header.last_offset_delta as u64).is_none() {
+            return Some("last offset is out of range");
+        }
+        match header.base_offset.cmp(&self.next_offset) {
+            std::cmp::Ordering::Less => Some("offset does not rise"),
+            std::cmp::Ordering::Greater if self.dense => Some("offsets are missing before this batch"),
+            _ => None,
+        }
+    }
+
+    /// The checksum of the batch of `len` bytes at the current position.
+    fn checksum(&mut self, len: usize) -> io::Result<u32> {
+        let mut crc = Crc32c::new();
+        if len <= BUFFER {
+            self.fill(len)?;
+            crc.update(&self.buffered()[BatchHeader::CRC_FROM..len]);
+            return Ok(crc.finish());
+        }
+        let mut piece = vec![0; BUFFER];
+        let (mut at, end) = (self.position + BatchHeader::CRC_FROM as u64, self.position + len as u64);
+        while at < end {
+            let step = (end - at).min(BUFFER as u64) as usize;
+            read_exact_at(self.file, &mut piece[..step], at)?;
+            crc.update(&piece[..step]);
+            at += step as u64;
+        }
+        Ok(crc.finish())
+    }
+
+    fn buffered(&self) -> &[u8] {
+        &self.buffer[(self.position - self.buffered_at) as usize..]
+    }
+
+    /// Makes at least `len` bytes at the current position available; the caller has checked them against `limit`.
+    fn fill(&mut self, len: usize) -> io::Result<()> {
+        let have = (self.buffered_at + self.buffer.len() as u64).saturating_sub(self.position);
+        if have >= len as u64 && self.position >= self.buffered_at {
+            return Ok(());
+        }
+        let want = (self.limit - self.position).min(BUFFER as u64) as usize;
+        self.buffer.resize(want, 0);
+        self.buffered_at = self.position;
+        read_exact_at(self.file, &mut self.buffer, self.position).inspect_err(|_| self.buffer.clear())
+    }
+}
+
+/// The position after the last byte in `from..to` of `file` that is not zero; `from` if all are.
+pub(crate) fn last_data(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<u64> {
+    let mut piece = vec![0; BUFFER.min((to - from) as usize)];
+    let mut end = to;
+    while end > from {
+        let start = end.saturating_sub(piece.len() as u64).max(from);
+        let bytes = &mut piece[..(end - start) as usize];
+        read_exact_at(file, bytes, start)?;
+        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(from)
+}
