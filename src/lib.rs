@@ -3,6 +3,9 @@
 #![deny(unsafe_code)]
 
 pub mod disk;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 
 mod checksum;
 mod clock;
