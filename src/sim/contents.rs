@@ -138,7 +138,8 @@ mod tests {
 
     fn any_edit() -> impl Strategy<Value = Edit> {
         prop_oneof![
-            (0..4_000_u64, prop::collection::vec(any::<u8>(), 1..2_500)).prop_map(|(at, bytes)| Edit::Write(at, bytes)),
+            (0..4_000_u64, prop::collection::vec(any::<u8>(), 1..2_500))
+                .prop_map(|(at, bytes)| Edit::Write(at, bytes)),
             (0..4_000_u64, 0..4_000_u64).prop_map(|(at, len)| Edit::Zero(at, len)),
             (0..6_000_u64).prop_map(Edit::SetLen),
             (0..6_000_u64, 0..2_000_u64).prop_map(|(at, len)| Edit::Reserve(at, len)),

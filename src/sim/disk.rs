@@ -117,6 +117,23 @@ impl SimDisk {
         self.shared.machine.lock().image.capacity = bytes;
     }
 
+    /// Leaves this many bytes free from now on; `None` for no limit.
+    pub fn set_free(&self, bytes: Option<u64>) {
+        let mut machine = self.shared.machine.lock();
+        machine.image.capacity = bytes.map(|bytes| machine.used().saturating_add(bytes));
+    }
+
+    /// Keeps faults waiting, or lets them strike again: what a test does itself must not be what fails.
+    pub fn pause_faults(&self, paused: bool) {
+        self.shared.machine.lock().faults_paused = paused;
+    }
+
+    /// How many calls a fault struck.
+    #[must_use]
+    pub fn struck(&self) -> u64 {
+        self.shared.machine.lock().struck
+    }
+
     /// Drops clean pages from the cache: bytes that a failed sync lost show as the disk has them.
     pub fn evict(&self) {
         self.shared.machine.lock().evict();
@@ -230,7 +247,9 @@ impl Shared {
 fn create(machine: &mut Machine, at: Place, now_ms: i64) -> u64 {
     let inode = machine.change();
     let born = (now_ms as u64).wrapping_mul(1_000_000).wrapping_add(inode);
-    machine.image.files.insert(inode, Arc::new(File { modified_ms: now_ms, ..File::new(born) }));
+    let mut file = File::new(born);
+    file.modified_ms = now_ms;
+    machine.image.files.insert(inode, Arc::new(file));
     tree(machine).add(at, Node { inode, is_dir: false });
     inode
 }
@@ -457,9 +476,7 @@ impl DiskFile for SimFile {
         let call = self.looks(Kind::Write).at(position, bytes.len() as u64);
         let now_ms = self.shared.now_ms();
         self.change(call, bytes, |machine, fault| match fault {
-            Some(Fault::Short(len)) => {
-                machine.write(self.inode, position, &bytes[..len.min(bytes.len())], now_ms)
-            }
+            Some(Fault::Short(len)) => machine.write(self.inode, position, &bytes[..len.min(bytes.len())], now_ms),
             Some(Fault::Misplaced(by)) => machine.misplace(self.inode, position.saturating_add(by), bytes),
             _ => machine.write(self.inode, position, bytes, now_ms),
         })

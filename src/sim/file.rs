@@ -71,6 +71,11 @@ impl File {
         }
     }
 
+    /// A file at rest, all of it on the disk.
+    pub(super) fn settled(born: u64, contents: Contents) -> Self {
+        Self { cached: contents.clone(), durable: contents, ..Self::new(born) }
+    }
+
     pub(super) fn write(&mut self, at: u64, position: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;

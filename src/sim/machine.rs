@@ -58,6 +58,8 @@ pub(super) struct Machine {
     pub(super) locks: BTreeMap<u64, u32>,
     pub(super) maps: BTreeMap<u64, Vec<MapWriter>>,
     pub(super) armed: Vec<Armed>,
+    pub(super) faults_paused: bool,
+    pub(super) struck: u64,
     pub(super) trace: Trace,
     pub(super) record: Record,
     pub(super) moments: Vec<Moment>,
@@ -87,6 +89,8 @@ impl Machine {
             locks: BTreeMap::new(),
             maps: BTreeMap::new(),
             armed: Vec::new(),
+            faults_paused: false,
+            struck: 0,
             trace: Trace::default(),
             record: Record::Nothing,
             moments: Vec::new(),
@@ -109,8 +113,12 @@ impl Machine {
             self.accuse("change while read-only", call.to_string());
             return Some(Fault::Error(Errno::ReadOnly));
         }
+        if self.faults_paused {
+            return None;
+        }
         let fault = self.armed.iter_mut().find_map(|armed| armed.strikes(index, call.kind).then_some(armed.fault));
         self.armed.retain(|armed| !armed.is_over(index));
+        self.struck += u64::from(fault.is_some());
         match fault? {
             Fault::Slow(time) => clock.advance(time),
             Fault::Evict => self.evict(),

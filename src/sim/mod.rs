@@ -10,6 +10,7 @@ mod choice;
 mod clock;
 mod contents;
 mod disk;
+pub mod explore;
 mod fault;
 mod file;
 mod image;
@@ -17,6 +18,7 @@ mod machine;
 mod ranges;
 mod rng;
 mod rot;
+pub mod toy;
 mod trace;
 mod tree;
 

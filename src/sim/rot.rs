@@ -65,8 +65,8 @@ impl Image {
             Rot::Duplicate(to) => return self.add_file(to, &bytes),
             rot => {
                 let contents = Contents::from_bytes(&damaged(bytes, rot));
-                let file = File { cached: contents.clone(), durable: contents, ..File::new(file.born) };
-                self.files.insert(node.inode, Arc::new(file));
+                let born = file.born;
+                self.files.insert(node.inode, Arc::new(File::settled(born, contents)));
             }
         }
         true
@@ -76,8 +76,7 @@ impl Image {
         let Ok(at) = self.tree.place(path) else { return false };
         self.stamp += 1;
         let (inode, contents) = (self.stamp, Contents::from_bytes(bytes));
-        let file = File { cached: contents.clone(), durable: contents, ..File::new(inode) };
-        self.files.insert(inode, Arc::new(file));
+        self.files.insert(inode, Arc::new(File::settled(inode, contents)));
         let names = Arc::make_mut(&mut self.tree);
         if let Some(there) = names.get(&at) {
             names.remove(at.clone(), there);
