@@ -4,6 +4,9 @@
 
 pub mod disk;
 pub mod record;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 
 mod checksum;
 mod clock;

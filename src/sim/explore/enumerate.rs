@@ -1,0 +1,60 @@
+//! Everything, up to a length: each sequence of a few operations, and after each call each outcome of a crash.
+
+use super::plan::{Plan, Step};
+use super::run::Run;
+use super::subject::{Subject, Violation};
+use super::{Budget, Tally};
+use crate::sim::{DiskOptions, Record};
+
+/// Beyond this many pending pieces the outcomes are no longer all run.
+const MOST_BITS: u32 = 12;
+
+/// The sequence number `number` of all, shorter ones first; `None` past the last of `longest` operations.
+pub(super) fn sequence<S: Subject>(mut number: u64, longest: u32) -> Option<Plan<S>> {
+    let (options, alphabet) = S::alphabet();
+    let kinds = alphabet.len() as u64;
+    let len = (1..=longest).find(|len| {
+        let count = kinds.pow(*len);
+        let found = number < count;
+        number -= if found { 0 } else { count };
+        found
+    })?;
+    let mut steps = Vec::new();
+    for _ in 0..len {
+        steps.push(Step::Do(alphabet[(number % kinds) as usize].clone()));
+        number /= kinds;
+    }
+    Some(Plan { seed: 0, disk: DiskOptions::default(), options, steps })
+}
+
+/// Runs a sequence, and every crash in its last operation: those before are the shorter sequences' business.
+pub(super) fn explore<S: Subject>(plan: &Plan<S>, tally: &Tally, budget: &Budget) -> Result<u64, (usize, Violation)> {
+    let mut run = Run::new(plan, Record::All);
+    run.open().map_err(|violation| (0, violation))?;
+    for (index, step) in plan.steps.iter().enumerate() {
+        let mut during = run.model.clone();
+        if let Step::Do(op) = step {
+            S::expect(&mut during, op);
+        }
+        run.world.disk.record(Record::All);
+        run.step(step).map_err(|violation| (index, violation))?;
+        if index + 1 < plan.steps.len() {
+            continue;
+        }
+        S::crashed(&mut during);
+        for moment in run.world.disk.take_moments().into_iter().filter(|moment| !moment.during) {
+            for bits in 0..1 << moment.image.crash_bits().min(MOST_BITS) {
+                if budget.is_used_up(tally) {
+                    return Ok(run.digest());
+                }
+                tally.add_point();
+                let found = moment.image.crash_outcome(bits);
+                let mut again = Run::<S>::on(found, &run.world, &run.options, during.clone(), bits);
+                again.open().map_err(|violation| {
+                    (index, violation.within(format!("outcome {bits:#b} after call {}", moment.call)))
+                })?;
+            }
+        }
+    }
+    Ok(run.digest())
+}

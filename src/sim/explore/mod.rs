@@ -1,0 +1,311 @@
+//! The explorers: a subject's promises against everything the world may do.
+//!
+//! | Stage | What it does | Counts |
+//! |---|---|---|
+//! | [`crash`] | cuts the power and kills after every call of a workload, and again in the recovery | crash points |
+//! | [`enumerate`] | every short sequence, every outcome of a crash in it | crash points |
+//! | [`errors`] | fails every call of each scenario with every error, once and for ever | calls failed |
+//! | [`sequences`] | random operations, faults, crashes, kills, rot, clock moves | sequences |
+//!
+//! A run is its plan: steps drawn from a seed, with no chance left in them. A failing plan is shrunk and printed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::probe::registry;
+
+mod crash;
+mod enumerate;
+mod errors;
+mod plan;
+mod run;
+mod sequences;
+mod shrink;
+mod subject;
+
+pub use plan::{Plan, Step};
+pub use subject::{End, Refusal, Scenario, Subject, Verdict, Violation, World};
+
+/// How much of a stage to run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The first seed; the next ones follow.
+    pub seed: u64,
+    /// How many seeds at most; `None` for as many as the goal takes.
+    pub seeds: Option<u64>,
+    /// How much to do, in what the stage counts.
+    pub goal: u64,
+    /// Stops here, goal or not.
+    pub time_limit: Option<Duration>,
+    /// Threads that share the seeds.
+    pub threads: usize,
+    /// The mistake to switch on.
+    pub planted: Option<&'static str>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { seed: 0, seeds: None, goal: 1_000, time_limit: None, threads: 1, planted: None }
+    }
+}
+
+/// What a stage did.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What it counts.
+    pub unit: &'static str,
+    /// How much it did.
+    pub done: u64,
+    /// How much it should do.
+    pub goal: u64,
+    /// How often each named rare state was reached.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// The first violation.
+    pub failure: Option<Failure>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A violation, and how to see it again.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The broken invariant.
+    pub violation: Violation,
+    /// One line: where it was found.
+    pub line: String,
+    /// The shrunken plan, a step a line.
+    pub plan: String,
+}
+
+impl Report {
+    /// Whether it did what it should, and found nothing.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.failure.is_none() && self.done >= self.goal
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.elapsed.as_secs_f64();
+        write!(f, "{}: {} (goal {}), {seconds:.1} s", self.unit, self.done, self.goal)?;
+        match &self.failure {
+            Some(failure) => write!(f, "\n{}\n{}", failure.line, failure.plan),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What all threads of a stage have done so far.
+#[derive(Debug, Default)]
+struct Tally {
+    done: AtomicU64,
+}
+
+impl Tally {
+    fn add_point(&self) {
+        self.done.fetch_add(1, Relaxed);
+    }
+
+    fn add_failed(&self, calls: u64) {
+        self.done.fetch_add(u64::from(calls > 0), Relaxed);
+    }
+}
+
+/// When to stop.
+#[derive(Debug)]
+struct Budget {
+    goal: u64,
+    deadline: Option<Instant>,
+    stopped: AtomicBool,
+}
+
+impl Budget {
+    /// For what must run to its end: shrinking, say.
+    fn endless() -> Self {
+        Self { goal: u64::MAX, deadline: None, stopped: AtomicBool::new(false) }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Relaxed)
+    }
+
+    fn is_used_up(&self, tally: &Tally) -> bool {
+        self.is_stopped()
+            || tally.done.load(Relaxed) >= self.goal
+            || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// Crashes after every call of random workloads, until `goal` crash points were survived.
+#[must_use]
+pub fn crash<S: Subject>(settings: &Settings) -> Report {
+    stage("crash points", settings, 0, |seed, tally, budget| {
+        judge("crash", crash::workload::<S>(seed), tally, budget, crash::explore)
+    })
+}
+
+/// Runs every sequence of at most four operations of the alphabet, with every outcome of a crash in it.
+#[must_use]
+pub fn enumerate<S: Subject>(settings: &Settings) -> Report {
+    stage("crash points, enumerated", settings, 0, |number, tally, budget| {
+        let Some(plan) = enumerate::sequence::<S>(number, 4) else {
+            budget.stopped.store(true, Relaxed);
+            return None;
+        };
+        judge("enumerate", plan, tally, budget, enumerate::explore)
+    })
+}
+
+/// Runs `goal` sequences.
+#[must_use]
+pub fn sequences<S: Subject>(settings: &Settings) -> Report {
+    stage("operation sequences", settings, 0, |seed, tally, budget| {
+        judge("sequences", sequences::sequence::<S>(seed), tally, budget, sequences::explore)
+    })
+}
+
+/// Fails each call of each scenario, once round at least, and again with other crash seeds until `goal` calls failed.
+#[must_use]
+pub fn errors<S: Subject>(settings: &Settings) -> Report {
+    let scenarios = S::scenarios();
+    let faults = errors::faults();
+    let round = scenarios.len() as u64;
+    stage("calls failed", settings, round, |number, tally, budget| {
+        let is_first = number - settings.seed < round;
+        let scenario = &scenarios[number as usize % scenarios.len()];
+        let name = scenario.name;
+        let failure = |at: String, violation: Violation| Failure {
+            line: format!("FAILED errors {} scenario {name:?} {at}: {violation}", S::NAME),
+            plan: format!("{:?}\n{:?}\n{:?}", scenario.setup, scenario.end, scenario.ops),
+            violation,
+        };
+        let prepared = guarded(|| errors::prepare(scenario).map_err(|violation| (0, violation)));
+        let stage = match prepared {
+            Ok(stage) => stage,
+            Err((_, violation)) => return Some(failure("without faults".to_owned(), violation)),
+        };
+        for call in 0..stage.calls {
+            for (fault, times) in &faults {
+                if budget.is_stopped() || (!is_first && budget.is_used_up(tally)) {
+                    return None;
+                }
+                let failed = || stage.fail(call, *fault, *times, number, tally).map_err(|violation| (0, violation));
+                if let Err((_, violation)) = guarded(failed) {
+                    return Some(failure(format!("call {call} {fault:?} {times:?}"), violation));
+                }
+            }
+        }
+        None
+    })
+}
+
+/// Shares the seeds out among threads, `at_least` of them whatever the goal, and brings together what they found.
+fn stage(
+    unit: &'static str,
+    settings: &Settings,
+    at_least: u64,
+    each: impl Fn(u64, &Tally, &Budget) -> Option<Failure> + Sync,
+) -> Report {
+    let started = Instant::now();
+    let tally = Tally::default();
+    let budget = Budget {
+        goal: settings.goal,
+        deadline: settings.time_limit.map(|limit| started + limit),
+        stopped: AtomicBool::new(false),
+    };
+    let next = AtomicU64::new(0);
+    let (marks, failure) = (Mutex::new(BTreeMap::new()), Mutex::new(None));
+    let work = || {
+        plant(settings.planted);
+        drop(registry::take_marks());
+        loop {
+            let number = next.fetch_add(1, Relaxed);
+            let enough = number >= at_least && budget.is_used_up(&tally);
+            if enough || budget.is_stopped() || settings.seeds.is_some_and(|seeds| number >= seeds) {
+                break;
+            }
+            if let Some(found) = each(settings.seed + number, &tally, &budget) {
+                budget.stopped.store(true, Relaxed);
+                failure.lock().get_or_insert(found);
+            }
+        }
+        plant(None);
+        let mut all = marks.lock();
+        for (mark, count) in registry::take_marks() {
+            *all.entry(mark).or_default() += count;
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..settings.threads.max(1) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    Report {
+        unit,
+        done: tally.done.into_inner(),
+        goal: settings.goal,
+        marks: marks.into_inner(),
+        failure: failure.into_inner(),
+        elapsed: started.elapsed(),
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+fn plant(name: Option<&'static str>) {
+    registry::plant(name);
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+fn plant(_: Option<&'static str>) {}
+
+/// Runs a plan, gives its digest, or the step at which it fails.
+type Explore<S> = fn(&Plan<S>, &Tally, &Budget) -> Result<u64, (usize, Violation)>;
+
+/// Runs a plan, one in a hundred twice, and shrinks it if it fails.
+fn judge<S: Subject>(
+    stage: &str,
+    plan: Plan<S>,
+    tally: &Tally,
+    budget: &Budget,
+    explore: Explore<S>,
+) -> Option<Failure> {
+    let to_its_end = |plan: &Plan<S>| guarded(|| explore(plan, &Tally::default(), &Budget::endless()));
+    let seed = plan.seed;
+    let (step, violation) = match guarded(|| explore(&plan, tally, budget)) {
+        Err(failed) => failed,
+        // A run that was cut short has no digest to compare.
+        Ok(_) if seed % 100 != 0 || budget.is_used_up(tally) => return None,
+        Ok(digest) => match to_its_end(&plan) {
+            Err(failed) => failed,
+            Ok(again) if again == digest => return None,
+            Ok(again) => (0, Violation::new("L7", format!("digests {digest:x}, then {again:x}"))),
+        },
+    };
+    let line = format!(
+        "FAILED {stage} {} seed {seed} step {step} {violation}; disk {:?}, options {:?}; again: {stage} --subject {} --seed {seed} --seeds 1",
+        S::NAME,
+        plan.disk,
+        plan.options,
+        S::NAME
+    );
+    let steps = plan.steps[..plan.steps.len().min(step + 1)].to_vec();
+    let (plan, violation) = shrink::shrink(Plan { steps, ..plan }, violation, |plan| Some(to_its_end(plan).err()?.1));
+    let steps: Vec<_> = plan.steps.iter().map(|step| format!("    {step:?},\n")).collect();
+    Some(Failure { line, plan: format!("shrunk to {violation}\n{}", steps.concat()), violation })
+}
+
+/// Turns a panic, which no promise allows, into a violation.
+fn guarded<T>(run: impl FnOnce() -> Result<T, (usize, Violation)>) -> Result<T, (usize, Violation)> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err((usize::MAX - 1, Violation::new("panic", text.unwrap_or_default())))
+    })
+}

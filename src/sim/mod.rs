@@ -1,0 +1,31 @@
+//! A world that can be made to fail, and the explorers that make it. Unstable: for testing this crate.
+//!
+//! ```text
+//! explore    runs a subject through crashes, kills, errors and rot; shrinks what fails
+//! toy        the smallest log worth crashing, with mistakes to find
+//! disk       SimDisk: the seam in memory     machine   one run on it     image   what outlives a run
+//! ```
+
+mod choice;
+mod clock;
+mod contents;
+mod disk;
+pub mod explore;
+mod fault;
+mod file;
+mod image;
+mod machine;
+mod ranges;
+mod rng;
+mod rot;
+pub mod toy;
+mod trace;
+mod tree;
+
+pub use clock::{SimClock, SimEntropy};
+pub use disk::SimDisk;
+pub use fault::{Errno, Fault, Kind, Times};
+pub use image::{DiskOptions, Image};
+pub use machine::{Audit, Moment, Record};
+pub use rng::{Rng, mix};
+pub use rot::Rot;

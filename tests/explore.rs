@@ -1,0 +1,159 @@
+//! The explorers from the command line.
+//!
+//! ```text
+//! explore [STAGE] [--subject NAME] [--goal N] [--seed N] [--seeds N] [--threads N] [--seconds N]
+//! ```
+//!
+//! Stages: `crash`, `enumerate`, `errors`, `sequences`, `planted`; without one, each with a small goal. `--points` and
+//! `--count` are other words for `--goal`. One line a stage tells how much was done beside the goal; the process fails
+//! if it was less, or something was found. `planted` is the other way round: each mistake must be found.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use chiplog::sim::explore::{self, Report, Settings, Subject};
+use chiplog::sim::toy::Toy;
+
+/// What every subject can do, whatever its type.
+struct Entry {
+    name: &'static str,
+    planted: &'static [&'static str],
+    stages: [(&'static str, fn(&Settings) -> Report); 4],
+}
+
+impl Entry {
+    fn of<S: Subject>() -> Self {
+        Self {
+            name: S::NAME,
+            planted: S::PLANTED,
+            stages: [
+                ("crash", explore::crash::<S>),
+                ("sequences", explore::sequences::<S>),
+                ("errors", explore::errors::<S>),
+                ("enumerate", explore::enumerate::<S>),
+            ],
+        }
+    }
+}
+
+fn subjects() -> Vec<Entry> {
+    vec![Entry::of::<Toy>()]
+}
+
+/// What to do when nothing is asked for: seconds, not minutes.
+const SMALL: [(&str, u64); 4] = [("crash", 20_000), ("sequences", 200), ("errors", 1_000), ("enumerate", 20_000)];
+
+/// The most that finding one planted mistake may take, in each stage.
+const MOST_POINTS: u64 = 100_000;
+const MOST_TIME: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // What `cargo test` passes to every test binary is not for us.
+    let stage = arguments.first().filter(|first| !first.starts_with("--")).map(String::as_str);
+    let options = match stage.map(|_| parse(&arguments[1..])).transpose() {
+        Ok(options) => options.unwrap_or_default(),
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut outcomes = Vec::new();
+    for subject in
+        subjects().iter().filter(|subject| options.subject.as_ref().is_none_or(|name| *name == subject.name))
+    {
+        match stage {
+            None => {
+                for (stage, goal) in SMALL {
+                    let settings = Settings { goal, threads: 2, ..Settings::default() };
+                    outcomes.extend(run(subject, stage, &settings));
+                }
+                outcomes.extend(find_planted(subject, &Settings::default()));
+            }
+            Some("planted") => outcomes.extend(find_planted(subject, &options.settings)),
+            Some(stage) => outcomes.extend(run(subject, stage, &options.settings)),
+        }
+    }
+    let failed = outcomes.iter().filter(|passed| !**passed).count();
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    match failed == 0 && !outcomes.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn run(subject: &Entry, stage: &str, settings: &Settings) -> Option<bool> {
+    let (_, run) = subject.stages.iter().find(|(name, _)| *name == stage)?;
+    let report = run(settings);
+    println!("{} {report}", subject.name);
+    print_marks(&report.marks);
+    keep_plan(subject.name, stage, &report);
+    Some(report.passed())
+}
+
+fn print_marks(marks: &BTreeMap<&str, u64>) {
+    let marks: Vec<_> = marks.iter().map(|(mark, count)| format!("{mark} {count}")).collect();
+    if !marks.is_empty() {
+        println!("  reached: {}", marks.join(", "));
+    }
+}
+
+/// A failing plan is worth keeping: it becomes a test.
+fn keep_plan(subject: &str, stage: &str, report: &Report) {
+    if let Some(failure) = &report.failure {
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{subject}-{stage}.plan"));
+        if std::fs::write(&path, format!("{}\n{}", failure.line, failure.plan)).is_ok() {
+            println!("plan kept in {}", path.display());
+        }
+    }
+}
+
+/// Switches on each planted mistake, and looks for it until a stage finds it.
+fn find_planted(subject: &Entry, settings: &Settings) -> Vec<bool> {
+    subject.planted.iter().map(|bug| is_found(subject, bug, settings)).collect()
+}
+
+fn is_found(subject: &Entry, bug: &'static str, settings: &Settings) -> bool {
+    let planted = Some(bug);
+    let settings =
+        Settings { goal: MOST_POINTS, time_limit: Some(MOST_TIME), planted, threads: 1, ..settings.clone() };
+    for (stage, run) in &subject.stages {
+        let report = run(&settings);
+        if let Some(failure) = report.failure {
+            let (what, seconds) = (report.unit, report.elapsed.as_secs_f64());
+            println!(
+                "{} planted {bug}: found after {} {what}, {seconds:.2} s: {}",
+                subject.name, report.done, failure.violation
+            );
+            return true;
+        }
+        println!("{} planted {bug}: {stage} found nothing in {} {}", subject.name, report.done, report.unit);
+    }
+    false
+}
+
+#[derive(Debug, Default)]
+struct Options {
+    subject: Option<String>,
+    settings: Settings,
+}
+
+fn parse(arguments: &[String]) -> Result<Options, String> {
+    let mut options = Options::default();
+    for pair in arguments.chunks(2) {
+        let [name, value] = pair else { return Err(format!("{} wants a value", pair[0])) };
+        let number = || value.parse::<u64>().map_err(|error| format!("{name} {value}: {error}"));
+        let settings = &mut options.settings;
+        match name.as_str() {
+            "--subject" => options.subject = Some(value.clone()),
+            "--goal" | "--points" | "--count" => settings.goal = number()?,
+            "--seed" => settings.seed = number()?,
+            "--seeds" => (settings.seeds, settings.goal) = (Some(number()?), u64::MAX),
+            "--threads" => settings.threads = number()? as usize,
+            "--seconds" => settings.time_limit = Some(Duration::from_secs(number()?)),
+            _ => return Err(format!("there is no option {name}")),
+        }
+    }
+    Ok(options)
+}
