@@ -1,0 +1,79 @@
+//! What the log costs over the system calls it makes: ours and a bare loop, in turn, in one run.
+//!
+//! `cargo bench --bench log [-- [--quick] [--dir DIR] [ROW]...]`. A machine's speed moves by half within an hour, so
+//! only ratios of runs side by side are reported; absolute figures name the machine and the date they are from.
+//! Everything is read back and compared before a figure counts.
+
+mod bare;
+mod machine;
+mod runner;
+
+use std::io;
+use std::path::PathBuf;
+
+use runner::{Contender, Row};
+
+fn main() -> io::Result<()> {
+    let options = Options::from_args()?;
+    let rows = rows(&options);
+    let chosen = rows
+        .into_iter()
+        .filter(|row| options.rows.is_empty() || options.rows.iter().any(|name| row.name.contains(name.as_str())));
+    println!("{}", machine::describe(&options.dir)?);
+    println!("{}", runner::heading());
+    for mut row in chosen {
+        println!("{}", runner::race(&mut row, &options.dir, options.pairs)?);
+    }
+    Ok(())
+}
+
+/// The rows of the table. `ours` runs what a user would write; `bare` is the least that does the same.
+fn rows(options: &Options) -> Vec<Row> {
+    let scale = if options.quick { 1 } else { 20 };
+    vec![
+        row("append/100B", 0.75, bare::Append::boxed(bare::Shape { values: 1, len: 100 }, 50_000 * scale)),
+        row("append/1KiB", 0.75, bare::Append::boxed(bare::Shape { values: 1, len: 1_024 }, 15_000 * scale)),
+        row("append_all/100x100B", 0.75, bare::Append::boxed(bare::Shape { values: 100, len: 100 }, 2_000 * scale)),
+        row("synced/100B", 0.95, bare::Synced::boxed(bare::Shape { values: 1, len: 100 }, 250 * scale)),
+        row(
+            "scan/100B",
+            0.8,
+            bare::Walk::boxed(bare::Shape { values: 145, len: 100 }, 4_000 * scale, bare::make_file),
+        ),
+    ]
+}
+
+fn row(name: &'static str, goal: f64, bare: Box<dyn Contender>) -> Row {
+    Row { name, goal, ours: None, bare }
+}
+
+struct Options {
+    quick: bool,
+    pairs: usize,
+    dir: PathBuf,
+    rows: Vec<String>,
+}
+
+impl Options {
+    fn from_args() -> io::Result<Self> {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench");
+        let mut options = Self { quick: false, pairs: 9, dir, rows: Vec::new() };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--quick" => (options.quick, options.pairs) = (true, 5),
+                "--dir" => {
+                    options.dir = args.next().map(PathBuf::from).ok_or_else(|| invalid("--dir needs a directory"))?
+                }
+                "--bench" => {} // cargo says so to every benchmark
+                other if other.starts_with("--") => return Err(invalid(&format!("there is no option {other}"))),
+                name => options.rows.push(name.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
+}
