@@ -16,11 +16,13 @@ use std::time::Duration;
 use chiplog::sim::explore::{self, Report, Settings, Subject};
 use chiplog::sim::toy::Toy;
 
+type Stage = fn(&Settings) -> Report;
+
 /// What every subject can do, whatever its type.
 struct Entry {
     name: &'static str,
     planted: &'static [&'static str],
-    stages: [(&'static str, fn(&Settings) -> Report); 4],
+    stages: [(&'static str, Stage); 4],
 }
 
 impl Entry {

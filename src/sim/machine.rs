@@ -264,7 +264,11 @@ impl Machine {
     pub(super) fn show(&mut self, inode: u64, position: u64, bytes: &[u8]) -> bool {
         let Some(writers) = self.maps.get_mut(&inode) else { return true };
         writers.retain(MapWriter::is_mapped);
-        writers.iter().map(|writer| writer.write(position as usize, bytes)).fold(true, |all, shown| all && shown)
+        let mut shown = true;
+        for writer in writers {
+            shown &= writer.write(position as usize, bytes);
+        }
+        shown
     }
 
     pub(super) fn set_len(&mut self, inode: u64, len: u64) -> io::Result<()> {

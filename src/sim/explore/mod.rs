@@ -2,10 +2,10 @@
 //!
 //! | Stage | What it does | Counts |
 //! |---|---|---|
-//! | [`crash`] | cuts the power and kills after every call of a workload, and again in the recovery | crash points |
-//! | [`enumerate`] | every short sequence, every outcome of a crash in it | crash points |
-//! | [`errors`] | fails every call of each scenario with every error, once and for ever | calls failed |
-//! | [`sequences`] | random operations, faults, crashes, kills, rot, clock moves | sequences |
+//! | `crash` | cuts the power and kills after every call of a workload, and again in the recovery | crash points |
+//! | `enumerate` | every short sequence, every outcome of a crash in it | crash points |
+//! | `errors` | fails every call of each scenario with every error, once and for ever | calls failed |
+//! | `sequences` | random operations, faults, crashes, kills, rot, clock moves | sequences |
 //!
 //! A run is its plan: steps drawn from a seed, with no chance left in them. A failing plan is shrunk and printed.
 
@@ -291,7 +291,7 @@ fn judge<S: Subject>(
     let (step, violation) = match guarded(|| explore(&plan, tally, budget)) {
         Err(failed) => failed,
         // A run that was cut short has no digest to compare.
-        Ok(_) if seed % 100 != 0 || budget.is_used_up(tally) => return None,
+        Ok(_) if !seed.is_multiple_of(100) || budget.is_used_up(tally) => return None,
         Ok(digest) => match to_its_end(&plan) {
             Err(failed) => failed,
             Ok(again) if again == digest => return None,
