@@ -1,12 +1,13 @@
 //! The explorers from the command line.
 //!
 //! ```text
-//! explore [STAGE] [--subject NAME] [--goal N] [--seed N] [--seeds N] [--threads N] [--seconds N]
+//! explore [STAGE] [--subject NAME] [--goal N] [--seed N] [--seeds N] [--threads N] [--seconds N] [--blind 1]
 //! ```
 //!
 //! Stages: `crash`, `enumerate`, `errors`, `sequences`, `planted`; without one, each with a small goal. `--points` and
 //! `--count` are other words for `--goal`. One line a stage tells how much was done beside the goal; the process fails
-//! if it was less, or something was found. `planted` is the other way round: each mistake must be found.
+//! if it was less, or something was found. `planted` is the other way round: each mistake must be found. With `--blind`
+//! the disk's audit is off: only what is lost in the end counts.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -15,11 +16,13 @@ use std::time::Duration;
 use chiplog::sim::explore::{self, Report, Settings, Subject};
 use chiplog::sim::toy::Toy;
 
+type Stage = fn(&Settings) -> Report;
+
 /// What every subject can do, whatever its type.
 struct Entry {
     name: &'static str,
     planted: &'static [&'static str],
-    stages: [(&'static str, fn(&Settings) -> Report); 4],
+    stages: [(&'static str, Stage); 4],
 }
 
 impl Entry {
@@ -42,7 +45,7 @@ fn subjects() -> Vec<Entry> {
 }
 
 /// What to do when nothing is asked for: seconds, not minutes.
-const SMALL: [(&str, u64); 4] = [("crash", 20_000), ("sequences", 200), ("errors", 1_000), ("enumerate", 20_000)];
+const SMALL: [(&str, u64); 4] = [("crash", 20_000), ("sequences", 200), ("errors", 1_000), ("enumerate", 5_000)];
 
 /// The most that finding one planted mistake may take, in each stage.
 const MOST_POINTS: u64 = 100_000;
@@ -69,7 +72,9 @@ fn main() -> ExitCode {
                     let settings = Settings { goal, threads: 2, ..Settings::default() };
                     outcomes.extend(run(subject, stage, &settings));
                 }
-                outcomes.extend(find_planted(subject, &Settings::default()));
+                for blind in [false, true] {
+                    outcomes.extend(find_planted(subject, &Settings { blind, ..Settings::default() }));
+                }
             }
             Some("planted") => outcomes.extend(find_planted(subject, &options.settings)),
             Some(stage) => outcomes.extend(run(subject, stage, &options.settings)),
@@ -116,6 +121,7 @@ fn find_planted(subject: &Entry, settings: &Settings) -> Vec<bool> {
 
 fn is_found(subject: &Entry, bug: &'static str, settings: &Settings) -> bool {
     let planted = Some(bug);
+    let blind = if settings.blind { " (blind)" } else { "" };
     let settings =
         Settings { goal: MOST_POINTS, time_limit: Some(MOST_TIME), planted, threads: 1, ..settings.clone() };
     for (stage, run) in &subject.stages {
@@ -123,12 +129,12 @@ fn is_found(subject: &Entry, bug: &'static str, settings: &Settings) -> bool {
         if let Some(failure) = report.failure {
             let (what, seconds) = (report.unit, report.elapsed.as_secs_f64());
             println!(
-                "{} planted {bug}: found after {} {what}, {seconds:.2} s: {}",
+                "{} planted {bug}{blind}: found after {} {what}, {seconds:.2} s: {}",
                 subject.name, report.done, failure.violation
             );
             return true;
         }
-        println!("{} planted {bug}: {stage} found nothing in {} {}", subject.name, report.done, report.unit);
+        println!("{} planted {bug}{blind}: {stage} found nothing in {} {}", subject.name, report.done, report.unit);
     }
     false
 }
@@ -151,6 +157,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
             "--seed" => settings.seed = number()?,
             "--seeds" => (settings.seeds, settings.goal) = (Some(number()?), u64::MAX),
             "--threads" => settings.threads = number()? as usize,
+            "--blind" => settings.blind = number()? != 0,
             "--seconds" => settings.time_limit = Some(Duration::from_secs(number()?)),
             _ => return Err(format!("there is no option {name}")),
         }

@@ -20,6 +20,8 @@ pub struct DiskOptions {
     pub kind: bool,
     /// A crash may leave a part of a sector.
     pub torn: bool,
+    /// The disk does not watch its user: only what is lost in the end shows a mistake.
+    pub blind: bool,
 }
 
 /// A volume at one moment.

@@ -18,6 +18,8 @@ mod machine;
 mod ranges;
 mod rng;
 mod rot;
+#[cfg(test)]
+mod tests;
 pub mod toy;
 mod trace;
 mod tree;

@@ -4,7 +4,7 @@ use super::plan::{Plan, Step};
 use super::run::Run;
 use super::subject::{Subject, Violation};
 use super::{Budget, Tally};
-use crate::sim::{DiskOptions, Record};
+use crate::sim::{DiskOptions, Image, Record};
 
 /// Beyond this many pending pieces the outcomes are no longer all run.
 const MOST_BITS: u32 = 12;
@@ -41,18 +41,25 @@ pub(super) fn explore<S: Subject>(plan: &Plan<S>, tally: &Tally, budget: &Budget
         if index + 1 < plan.steps.len() {
             continue;
         }
-        S::crashed(&mut during);
-        for moment in run.world.disk.take_moments().into_iter().filter(|moment| !moment.during) {
-            for bits in 0..1 << moment.image.crash_bits().min(MOST_BITS) {
-                if budget.is_used_up(tally) {
-                    return Ok(run.digest());
-                }
+        for moment in run.world.disk.take_moments() {
+            if budget.is_stopped() {
+                return Ok(run.digest());
+            }
+            let place = |violation: Violation, what: &str| {
+                (index, violation.within(format!("{what} after call {}", moment.call)))
+            };
+            let find = |image: Image, model: &S::Model| {
                 tally.add_point();
-                let found = moment.image.crash_outcome(bits);
-                let mut again = Run::<S>::on(found, &run.world, &run.options, during.clone(), bits);
-                again.open().map_err(|violation| {
-                    (index, violation.within(format!("outcome {bits:#b} after call {}", moment.call)))
-                })?;
+                Run::<S>::on(image, &run.world, &run.options, model.clone(), 0).open()
+            };
+            let (mut killed, mut crashed) = (during.clone(), during.clone());
+            S::killed(&mut killed);
+            S::crashed(&mut crashed);
+            find(moment.image.clone(), &killed).map_err(|violation| place(violation, "kill"))?;
+            let outcomes = if moment.during { 0 } else { 1 << moment.image.crash_bits().min(MOST_BITS) };
+            for bits in 0..outcomes {
+                find(moment.image.crash_outcome(bits), &crashed)
+                    .map_err(|violation| place(violation, &format!("crash outcome {bits:#b}")))?;
             }
         }
     }

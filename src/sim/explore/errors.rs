@@ -16,9 +16,9 @@ pub(super) struct Stage<'a, S: Subject> {
 }
 
 /// Runs a scenario without faults.
-pub(super) fn prepare<S: Subject>(scenario: &Scenario<S>) -> Result<Stage<'_, S>, Violation> {
+pub(super) fn prepare<S: Subject>(scenario: &Scenario<S>, blind: bool) -> Result<Stage<'_, S>, Violation> {
     let options = scenario.options.clone();
-    let plan = Plan { seed: 1, disk: DiskOptions::default(), options, steps: Vec::new() };
+    let plan = Plan { seed: 1, disk: DiskOptions { blind, ..DiskOptions::default() }, options, steps: Vec::new() };
     let mut run = Run::<S>::new(&plan, Record::Nothing);
     run.open()?;
     for op in &scenario.setup {

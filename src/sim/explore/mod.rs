@@ -2,10 +2,10 @@
 //!
 //! | Stage | What it does | Counts |
 //! |---|---|---|
-//! | [`crash`] | cuts the power and kills after every call of a workload, and again in the recovery | crash points |
-//! | [`enumerate`] | every short sequence, every outcome of a crash in it | crash points |
-//! | [`errors`] | fails every call of each scenario with every error, once and for ever | calls failed |
-//! | [`sequences`] | random operations, faults, crashes, kills, rot, clock moves | sequences |
+//! | `crash` | cuts the power and kills after every call of a workload, and again in the recovery | crash points |
+//! | `enumerate` | every short sequence, every outcome of a crash in it | crash points |
+//! | `errors` | fails every call of each scenario with every error, once and for ever | calls failed |
+//! | `sequences` | random operations, faults, crashes, kills, rot, clock moves | sequences |
 //!
 //! A run is its plan: steps drawn from a seed, with no chance left in them. A failing plan is shrunk and printed.
 
@@ -46,11 +46,20 @@ pub struct Settings {
     pub threads: usize,
     /// The mistake to switch on.
     pub planted: Option<&'static str>,
+    /// Whether the disk keeps no watch, so that only what is lost in the end shows a mistake.
+    pub blind: bool,
+}
+
+impl Settings {
+    fn watching<S: Subject>(&self, mut plan: Plan<S>) -> Plan<S> {
+        plan.disk.blind = self.blind;
+        plan
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { seed: 0, seeds: None, goal: 1_000, time_limit: None, threads: 1, planted: None }
+        Self { seed: 0, seeds: None, goal: 1_000, time_limit: None, threads: 1, planted: None, blind: false }
     }
 }
 
@@ -146,19 +155,20 @@ impl Budget {
 #[must_use]
 pub fn crash<S: Subject>(settings: &Settings) -> Report {
     stage("crash points", settings, 0, |seed, tally, budget| {
-        judge("crash", crash::workload::<S>(seed), tally, budget, crash::explore)
+        judge("crash", settings.watching(crash::workload::<S>(seed)), tally, budget, crash::explore)
     })
 }
 
-/// Runs every sequence of at most four operations of the alphabet, with every outcome of a crash in it.
+/// Runs every sequence of at most four operations of the alphabet, with a kill after each call and every outcome of a
+/// crash. All of them, whatever the goal.
 #[must_use]
 pub fn enumerate<S: Subject>(settings: &Settings) -> Report {
-    stage("crash points, enumerated", settings, 0, |number, tally, budget| {
-        let Some(plan) = enumerate::sequence::<S>(number, 4) else {
+    stage("crash points, enumerated", settings, u64::MAX, |number, tally, budget| {
+        let Some(plan) = enumerate::sequence::<S>(number - settings.seed, 4) else {
             budget.stopped.store(true, Relaxed);
             return None;
         };
-        judge("enumerate", plan, tally, budget, enumerate::explore)
+        judge("enumerate", settings.watching(plan), tally, budget, enumerate::explore)
     })
 }
 
@@ -166,7 +176,7 @@ pub fn enumerate<S: Subject>(settings: &Settings) -> Report {
 #[must_use]
 pub fn sequences<S: Subject>(settings: &Settings) -> Report {
     stage("operation sequences", settings, 0, |seed, tally, budget| {
-        judge("sequences", sequences::sequence::<S>(seed), tally, budget, sequences::explore)
+        judge("sequences", settings.watching(sequences::sequence::<S>(seed)), tally, budget, sequences::explore)
     })
 }
 
@@ -185,7 +195,7 @@ pub fn errors<S: Subject>(settings: &Settings) -> Report {
             plan: format!("{:?}\n{:?}\n{:?}", scenario.setup, scenario.end, scenario.ops),
             violation,
         };
-        let prepared = guarded(|| errors::prepare(scenario).map_err(|violation| (0, violation)));
+        let prepared = guarded(|| errors::prepare(scenario, settings.blind).map_err(|violation| (0, violation)));
         let stage = match prepared {
             Ok(stage) => stage,
             Err((_, violation)) => return Some(failure("without faults".to_owned(), violation)),
@@ -281,7 +291,7 @@ fn judge<S: Subject>(
     let (step, violation) = match guarded(|| explore(&plan, tally, budget)) {
         Err(failed) => failed,
         // A run that was cut short has no digest to compare.
-        Ok(_) if seed % 100 != 0 || budget.is_used_up(tally) => return None,
+        Ok(_) if !seed.is_multiple_of(100) || budget.is_used_up(tally) => return None,
         Ok(digest) => match to_its_end(&plan) {
             Err(failed) => failed,
             Ok(again) if again == digest => return None,
@@ -308,4 +318,59 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, (usize, Violation)>) -> Result<T, 
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Err((usize::MAX - 1, Violation::new("panic", text.unwrap_or_default())))
     })
+}
+
+#[cfg(all(test, feature = "planted-bugs"))]
+mod tests {
+    use super::*;
+    use crate::sim::toy::Toy;
+
+    fn settings(goal: u64) -> Settings {
+        Settings { goal, threads: 2, ..Settings::default() }
+    }
+
+    #[test]
+    fn a_right_log_survives_every_stage() {
+        for report in [
+            crash::<Toy>(&settings(5_000)),
+            enumerate::<Toy>(&settings(5_000)),
+            errors::<Toy>(&settings(1_000)),
+            sequences::<Toy>(&settings(100)),
+        ] {
+            assert!(report.passed(), "{report}");
+        }
+    }
+
+    #[test]
+    fn a_stage_that_did_too_little_fails() {
+        let report = crash::<Toy>(&Settings { seeds: Some(1), ..settings(u64::MAX) });
+        assert!(report.failure.is_none() && report.done > 0 && !report.passed());
+    }
+
+    #[test]
+    fn each_planted_mistake_is_found_even_by_a_disk_that_keeps_no_watch() {
+        for blind in [false, true] {
+            for planted in Toy::PLANTED {
+                let settings = Settings { planted: Some(planted), blind, ..settings(100_000) };
+                let found = crash::<Toy>(&settings).failure.or_else(|| sequences::<Toy>(&settings).failure);
+                assert!(found.is_some(), "{planted}, blind: {blind}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failing_plan_is_shrunk_to_the_steps_that_matter() {
+        let settings = Settings { planted: Some("toy.ack_before_sync"), blind: true, ..settings(100_000) };
+        let failure = crash::<Toy>(&settings).failure.unwrap();
+        assert_eq!(failure.violation.invariant, "D1");
+        assert!(failure.plan.lines().count() <= 6, "{}", failure.plan);
+        assert!(failure.line.contains("--seed"), "{}", failure.line);
+    }
+
+    #[test]
+    fn a_plan_is_the_same_each_time_and_faults_do_not_change_its_operations() {
+        let steps = |seed| format!("{:?}", Plan::<Toy>::workload(seed, 50).steps);
+        assert_eq!(steps(7), steps(7));
+        assert_ne!(steps(7), steps(8));
+    }
 }

@@ -57,8 +57,9 @@ impl<S: Subject> Plan<S> {
     /// A workload for the crash explorer: operations, and now and then a fault. The crashes are its own.
     pub(super) fn workload(seed: u64, len: usize) -> Self {
         let mut swarm = Rng::stream(seed, "swarm");
-        let faults = u32::from(swarm.chance(1, 2)) * 6;
-        Self::draw(seed, len, &[200, faults, faults / 2, 3, 0, 0, 0, 0, 0, 0, 0, 0])
+        let faults = u32::from(swarm.chance(1, 2)) * 16;
+        let full = u32::from(swarm.chance(1, 2)) * 12;
+        Self::draw(seed, len, &[200, faults, faults / 2, 3, 0, 0, 0, 0, 0, full, full, 0])
     }
 
     /// A sequence of everything.
@@ -80,7 +81,7 @@ impl<S: Subject> Plan<S> {
         let mut workload = Rng::stream(seed, "workload");
         let mut faults = Rng::stream(seed, "faults");
         let options = S::options(&mut Rng::stream(seed, "options"));
-        let disk = DiskOptions { kind: schedule.chance(1, 4), torn: schedule.chance(1, 2) };
+        let disk = DiskOptions { kind: schedule.chance(1, 4), torn: schedule.chance(1, 2), blind: false };
         // Pages that fail to be written and are dropped before anybody hears of it break the promise of a page
         // cache itself, not ours.
         let silent = schedule.chance(1, 2);
