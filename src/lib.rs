@@ -34,7 +34,8 @@ pub use partition::fuzzing as partition_fuzzing;
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
-pub use group::Committed;
+pub use group::{Committed, GroupOffset};
+pub use log::{Background, Damage, Group, Log, LogBuilder, Maintained, Topic};
 pub use observe::{
     Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, Stats, SyncFailed,
     Synced, TailCut, TopicStats,

@@ -43,7 +43,8 @@ impl GroupConfig {
     /// Sets how many partitions `__consumer_offsets` gets when it is created. An existing one keeps its own, as
     /// the number decides which partition a group's offsets are in.
     ///
-    /// Default: 50. Range: 1 to 1000. Kafka: `offsets.topic.num.partitions`.
+    /// Default: 1, where Kafka has 50: a partition is a directory with open files, and one takes the commits of a
+    /// whole process. Range: 1 to 1000. Kafka: `offsets.topic.num.partitions`.
     #[must_use]
     pub fn offsets_partitions(mut self, count: u32) -> Self {
         self.offsets_partitions = count;
@@ -77,7 +78,7 @@ impl Default for GroupConfig {
         Self {
             offset_retention: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             max_metadata_units: 4096,
-            offsets_partitions: 50,
+            offsets_partitions: 1,
         }
     }
 }

@@ -13,9 +13,8 @@
 mod offsets;
 mod records;
 
-pub use offsets::Committed;
-pub(crate) use offsets::{Commit, GroupRecord, LogRecord, Offsets, check_group_id};
-pub(crate) use records::{Key, OffsetValue, offset_key};
+pub use offsets::{Committed, GroupOffset};
+pub(crate) use offsets::{GroupRecord, LogRecord, Offsets, check_group_id};
 
 /// The partition, of `count`, of `__consumer_offsets` that a group belongs to: Java's string hash, made positive.
 pub(crate) fn partition_for_group(group: &str, count: u32) -> u32 {

@@ -45,14 +45,52 @@ pub struct Committed {
     pub(crate) position: Offset,
 }
 
-/// One offset to commit.
+/// An offset for a group to commit: the one to go on from, which is the last one processed plus one.
+///
+/// ```
+/// use chiplog::{GroupOffset, Offset};
+///
+/// let done = GroupOffset::new("orders", 0, Offset(42)).metadata("by worker 7");
+/// assert_eq!(done.offset, Offset(42));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Commit<'a> {
-    pub(crate) topic: &'a str,
-    pub(crate) partition: u32,
-    pub(crate) offset: Offset,
-    pub(crate) leader_epoch: LeaderEpoch,
-    pub(crate) metadata: &'a str,
+#[non_exhaustive]
+pub struct GroupOffset<'a> {
+    /// The topic that was read.
+    pub topic: &'a str,
+    /// The partition that was read.
+    pub partition: u32,
+    /// The offset to go on from.
+    pub offset: Offset,
+    /// The leader epoch of the record before it; [`LeaderEpoch::NONE`] if not known.
+    pub leader_epoch: LeaderEpoch,
+    /// A text of the committer's own.
+    pub metadata: &'a str,
+}
+
+impl<'a> GroupOffset<'a> {
+    /// An offset without metadata.
+    #[must_use]
+    pub fn new(topic: &'a str, partition: u32, offset: Offset) -> Self {
+        Self { topic, partition, offset, leader_epoch: LeaderEpoch::NONE, metadata: "" }
+    }
+
+    /// Sets a text of the committer's own, which is given back with the offset.
+    ///
+    /// Default: empty. Range: 4,096 UTF-16 units, unless the group settings say otherwise. Kafka:
+    /// `offset.metadata.max.bytes`.
+    #[must_use]
+    pub fn metadata(mut self, metadata: &'a str) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// Sets the leader epoch of the last record processed.
+    #[must_use]
+    pub fn leader_epoch(mut self, epoch: LeaderEpoch) -> Self {
+        self.leader_epoch = epoch;
+        self
+    }
 }
 
 /// A record to append to `__consumer_offsets`. No value is a tombstone.
@@ -192,7 +230,7 @@ impl Offsets {
     /// - [`Error::InvalidRecord`], with the index of the commit, if a number or name does not fit the format.
     pub(crate) fn commit(
         group: &str,
-        commits: &[Commit<'_>],
+        commits: &[GroupOffset<'_>],
         now: Timestamp,
         config: &GroupConfig,
     ) -> Result<Vec<GroupRecord>> {
@@ -297,7 +335,7 @@ impl Committed {
     }
 }
 
-impl Commit<'_> {
+impl GroupOffset<'_> {
     fn to_record(self, group: &str, index: usize, now: Timestamp, config: &GroupConfig) -> Result<GroupRecord> {
         let len = self.metadata.encode_utf16().count() as u64;
         let limit = u64::from(config.max_metadata_units);

@@ -1,7 +1,430 @@
-//! The facade and its drivers.
+//! The log: a directory of topics, opened by one process.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+mod background;
+mod builder;
 mod catalog;
+mod clean;
+mod close;
+mod delete;
+mod groups;
+mod maintain;
 mod names;
+mod open;
 mod partitioner;
+mod stats;
+mod topic;
 
+pub use builder::{Background, LogBuilder};
+#[cfg(any(fuzzing, test))]
 pub(crate) use catalog::Catalog;
+pub use groups::Group;
+pub use maintain::Maintained;
+pub use topic::{Damage, Topic};
+
+#[cfg(not(any(fuzzing, test)))]
+use self::catalog::Catalog;
+use self::groups::Coordinator;
+use self::maintain::{Checkpoints, Schedule};
+use self::names::OFFSETS_TOPIC;
+use self::open::CATALOG_FILE;
+use self::topic::{Slot, TopicState};
+use crate::config::{GroupConfig, TopicConfig};
+use crate::disk::DiskLock;
+use crate::error::{Error, Result};
+use crate::partition::Appended;
+use crate::partition::context::Context;
+use crate::partition::core::{Core, Halt};
+use crate::record::TopicRecord;
+use crate::types::TopicId;
+
+/// A log: topics in a directory, which this process has for itself.
+///
+/// Clones are handles to the same log, and so are topics, partitions and groups: the last one to go closes it.
+/// [`Log::close`] does so at once, and says what went wrong.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{Log, Offset, Record};
+///
+/// let log = Log::open(dir.path())?;
+/// log.append(Record::new("paid").key("o-17").to("orders"))?;
+///
+/// let records = log.topic("orders")?.partition(0)?.read(Offset::ZERO)?;
+/// assert_eq!(records.iter().next().unwrap().value, Some(&b"paid"[..]));
+/// log.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Log {
+    opened: Arc<Opened>,
+}
+
+/// The part of a log that closes it when the last handle goes. The background thread has none.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<background::Background>>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // There is nobody to tell: that is what `close` is for.
+        let _ = self.close();
+    }
+}
+
+/// What all handles of a log share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    dir: PathBuf,
+    context: Arc<Context>,
+    lock: Mutex<Option<Box<dyn DiskLock>>>,
+    catalog: Mutex<Catalog>,
+    topics: RwLock<HashMap<Arc<str>, Arc<TopicState>>>,
+    damaged: RwLock<Vec<Damage>>,
+    coordinator: Coordinator,
+    checkpoints: Mutex<Checkpoints>,
+    schedule: Mutex<Schedule>,
+    default_config: TopicConfig,
+    group_config: GroupConfig,
+    retention_interval: Duration,
+    checkpoint_interval: Duration,
+    closed: AtomicBool,
+}
+
+impl Log {
+    /// Opens the log in `dir` with the default settings, creating it if it is not there.
+    ///
+    /// One process has a log open at a time; a second open, in this process or another, is refused. The files must
+    /// not be changed by others while it is open, and after a `fork` the child must not touch it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LogBuilder::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(dir.as_ref()).open()
+    }
+
+    /// Settings for opening the log in `dir`.
+    pub fn builder(dir: impl Into<PathBuf>) -> LogBuilder {
+        LogBuilder::new(dir.into())
+    }
+
+    /// The topic of this name; created with the default settings if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidTopicName`]; those of [`create_topic`](Self::create_topic) if it is created.
+    pub fn topic(&self, name: &str) -> Result<Topic> {
+        let inner = &self.opened.inner;
+        Ok(self.handle(inner.topic_or_create(name, inner.default_config)?))
+    }
+
+    /// Creates a topic. It survives a power cut when this returns.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::TopicExists`] if there is one of this name, or of one that differs only by `.` for `_`.
+    /// - [`Error::InvalidTopicName`], [`Error::InvalidSetting`], [`Error::Io`], [`Error::ReadOnly`],
+    ///   [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Log, TopicConfig};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let week = Duration::from_secs(7 * 86_400);
+    /// let config = TopicConfig::default().partitions(3).retention_time(week);
+    /// assert_eq!(log.create_topic("orders", config)?.partition_count(), 3);
+    /// assert!(log.create_topic("orders", config).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        Ok(self.handle(self.opened.inner.create_topic(name, config)?))
+    }
+
+    /// The topic of this name, if there is one.
+    #[must_use]
+    pub fn find_topic(&self, name: &str) -> Option<Topic> {
+        let found = self.opened.inner.topics.read().get(name).map(Arc::clone)?;
+        Some(self.handle(found))
+    }
+
+    /// Every topic, the internal ones included, by name.
+    #[must_use]
+    pub fn topics(&self) -> Vec<Topic> {
+        let mut states: Vec<_> = self.opened.inner.topics.read().values().map(Arc::clone).collect();
+        states.sort_by(|one, other| one.name.cmp(&other.name));
+        states.into_iter().map(|state| self.handle(state)).collect()
+    }
+
+    /// Gives a topic other settings, for all appends and maintenance to come. More partitions are added; fewer are
+    /// refused. The settings survive a power cut when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TopicNotFound`], [`Error::InvalidSetting`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = chiplog::Log::open(dir.path())?;
+    /// let config = log.topic("orders")?.config();
+    /// log.alter_topic("orders", config.retention_bytes(1 << 30).partitions(4))?;
+    /// assert_eq!(log.topic("orders")?.partition_count(), 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
+        self.opened.inner.alter_topic(name, config)
+    }
+
+    /// Deletes a topic with its records and what groups committed for it. Handles to it get
+    /// [`Error::TopicDeleted`] from here on; held records stay readable. Gone for good when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = chiplog::Log::open(dir.path())?;
+    /// let orders = log.topic("orders")?;
+    /// log.delete_topic("orders")?;
+    /// assert!(log.find_topic("orders").is_none());
+    /// assert!(orders.append("paid").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delete_topic(&self, name: &str) -> Result<()> {
+        self.opened.inner.delete_topic(name)
+    }
+
+    /// Appends a record to the topic it names, which is created if there is none: see
+    /// [`Topic::append`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Topic::append`] and [`topic`](Self::topic).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Ack, Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let appended = log.append(Record::new("paid").key("o-17").to("orders"))?;
+    /// appended.wait(Ack::Synced)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append<'r>(&self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'_>> {
+        let TopicRecord { topic, record } = record.into();
+        let inner = &self.opened.inner;
+        inner.topic_or_create(topic, inner.default_config)?.append(record)
+    }
+
+    /// The consumer group with this id: what it committed, and the way to commit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidGroupId`] if the id is empty or too long.
+    pub fn group(&self, id: &str) -> Result<Group> {
+        Group::new(id, Arc::clone(&self.opened))
+    }
+
+    /// The ids of all groups that have offsets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn groups(&self) -> Result<Vec<String>> {
+        self.opened.inner.group_ids()
+    }
+
+    /// Raises the start of a partition to `offset`: what lies before can no longer be read, and its segments are
+    /// removed once they lie wholly before. An offset below the start changes nothing. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::OffsetOutOfRange`] if `offset` is above the end.
+    /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`], [`Error::Io`], [`Error::ReadOnly`],
+    ///   [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// for value in ["one", "two", "three"] {
+    ///     partition.append(value)?;
+    /// }
+    /// log.delete_before("orders", 0, Offset(2))?;
+    /// assert_eq!(partition.offsets().start, Offset(2));
+    /// assert!(partition.read(Offset(1)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delete_before(&self, topic: &str, partition: u32, offset: crate::Offset) -> Result<()> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        let found = inner.topics.read().get(topic).map(Arc::clone);
+        let core = found.ok_or_else(|| Error::TopicNotFound { topic: topic.into() })?.core(partition)?;
+        inner.delete_before(&core, offset)
+    }
+
+    /// Makes everything appended so far durable, in all partitions.
+    ///
+    /// # Errors
+    ///
+    /// The first of what went wrong: [`Error::Io`], [`Error::Poisoned`]. The other partitions were synced.
+    pub fn sync(&self) -> Result<()> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        let results: Vec<Result<()>> = inner.cores().iter().map(|core| core.sync_to(core.end())).collect();
+        results.into_iter().collect()
+    }
+
+    /// The partitions that could not be opened, and why. Calls on them fail with the same error; the rest of the log
+    /// goes on.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<Damage> {
+        self.opened.inner.damaged.read().clone()
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.opened.inner.dir
+    }
+
+    /// Closes the log, for all handles: makes everything durable, brings the files into the form of ordinary closed
+    /// Kafka directories, leaves a mark that lets the next open believe them, and gives back the lock.
+    ///
+    /// # Errors
+    ///
+    /// The first of what went wrong. The log is closed all the same; the next open recovers what is not in order.
+    pub fn close(self) -> Result<()> {
+        self.opened.close()
+    }
+
+    fn handle(&self, state: Arc<TopicState>) -> Topic {
+        Topic { state, opened: Arc::clone(&self.opened) }
+    }
+}
+
+impl Inner {
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Every partition that could be opened.
+    fn cores(&self) -> Vec<Arc<Core>> {
+        self.topics.read().values().flat_map(|topic| topic.cores()).collect()
+    }
+
+    fn topic_or_create(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
+        self.check_open()?;
+        if let Some(topic) = self.topics.read().get(name) {
+            return Ok(Arc::clone(topic));
+        }
+        match self.create_topic(name, config) {
+            // Another thread was faster.
+            Err(Error::TopicExists { topic }) if *topic == *name => match self.topics.read().get(name) {
+                Some(topic) => Ok(Arc::clone(topic)),
+                None => Err(Error::TopicExists { topic }),
+            },
+            created => created,
+        }
+    }
+
+    fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
+        self.check_open()?;
+        delete::finish_deletes(self)?;
+        let mut catalog = self.catalog.lock();
+        let mut with = catalog.clone();
+        let id = self.new_topic_id();
+        with.create(id, name, config)?;
+        self.context.before_change()?;
+        let name: Arc<str> = name.into();
+        // The directories first: a topic that the catalog names has its partitions.
+        let partitions = self.make_partitions(id, &name, config, 0..config.partitions)?;
+        with.store(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
+        *catalog = with;
+        let state = Arc::new(TopicState {
+            id,
+            name: Arc::clone(&name),
+            config: RwLock::new(config),
+            partitions: RwLock::new(partitions),
+            sticky: partitioner::Sticky::default(),
+        });
+        self.topics.write().insert(name, Arc::clone(&state));
+        Ok(state)
+    }
+
+    fn new_topic_id(&self) -> TopicId {
+        let entropy = &self.context.entropy;
+        let bits = u128::from(entropy.random()) << 64 | u128::from(entropy.random());
+        // Kafka keeps the smallest ids for itself.
+        TopicId::from_bytes((bits | 1 << 127).to_be_bytes())
+    }
+
+    fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
+        self.check_open()?;
+        let mut catalog = self.catalog.lock();
+        let mut with = catalog.clone();
+        with.alter(name, config)?;
+        self.context.before_change()?;
+        let found = self.topics.read().get(name).map(Arc::clone);
+        let state = found.ok_or_else(|| Error::TopicNotFound { topic: name.into() })?;
+        let count = state.partitions.read().len() as u32;
+        let added = self.make_partitions(state.id, &state.name, config, count..config.partitions)?;
+        with.store(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
+        *catalog = with;
+        *state.config.write() = config;
+        state.partitions.write().extend(added);
+        state.cores().iter().for_each(|core| core.set_config(config));
+        Ok(())
+    }
+
+    fn delete_topic(&self, name: &str) -> Result<()> {
+        self.check_open()?;
+        if name == OFFSETS_TOPIC {
+            let reason = "it holds the offsets of all groups; delete groups instead";
+            return Err(Error::InvalidTopicName { name: name.into(), reason });
+        }
+        {
+            let mut catalog = self.catalog.lock();
+            let mut with = catalog.clone();
+            with.begin_delete(name)?;
+            self.context.before_change()?;
+            with.store(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
+            *catalog = with;
+            if let Some(state) = self.topics.write().remove(name) {
+                state.cores().iter().for_each(|core| core.fence(Halt::Deleted));
+            }
+        }
+        self.damaged.write().retain(|damage| *damage.partition.topic != *name);
+        self.forget_topic_offsets(name)?;
+        delete::finish_deletes(self)
+    }
+}
+
+/// The slots of a topic, for those who only count.
+fn damaged_count(slots: &[Slot]) -> usize {
+    slots.iter().filter(|slot| matches!(slot, Slot::Damaged(_))).count()
+}

@@ -11,6 +11,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Partition;
 use super::core::Core;
@@ -461,6 +462,9 @@ impl Core {
     ) -> Result<(Placement, bool, Option<Woken>)> {
         let mut writer = self.writer.lock();
         self.check()?;
+        if self.context.closing.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
         writer.begin(self).map_err(|failure| self.fail(failure))?;
         let end = writer.end;
         if let Some(expected) = expected_end.filter(|expected| *expected != end) {

@@ -193,7 +193,7 @@ impl Core {
         Ok(Records { next_offset: at, ..Records::none(from) })
     }
 
-    fn fetch(&self, from: Offset, options: ReadOptions) -> Result<Batches> {
+    pub(crate) fn fetch(&self, from: Offset, options: ReadOptions) -> Result<Batches> {
         let limit = self.check_range(from, options.isolation)?;
         let none = Batches { stored: Bytes::empty(), next_offset: from, file: None, aborted: Vec::new() };
         if from >= limit {

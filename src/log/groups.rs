@@ -1,0 +1,322 @@
+//! The offsets of consumer groups: the records of `__consumer_offsets`, and the state that is their fold.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::names::OFFSETS_TOPIC;
+use super::topic::TopicState;
+use super::{Inner, Opened};
+use crate::config::{Cleanup, Compression, Durability, TopicConfig};
+use crate::error::{Error, Result};
+use crate::group::{Committed, GroupOffset, GroupRecord, LogRecord, Offsets, check_group_id, partition_for_group};
+use crate::partition::core::Core;
+use crate::partition::{ReadOptions, append_records};
+use crate::probe;
+use crate::record::{BatchRef, Control, Record, RecordIter};
+use crate::types::{Offset, ProducerId, TopicPartition};
+
+/// A consumer group, by its id: what it committed. Made by [`Log::group`](crate::Log::group).
+///
+/// A group need not be created: it is there while it has offsets.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{Log, Offset};
+///
+/// let log = Log::open(dir.path())?;
+/// let billing = log.group("billing")?;
+/// billing.commit("orders", 0, Offset(42))?;
+/// assert_eq!(billing.committed("orders", 0)?.map(|committed| committed.offset), Some(Offset(42)));
+/// assert_eq!(billing.committed("orders", 1)?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Group {
+    id: Arc<str>,
+    opened: Arc<Opened>,
+}
+
+impl Group {
+    pub(super) fn new(id: &str, opened: Arc<Opened>) -> Result<Self> {
+        check_group_id(id)?;
+        Ok(Self { id: id.into(), opened })
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Commits the offset to go on from in one partition. Survives a power cut when this returns.
+    ///
+    /// The offset is not compared with what the partition stores, and may go back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Partition::append`](crate::Partition::append).
+    pub fn commit(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
+        self.commit_all(&[GroupOffset::new(topic, partition, offset)])
+    }
+
+    /// Commits several offsets, all of them or none. They survive a power cut when this returns.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Partition::append`](crate::Partition::append); [`Error::TooLong`] if a metadata text is too long.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{GroupOffset, Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let billing = log.group("billing")?;
+    /// billing.commit_all(&[
+    ///     GroupOffset::new("orders", 0, Offset(42)).metadata("by worker 7"),
+    ///     GroupOffset::new("orders", 1, Offset(17)),
+    /// ])?;
+    /// assert_eq!(billing.offsets()?.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn commit_all(&self, offsets: &[GroupOffset<'_>]) -> Result<()> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let inner = &self.opened.inner;
+        let now = inner.context.clock.now();
+        let records = Offsets::commit(&self.id, offsets, now, &inner.group_config)?;
+        inner.write_group(&self.id, |_| records)?;
+        inner.context.observer.offsets_committed(&self.id, offsets.len());
+        Ok(())
+    }
+
+    /// What the group committed for a partition; `None` if nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`], [`Error::Io`] if the offsets could not be read when the log was opened; [`Error::Closed`].
+    pub fn committed(&self, topic: &str, partition: u32) -> Result<Option<Committed>> {
+        let found = self
+            .opened
+            .inner
+            .with_group(&self.id, |offsets| offsets.committed(&self.id, topic, partition).cloned())?;
+        Ok(found.flatten())
+    }
+
+    /// Everything the group committed, by topic and partition.
+    ///
+    /// # Errors
+    ///
+    /// As for [`committed`](Self::committed).
+    pub fn offsets(&self) -> Result<Vec<(TopicPartition, Committed)>> {
+        let found = self.opened.inner.with_group(&self.id, |offsets| {
+            let all = offsets.offsets(&self.id);
+            all.map(|(topic, partition, committed)| (TopicPartition::new(topic, partition), committed.clone()))
+                .collect()
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// Forgets everything the group committed. Survives a power cut when this returns.
+    ///
+    /// # Errors
+    ///
+    /// As for [`commit`](Self::commit).
+    pub fn delete(&self) -> Result<()> {
+        self.opened.inner.write_group(&self.id, |offsets| offsets.delete_group(&self.id))
+    }
+}
+
+/// The state of all groups, one fold a partition of the topic; none until the topic is there.
+#[derive(Debug, Default)]
+pub(super) struct Coordinator {
+    partitions: Mutex<Vec<Arc<Mutex<Shard>>>>,
+}
+
+/// The groups of one partition.
+#[derive(Debug)]
+struct Shard {
+    core: Arc<Core>,
+    offsets: Offsets,
+}
+
+impl Inner {
+    /// Replays the topic, if there is one.
+    pub(super) fn load_groups(&self) -> Result<()> {
+        let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
+        let Some(topic) = topic else { return Ok(()) };
+        let shards = load(&topic)?;
+        *self.coordinator.partitions.lock() = shards;
+        Ok(())
+    }
+
+    /// Every group that has offsets.
+    pub(super) fn group_ids(&self) -> Result<Vec<String>> {
+        self.check_open()?;
+        let shards = self.coordinator.partitions.lock().clone();
+        let mut ids = BTreeSet::new();
+        for shard in shards {
+            ids.extend(shard.lock().offsets.groups().map(str::to_owned));
+        }
+        Ok(ids.into_iter().collect())
+    }
+
+    fn with_group<R>(&self, group: &str, look: impl FnOnce(&Offsets) -> R) -> Result<Option<R>> {
+        self.check_open()?;
+        let Some(shard) = self.shard(group) else { return Ok(None) };
+        let shard = shard.lock();
+        Ok(Some(look(&shard.offsets)))
+    }
+
+    fn shard(&self, group: &str) -> Option<Arc<Mutex<Shard>>> {
+        let shards = self.coordinator.partitions.lock();
+        let count = u32::try_from(shards.len()).ok().filter(|count| *count > 0)?;
+        shards.get(partition_for_group(group, count) as usize).map(Arc::clone)
+    }
+
+    /// Appends the records that `decide` gives for a group as one batch, replays them, and waits until they are
+    /// durable: concurrent commits share one sync.
+    fn write_group(&self, group: &str, decide: impl FnOnce(&Offsets) -> Vec<GroupRecord>) -> Result<()> {
+        self.check_open()?;
+        let shard = match self.shard(group) {
+            Some(shard) => shard,
+            None => {
+                self.make_offsets_topic()?;
+                self.shard(group).ok_or(Error::Closed)?
+            }
+        };
+        let (core, end) = {
+            let mut shard = shard.lock();
+            let records = decide(&shard.offsets);
+            if records.is_empty() {
+                return Ok(());
+            }
+            (Arc::clone(&shard.core), shard.append(&records)?)
+        };
+        core.sync_to(end)
+    }
+
+    fn make_offsets_topic(&self) -> Result<()> {
+        let config = TopicConfig::default()
+            .partitions(self.group_config.offsets_partitions)
+            .cleanup(Cleanup::Compact)
+            .compression(Compression::Uncompressed)
+            .segment_bytes(100 << 20)
+            // Commits wait for their sync themselves; this makes the files those of a durable topic.
+            .durability(Durability::Every { records: None, time: Some(std::time::Duration::from_secs(1)) });
+        let topic = self.topic_or_create(OFFSETS_TOPIC, config)?;
+        let mut shards = self.coordinator.partitions.lock();
+        if shards.is_empty() {
+            *shards = load(&topic)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what any group committed for a deleted topic.
+    pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
+        let shards = self.coordinator.partitions.lock().clone();
+        for shard in shards {
+            let mut shard = shard.lock();
+            let records = shard.offsets.delete_topic(topic);
+            if !records.is_empty() {
+                shard.append(&records)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes offsets that are past their retention.
+    pub(super) fn expire_group_offsets(&self) -> Result<()> {
+        let now = self.context.clock.now();
+        let shards = self.coordinator.partitions.lock().clone();
+        for shard in shards {
+            let mut shard = shard.lock();
+            let expired: Vec<(String, Vec<GroupRecord>)> = shard
+                .offsets
+                .expired(now, &self.group_config)
+                .into_iter()
+                .map(|(group, records)| (group.to_owned(), records))
+                .collect();
+            for (group, records) in expired.iter().filter(|(_, records)| !records.is_empty()) {
+                probe::reached("groups.expired");
+                shard.append(records)?;
+                self.context.observer.offsets_expired(group, records.len());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shard {
+    /// Appends records as one batch and replays them. Returns the offset after them.
+    fn append(&mut self, records: &[GroupRecord]) -> Result<Offset> {
+        let encoded = records.iter().map(|record| {
+            let mut encoded = Record::default();
+            encoded.key = Some(&record.key);
+            encoded.value = record.value.as_deref();
+            encoded
+        });
+        let placed = append_records(&self.core, None, encoded)?;
+        for (record, position) in records.iter().zip(placed.offset.0..) {
+            let replayed = self.offsets.replay(LogRecord {
+                position: Offset(position),
+                key: Some(&record.key),
+                value: record.value.as_deref(),
+                transaction: None,
+            });
+            debug_assert!(replayed.is_ok(), "what we wrote reads back");
+        }
+        Ok(placed.last_offset + 1)
+    }
+}
+
+fn load(topic: &TopicState) -> Result<Vec<Arc<Mutex<Shard>>>> {
+    let count = topic.partitions.read().len() as u32;
+    (0..count).map(|number| topic.core(number).and_then(replay).map(Mutex::new).map(Arc::new)).collect()
+}
+
+/// Reads a whole partition of the topic into its state.
+fn replay(core: Arc<Core>) -> Result<Shard> {
+    let mut offsets = Offsets::default();
+    let mut at = core.start();
+    let mut scratch = Vec::new();
+    while at < core.end() {
+        let batches = core.fetch(at, ReadOptions::default())?;
+        let mut rest = batches.bytes();
+        while !rest.is_empty() {
+            let corrupt = |what: &'static str| Error::corrupt(&core.dir, 0, format!("{what} after offset {at}"));
+            let batch = BatchRef::framed(rest).map_err(|invalid| corrupt(invalid.what))?;
+            rest = &rest[batch.bytes().len()..];
+            let header = *batch.header();
+            if header.attributes.is_control() {
+                match batch.control() {
+                    Ok(Some(Control::Commit { .. })) => offsets.end_transaction(header.producer_id, true),
+                    Ok(Some(Control::Abort { .. })) => offsets.end_transaction(header.producer_id, false),
+                    _ => {}
+                }
+                continue;
+            }
+            let limit = core.config.read().max_decompressed_bytes as usize;
+            let records = batch.records(limit, &mut scratch).map_err(|error| error.at(&core.dir, 0))?;
+            let transaction = header.attributes.is_transactional().then_some(header.producer_id);
+            replay_batch(&mut offsets, records, transaction, core.start());
+        }
+        at = batches.next_offset();
+    }
+    Ok(Shard { core, offsets })
+}
+
+fn replay_batch(offsets: &mut Offsets, records: RecordIter<'_>, transaction: Option<ProducerId>, start: Offset) {
+    for record in records.filter(|record| record.offset >= start) {
+        // Of a newer broker, or damaged before it was written: kept in the log, passed over here.
+        let replayed =
+            offsets.replay(LogRecord { position: record.offset, key: record.key, value: record.value, transaction });
+        if replayed.is_err() {
+            probe::reached("groups.unreadable_record");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Opening a log: the directory, the lock, the catalog, then each partition.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::background::Background as Thread;
+use super::builder::{Background, LogBuilder};
+use super::catalog::{Catalog, CatalogTopic, LogId};
+use super::clean::{self, Clean};
+use super::groups::Coordinator;
+use super::maintain::Schedule;
+use super::names::{DirName, classify_dir};
+use super::partitioner::Sticky;
+use super::topic::{Damage, Slot, TopicState};
+use super::{Inner, Log, Opened, delete};
+use crate::config::TopicConfig;
+use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
+use crate::disk::replace::sync_parent;
+use crate::disk::{Disk, DiskLock, Lock, Volume, read_exact_at, write_all_at};
+use crate::error::{Error, Result};
+use crate::partition::context::{CleanMark, Context, Doorbell, Space};
+use crate::partition::core::Core;
+use crate::partition::hints::{CleanPartition, Hints};
+use crate::partition::notes::Notes;
+use crate::probe;
+use crate::segment::files::Files;
+use crate::types::{Offset, TopicId, TopicPartition};
+
+pub(super) const LOCK_FILE: &str = "LOCK";
+pub(super) const CATALOG_FILE: &str = "catalog";
+pub(super) const CLEAN_FILE: &str = "clean";
+pub(super) const NOTES_FILE: &str = "notes";
+/// Kafka's names.
+pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
+pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+
+/// Opens the log that `settings` describe.
+pub(super) fn open(settings: LogBuilder) -> Result<Log> {
+    let disk = &*settings.disk;
+    let dir = settings.dir.clone();
+    if !settings.read_only {
+        make_dir(disk, &dir)?;
+    }
+    let lock = take_lock(disk, &dir, settings.read_only)?;
+    let catalog = load_catalog(&settings, &dir)?;
+    let volume = disk.volume(&dir).map_err(Error::io("describe", &*dir))?;
+    sign_lock(lock.as_deref(), &settings, catalog.log_id());
+    let known = Known::load(disk, &dir, catalog.log_id());
+    let context = Arc::new(context(&settings, &dir, catalog.log_id(), &volume, known.clean.is_some()));
+    let inner = Inner {
+        dir,
+        context,
+        lock: Mutex::new(lock),
+        topics: RwLock::new(HashMap::new()),
+        damaged: RwLock::new(Vec::new()),
+        coordinator: Coordinator::default(),
+        catalog: Mutex::new(catalog),
+        checkpoints: Mutex::default(),
+        schedule: Mutex::new(Schedule::default()),
+        default_config: settings.default_config,
+        group_config: settings.groups,
+        retention_interval: settings.retention_interval,
+        checkpoint_interval: settings.checkpoint_interval,
+        closed: std::sync::atomic::AtomicBool::new(false),
+    };
+    delete::finish_deletes(&inner)?;
+    inner.open_topics(&known)?;
+    if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
+        return Err(super::topic::again(&damage.error));
+    }
+    inner.load_groups()?;
+    let inner = Arc::new(inner);
+    let is_threaded = settings.background == Background::Thread && !settings.read_only;
+    let thread = if is_threaded { Some(Thread::start(&inner)?) } else { None };
+    Ok(Log { opened: Arc::new(Opened { inner, thread: Mutex::new(thread) }) })
+}
+
+/// What the directory says about partitions, beside their own.
+struct Known {
+    starts: BTreeMap<TopicPartition, Offset>,
+    recovery_points: BTreeMap<TopicPartition, Offset>,
+    clean: Option<Clean>,
+}
+
+impl Known {
+    fn load(disk: &dyn Disk, dir: &Path, log: LogId) -> Self {
+        // A checkpoint that cannot be read says nothing, as in Kafka: more is looked at, nothing is lost.
+        let checkpoint = |name| OffsetCheckpoint::read(disk, &dir.join(name)).unwrap_or_default().0;
+        Self {
+            starts: checkpoint(LOG_STARTS),
+            recovery_points: checkpoint(RECOVERY_POINTS),
+            clean: clean::load(disk, &dir.join(CLEAN_FILE), log),
+        }
+    }
+
+    fn clean_entry(&self, topic: TopicId, partition: u32) -> Option<CleanPartition> {
+        self.clean.as_ref()?.get(&(topic, partition)).cloned()
+    }
+}
+
+/// Creates the directory and those above it, durably.
+fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    if disk.metadata(dir).is_ok_and(|found| found.is_dir) {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_dir(disk, parent)?;
+    }
+    match disk.create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create directory", dir)(error)),
+        _ if dir.parent().is_none_or(|parent| parent.as_os_str().is_empty()) => Ok(()),
+        _ => sync_parent(disk, dir),
+    }
+}
+
+fn take_lock(disk: &dyn Disk, dir: &Path, read_only: bool) -> Result<Option<Box<dyn DiskLock>>> {
+    let path = dir.join(LOCK_FILE);
+    if read_only && disk.metadata(&path).is_err() {
+        // Nobody can hold a lock that was never made, and a read-only open makes nothing.
+        return Ok(None);
+    }
+    let how = if read_only { Lock::Shared } else { Lock::Exclusive };
+    match disk.lock(&path, how).map_err(Error::io("lock", &*path))? {
+        Some(lock) => Ok(Some(lock)),
+        None => Err(Error::Locked { holder: holder(disk, &path), path }),
+    }
+}
+
+/// Who holds the lock, as they signed it.
+fn holder(disk: &dyn Disk, path: &Path) -> Box<str> {
+    let mut text = [0; 64];
+    let file = disk.open(path, crate::disk::Open::Read);
+    let len = file.and_then(|file| file.read_at(&mut text, 0)).unwrap_or(0);
+    let line = text[..len].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    match std::str::from_utf8(line) {
+        Ok(signed) if !signed.is_empty() => signed.into(),
+        _ => "another process".into(),
+    }
+}
+
+/// Writes down who holds the lock, for the message that the next one gets. Not worth failing for.
+fn sign_lock(lock: Option<&dyn DiskLock>, settings: &LogBuilder, log: LogId) {
+    if let Some(lock) = lock.filter(|_| !settings.read_only) {
+        let line = format!("process {}\nlog {log}\n", std::process::id());
+        let mut signed = [0; 64];
+        let is_same = read_exact_at(lock.file(), &mut signed[..line.len().min(64)], 0).is_ok()
+            && signed.starts_with(line.as_bytes());
+        if !is_same {
+            let _ = lock.file().set_len(0).and_then(|()| write_all_at(lock.file(), line.as_bytes(), 0));
+        }
+    }
+}
+
+fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
+    let disk = &*settings.disk;
+    let path = dir.join(CATALOG_FILE);
+    if let Some(catalog) = Catalog::load(disk, &path)? {
+        return Ok(catalog);
+    }
+    let entries = disk.list(dir).map_err(Error::io("list", dir))?;
+    let is_partition = |name: &str| matches!(classify_dir(name), DirName::Partition(_));
+    if let Some(orphan) = entries.iter().find(|entry| entry.is_dir && is_partition(&entry.name)) {
+        // Somebody's data: a new catalog would not know it.
+        return Err(Error::corrupt(&path, 0, format!("there is no catalog, but a partition {}", orphan.name)));
+    }
+    let random = || u128::from(settings.entropy.random());
+    let catalog = Catalog::new(LogId(random() << 64 | random()));
+    if !settings.read_only {
+        catalog.store(disk, &path)?;
+    }
+    Ok(catalog)
+}
+
+fn context(settings: &LogBuilder, dir: &Path, log: LogId, volume: &Volume, has_mark: bool) -> Context {
+    let files = Files::new(Arc::clone(&settings.disk), settings.read_path, settings.max_maps);
+    // A mark that was not believed is still to be erased before the first change.
+    let has_mark = has_mark || settings.disk.metadata(&dir.join(CLEAN_FILE)).is_ok();
+    Context {
+        files: Arc::new(files),
+        clock: Arc::clone(&settings.clock),
+        entropy: Arc::clone(&settings.entropy),
+        observer: Arc::clone(&settings.observer),
+        boot: volume.boot,
+        notes: Notes::load(&*settings.disk, dir.join(NOTES_FILE), log.0.to_be_bytes()),
+        recovery: settings.recovery,
+        read_only: settings.read_only,
+        clean_mark: CleanMark::new(dir.join(CLEAN_FILE), has_mark),
+        space: Space::new(dir.to_owned(), settings.min_free_bytes),
+        doorbell: Doorbell::default(),
+        closing: std::sync::atomic::AtomicBool::new(false),
+    }
+}
+
+impl Inner {
+    fn open_topics(&self, known: &Known) -> Result<()> {
+        let topics: Vec<CatalogTopic> = self.catalog.lock().live().cloned().collect();
+        for topic in topics {
+            let state = self.open_topic(&topic, known);
+            self.topics.write().insert(Arc::clone(&topic.name), Arc::new(state));
+        }
+        let mut checkpoints = self.checkpoints.lock();
+        let is_live = |id: &TopicPartition| self.topics.read().contains_key(&id.topic);
+        let live = |entries: &BTreeMap<TopicPartition, Offset>| {
+            entries.iter().filter(|(id, _)| is_live(id)).map(|(id, offset)| (id.clone(), *offset)).collect()
+        };
+        checkpoints.recovery_points = OffsetCheckpoint(live(&known.recovery_points));
+        checkpoints.starts = OffsetCheckpoint(live(&known.starts));
+        Ok(())
+    }
+
+    fn open_topic(&self, topic: &CatalogTopic, known: &Known) -> TopicState {
+        let mut slots = Vec::with_capacity(topic.config.partitions as usize);
+        for number in 0..topic.config.partitions {
+            let id = TopicPartition::new(Arc::clone(&topic.name), number);
+            let hints = Hints {
+                topic: topic.id,
+                dense: !topic.config.cleanup.compacts(),
+                start: known.starts.get(&id).copied(),
+                recovery_point: known.recovery_points.get(&id).copied(),
+                clean: known.clean_entry(topic.id, number),
+                id,
+            };
+            slots.push(self.open_partition(&hints, topic.config));
+        }
+        TopicState {
+            id: topic.id,
+            name: Arc::clone(&topic.name),
+            config: RwLock::new(topic.config),
+            partitions: RwLock::new(slots),
+            sticky: Sticky::default(),
+        }
+    }
+
+    /// Opens one partition. One that cannot be opened does not keep the others from it.
+    fn open_partition(&self, hints: &Hints, config: TopicConfig) -> Slot {
+        let dir = self.partition_dir(&hints.id);
+        let opened = check_metadata(&self.context, &dir, hints.topic)
+            .and_then(|()| Core::open(&self.context, dir, config, hints));
+        match opened {
+            Ok(core) => Slot::Open(Arc::new(core)),
+            Err(error) => {
+                probe::reached("log.damaged_partition");
+                self.context.observer.partition_damaged(&hints.id, &error.to_string());
+                let error = Arc::new(error);
+                self.damaged.write().push(Damage { partition: hints.id.clone(), error: Arc::clone(&error) });
+                Slot::Damaged(error)
+            }
+        }
+    }
+
+    /// Makes the directories of new partitions, durably, before the catalog names them.
+    pub(super) fn make_partitions(
+        &self,
+        topic: TopicId,
+        name: &Arc<str>,
+        config: TopicConfig,
+        numbers: std::ops::Range<u32>,
+    ) -> Result<Vec<Slot>> {
+        let disk = self.context.disk();
+        let mut slots = Vec::new();
+        for number in numbers {
+            let id = TopicPartition::new(Arc::clone(name), number);
+            let dir = self.partition_dir(&id);
+            self.make_partition_dir(&dir)?;
+            PartitionMetadata { topic }.write(disk, &dir.join(METADATA_FILE))?;
+            let hints = Hints {
+                id,
+                topic,
+                dense: !config.cleanup.compacts(),
+                start: None,
+                recovery_point: None,
+                clean: None,
+            };
+            slots.push(Slot::Open(Arc::new(Core::open(&self.context, dir, config, &hints)?)));
+        }
+        disk.sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
+        Ok(slots)
+    }
+
+    /// Creates a directory, or takes over an empty one that a creation left when it was cut short.
+    fn make_partition_dir(&self, dir: &Path) -> Result<()> {
+        let disk = self.context.disk();
+        match disk.create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return created.map_err(Error::io("create directory", dir)),
+        }
+        let entries = disk.list(dir).map_err(Error::io("list", dir))?;
+        match entries.iter().find(|entry| !entry.name.starts_with(METADATA_FILE)) {
+            Some(data) => Err(Error::corrupt(&dir.join(&data.name), 0, "a file of no topic that the catalog knows")),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn partition_dir(&self, id: &TopicPartition) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+}
+
+/// Whether the directory is that of a partition of this topic.
+fn check_metadata(context: &Context, dir: &Path, topic: TopicId) -> Result<()> {
+    let path = dir.join(METADATA_FILE);
+    match PartitionMetadata::read(context.disk(), &path)? {
+        Some(found) if found.topic == topic => Ok(()),
+        Some(found) => Err(Error::corrupt(&path, 0, format!("it is of topic {}, not {topic}", found.topic))),
+        None => Err(Error::corrupt(&path, 0, "the file is missing")),
+    }
+}
+
+const METADATA_FILE: &str = "partition.metadata";

@@ -1,0 +1,63 @@
+//! What the log holds and has done, as plain numbers.
+
+use std::sync::Arc;
+
+use super::topic::TopicState;
+use super::{Log, damaged_count};
+use crate::error::{Error, Result};
+use crate::observe::{PartitionStats, Stats, TopicStats};
+use crate::partition::core::Core;
+
+impl Log {
+    /// What the log holds, and has done since it was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the file system cannot be asked for its free space; [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = chiplog::Log::open(dir.path())?;
+    /// log.topic("orders")?.append("paid")?;
+    /// let stats = log.stats()?;
+    /// assert_eq!(stats.topics[0].name, "orders");
+    /// assert_eq!(stats.total().records, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self) -> Result<Stats> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        let mut states: Vec<Arc<TopicState>> = inner.topics.read().values().map(Arc::clone).collect();
+        states.sort_by(|one, other| one.name.cmp(&other.name));
+        let volume = inner.context.disk().volume(&inner.dir).map_err(Error::io("describe", &*inner.dir))?;
+        let mut stats = Stats::default();
+        stats.free_bytes = volume.free_bytes;
+        stats.open_maps = inner.context.files.open_maps() as u64;
+        for state in states {
+            stats.damaged_partitions += damaged_count(&state.partitions.read()) as u64;
+            let mut topic = TopicStats::default();
+            topic.name = state.name.to_string();
+            topic.partitions = state.cores().iter().map(|core| of_partition(core)).collect();
+            stats.topics.push(topic);
+        }
+        Ok(stats)
+    }
+}
+
+fn of_partition(core: &Core) -> PartitionStats {
+    let segments = core.segments();
+    let (end, committed, stable) = (core.end(), core.committed(), core.stable());
+    let mut stats = PartitionStats::default();
+    stats.partition = core.id.partition;
+    (stats.start, stats.stable, stats.committed, stats.synced, stats.end) =
+        (core.start(), stable, committed, core.synced(), end);
+    stats.segments = segments.len() as u64;
+    stats.bytes = segments.iter().map(|segment| segment.len()).sum();
+    stats.appends = core.counters.appends();
+    stats.records = core.counters.records();
+    stats.appended_bytes = core.counters.bytes();
+    stats.syncs = core.counters.syncs.snapshot();
+    stats
+}

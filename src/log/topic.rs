@@ -1,0 +1,193 @@
+//! A topic: partitions of one name.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::Opened;
+use super::partitioner::{Sticky, partition_for_key};
+use crate::config::TopicConfig;
+use crate::error::{Corruption, Error, Result};
+use crate::partition::core::Core;
+use crate::partition::{Appended, Held, Partition, append_records};
+use crate::record::Record;
+use crate::types::{TopicId, TopicPartition};
+
+/// A topic. Clones are handles to the same topic; each keeps the log open.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    pub(super) state: Arc<TopicState>,
+    pub(super) opened: Arc<Opened>,
+}
+
+/// What handles to one topic share.
+#[derive(Debug)]
+pub(crate) struct TopicState {
+    pub(crate) id: TopicId,
+    pub(crate) name: Arc<str>,
+    pub(crate) config: RwLock<TopicConfig>,
+    pub(crate) partitions: RwLock<Vec<Slot>>,
+    pub(crate) sticky: Sticky,
+}
+
+/// A partition that could be opened, or why not.
+#[derive(Debug, Clone)]
+pub(crate) enum Slot {
+    Open(Arc<Core>),
+    Damaged(Arc<Error>),
+}
+
+impl Slot {
+    pub(crate) fn core(&self) -> Result<&Arc<Core>> {
+        match self {
+            Self::Open(core) => Ok(core),
+            Self::Damaged(error) => Err(again(error)),
+        }
+    }
+}
+
+impl TopicState {
+    /// The partition of this number.
+    pub(crate) fn core(&self, partition: u32) -> Result<Arc<Core>> {
+        let partitions = self.partitions.read();
+        match partitions.get(partition as usize) {
+            Some(slot) => slot.core().map(Arc::clone),
+            None => Err(Error::PartitionNotFound {
+                topic: (*self.name).into(),
+                partition,
+                count: partitions.len() as u32,
+            }),
+        }
+    }
+
+    /// Every partition that could be opened.
+    pub(crate) fn cores(&self) -> Vec<Arc<Core>> {
+        self.partitions.read().iter().filter_map(|slot| slot.core().ok().map(Arc::clone)).collect()
+    }
+
+    /// Appends to the partition that the key chooses, or to the one whose turn it is.
+    pub(crate) fn append(&self, record: Record<'_>) -> Result<Appended<'static>> {
+        let core = {
+            let partitions = self.partitions.read();
+            let count = partitions.len() as u32;
+            let chosen = match (record.key, count) {
+                (_, 1) => 0,
+                (Some(key), _) => partition_for_key(key, count),
+                (None, _) => self.sticky.choose(count, weight(&record), || self.random(&partitions)),
+            };
+            Arc::clone(partitions[chosen as usize].core()?)
+        };
+        let placed = append_records(&core, None, [record])?;
+        Ok(placed.into_appended(Held::Shared(core)))
+    }
+
+    fn random(&self, partitions: &[Slot]) -> u64 {
+        let open = partitions.iter().find_map(|slot| slot.core().ok());
+        open.map_or(0, |core| core.context.entropy.random())
+    }
+}
+
+/// How much a record counts for when partitions take turns.
+fn weight(record: &Record<'_>) -> usize {
+    record.value.map_or(0, <[u8]>::len) + RECORD_OVERHEAD
+}
+
+/// What a record takes beside its value, about.
+const RECORD_OVERHEAD: usize = 12;
+
+impl Topic {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// The id: a new topic of an old name has another one.
+    #[must_use]
+    pub fn id(&self) -> TopicId {
+        self.state.id
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> TopicConfig {
+        *self.state.config.read()
+    }
+
+    /// How many partitions it has.
+    #[must_use]
+    pub fn partition_count(&self) -> u32 {
+        self.state.partitions.read().len() as u32
+    }
+
+    /// The partition with this number, from 0.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::PartitionNotFound`] if there are fewer.
+    /// - [`Error::Corrupt`], [`Error::Io`] if it could not be opened: what was found then.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = chiplog::Log::open(dir.path())?;
+    /// let orders = log.topic("orders")?;
+    /// assert_eq!(orders.partition(0)?.number(), 0);
+    /// assert!(orders.partition(1).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn partition(&self, partition: u32) -> Result<Partition> {
+        let core = self.state.core(partition)?;
+        let opened: Arc<Opened> = Arc::clone(&self.opened);
+        Ok(Partition::new(core, opened))
+    }
+
+    /// Appends a record: to the partition that Kafka's murmur2 of the key chooses, or, without a key, to one partition
+    /// until it took 16 KiB, then to another.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Partition::append`], and those of [`partition`](Self::partition).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Record, TopicConfig};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let orders = log.create_topic("orders", TopicConfig::default().partitions(10))?;
+    /// let appended = orders.append(Record::new("paid").key("foobar"))?;
+    /// assert_eq!(appended.partition(), 6); // as in Kafka
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append<'r>(&self, record: impl Into<Record<'r>>) -> Result<Appended<'_>> {
+        self.state.append(record.into())
+    }
+}
+
+/// The same error once more: what is wrong with a damaged partition is said at every call.
+pub(super) fn again(error: &Error) -> Error {
+    match error {
+        Error::Corrupt(corruption) => Error::Corrupt(Box::new(Corruption::clone(corruption))),
+        Error::Io { action, path, source } => {
+            let source = std::io::Error::new(source.kind(), source.to_string());
+            Error::Io { action, path: path.clone(), source }
+        }
+        Error::NewerVersion { path, found, supported } => {
+            Error::NewerVersion { path: path.clone(), found: *found, supported: *supported }
+        }
+        other => Error::corrupt(std::path::Path::new(""), 0, other.to_string()),
+    }
+}
+
+/// A partition that cannot be used, and why.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Damage {
+    /// Which.
+    pub partition: TopicPartition,
+    /// What was found when it was opened.
+    pub error: Arc<Error>,
+}
