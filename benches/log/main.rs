@@ -6,12 +6,13 @@
 
 mod bare;
 mod machine;
+mod ours;
 mod runner;
 
 use std::io;
 use std::path::PathBuf;
 
-use runner::{Contender, Row};
+use runner::Row;
 
 fn main() -> io::Result<()> {
     let options = Options::from_args()?;
@@ -30,21 +31,29 @@ fn main() -> io::Result<()> {
 /// The rows of the table. `ours` runs what a user would write; `bare` is the least that does the same.
 fn rows(options: &Options) -> Vec<Row> {
     let scale = if options.quick { 1 } else { 20 };
+    let append = |name, goal, values, len, count| {
+        let (shape, count) = (bare::Shape { values, len }, count * scale);
+        let (ours, bare) = (ours::Append::boxed(shape, count), bare::Append::boxed(shape, count));
+        Row { name, goal, ours, bare }
+    };
+    let (one, many) = (bare::Shape { values: 1, len: 100 }, bare::Shape { values: 145, len: 100 });
     vec![
-        row("append/100B", 0.75, bare::Append::boxed(bare::Shape { values: 1, len: 100 }, 50_000 * scale)),
-        row("append/1KiB", 0.75, bare::Append::boxed(bare::Shape { values: 1, len: 1_024 }, 15_000 * scale)),
-        row("append_all/100x100B", 0.75, bare::Append::boxed(bare::Shape { values: 100, len: 100 }, 2_000 * scale)),
-        row("synced/100B", 0.95, bare::Synced::boxed(bare::Shape { values: 1, len: 100 }, 250 * scale)),
-        row(
-            "scan/100B",
-            0.8,
-            bare::Walk::boxed(bare::Shape { values: 145, len: 100 }, 4_000 * scale, bare::make_file),
-        ),
+        append("append/100B", 0.75, 1, 100, 50_000),
+        append("append/1KiB", 0.75, 1, 1_024, 15_000),
+        append("append_all/100x100B", 0.75, 100, 100, 2_000),
+        Row {
+            name: "synced/100B",
+            goal: 0.95,
+            ours: ours::Append::synced(one, 250 * scale),
+            bare: bare::Synced::boxed(one, 250 * scale),
+        },
+        Row {
+            name: "scan/100B",
+            goal: 0.8,
+            ours: ours::Scan::boxed(many, 4_000 * scale),
+            bare: bare::Walk::boxed(many, 4_000 * scale, ours::make_file),
+        },
     ]
-}
-
-fn row(name: &'static str, goal: f64, bare: Box<dyn Contender>) -> Row {
-    Row { name, goal, ours: None, bare }
 }
 
 struct Options {

@@ -13,7 +13,7 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     /// The ratio, ours to bare, that is wanted.
     pub(crate) goal: f64,
-    pub(crate) ours: Option<Box<dyn Contender>>,
+    pub(crate) ours: Box<dyn Contender>,
     pub(crate) bare: Box<dyn Contender>,
 }
 
@@ -61,14 +61,12 @@ pub(crate) fn heading() -> String {
 pub(crate) fn race(row: &mut Row, dir: &Path, pairs: usize) -> io::Result<String> {
     let (mut ours, mut bare, mut told) = (Vec::new(), Vec::new(), String::new());
     for _ in 0..pairs {
-        if let Some(contender) = &mut row.ours {
-            let lap = time(&mut **contender, dir)?;
-            ours.push(lap.rate);
-            told = lap.told;
+        let (one, other) = (time(&mut *row.ours, dir)?, time(&mut *row.bare, dir)?);
+        ours.push(one.rate);
+        bare.push(other.rate);
+        if !one.told.is_empty() {
+            told = format!("{}; bare {}", one.told, other.told);
         }
-        let lap = time(&mut *row.bare, dir)?;
-        bare.push(lap.rate);
-        told = if row.ours.is_some() && !told.is_empty() { format!("{told}; bare {}", lap.told) } else { lap.told };
     }
     Ok(format!("{}  {told}", line(row, &ours, &bare)).trim_end().to_owned())
 }
@@ -76,9 +74,6 @@ pub(crate) fn race(row: &mut Row, dir: &Path, pairs: usize) -> io::Result<String
 fn line(row: &Row, ours: &[f64], bare: &[f64]) -> String {
     let mut ratios: Vec<f64> = ours.iter().zip(bare).map(|(ours, bare)| ours / bare).collect();
     let bare = median(&mut bare.to_vec());
-    if ratios.is_empty() {
-        return format!("{:<22}{:>14}{bare:>14.0}{:>8}{:>14}{:>7.2}  not run", row.name, "-", "-", "-", row.goal);
-    }
     let ratio = median(&mut ratios);
     let spread = format!("{:.2}..{:.2}", ratios[0], ratios[ratios.len() - 1]);
     let verdict = if ratio >= row.goal { "reached" } else { "not reached" };
