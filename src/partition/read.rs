@@ -318,10 +318,10 @@ impl Core {
         let stored = piece.bytes.clone().truncated(at);
         let aborted = within(aborted, from, next_offset).into();
         let mut records = Records { stored, unpacked: unpacked.into(), aborted, from, next_offset };
-        if let Some(last) = records.iter().nth(options.max_records.max(1) - 1) {
-            if options.max_records < usize::MAX {
-                records.next_offset = last.offset + 1;
-            }
+        if options.max_records < usize::MAX
+            && let Some(last) = records.iter().nth(options.max_records.max(1) - 1)
+        {
+            records.next_offset = last.offset + 1;
         }
         Ok(records)
     }
