@@ -3,7 +3,9 @@
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::types::Timestamp;
 
@@ -20,6 +22,9 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The clock of the operating system.
+///
+/// [`now`](Clock::now) is its coarse reading, up to one timer tick late: 4 ms or less on Linux as it is mostly built.
+/// It costs 8 ns where the exact one costs 30, at every append.
 #[derive(Debug)]
 pub struct SystemClock {
     started: Instant,
@@ -41,9 +46,9 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
+        let time = clock_gettime(ClockId::RealtimeCoarse);
         // A clock set before 1970 reads as 1970: records then carry 0, which retention never acts on.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        Timestamp((time.tv_sec.saturating_mul(1000) + time.tv_nsec / 1_000_000).max(0))
     }
 
     fn monotonic(&self) -> Duration {
@@ -73,5 +78,27 @@ impl Entropy for SystemEntropy {
         // A second, freshly seeded hasher: two logs in one process must not draw the same ids.
         hasher.write_u64(RandomState::new().build_hasher().finish());
         hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn the_coarse_clock_is_a_few_ticks_from_the_exact_one() {
+        let exact = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+        let clock = SystemClock::new();
+        let (before, now, after) = (exact(), clock.now().0, exact());
+        assert!((before - 20..=after).contains(&now), "{before} <= {now} <= {after}");
+    }
+
+    #[test]
+    fn two_sources_of_entropy_differ_and_one_does_not_repeat() {
+        let (one, other) = (SystemEntropy::default(), SystemEntropy::default());
+        let drawn: std::collections::HashSet<u64> = (0..1000).flat_map(|_| [one.random(), other.random()]).collect();
+        assert_eq!(drawn.len(), 2000);
     }
 }
