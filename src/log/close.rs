@@ -3,12 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use super::clean::{self, Clean};
-use super::open::{CLEAN_FILE, LOG_STARTS, RECOVERY_POINTS};
+use super::open::CLEAN_FILE;
 use super::{Inner, Opened};
 use crate::error::{Error, Result};
 use crate::partition::core::Halt;
 use crate::probe;
-use crate::types::TopicPartition;
 
 impl Opened {
     /// Closes the log, once. A second call finds it closed.
@@ -35,7 +34,7 @@ impl Inner {
         let cores = self.cores();
         let settled: Vec<Result<()>> = cores.iter().map(|core| core.settle()).collect();
         self.checkpoint(&cores)?;
-        self.checkpoint_ends(&cores)?;
+        self.write_kafka_checkpoints(&cores)?;
         let mut clean = Clean::new();
         let mut first_error = settled.into_iter().find_map(Result::err);
         for core in &cores {
@@ -50,25 +49,7 @@ impl Inner {
             }
         }
         let path = self.dir.join(CLEAN_FILE);
-        clean::store(self.context.disk(), &path, self.catalog.lock().log_id(), &clean)?;
+        clean::store(self.context.disk(), &path, self.log_id, &clean)?;
         first_error.map_or(Ok(()), Err)
-    }
-
-    /// Takes partitions out of the checkpoints: what comes to have their names starts anew.
-    pub(super) fn forget_checkpoints(&self, is_gone: impl Fn(&TopicPartition) -> bool) -> Result<()> {
-        let mut checkpoints = self.checkpoints.lock();
-        let disk = self.context.disk();
-        let (mut points, mut starts) = (checkpoints.recovery_points.clone(), checkpoints.starts.clone());
-        points.0.retain(|id, _| !is_gone(id));
-        starts.0.retain(|id, _| !is_gone(id));
-        if points.0 != checkpoints.recovery_points.0 {
-            points.write(disk, &self.dir.join(RECOVERY_POINTS))?;
-            checkpoints.recovery_points = points;
-        }
-        if starts.0 != checkpoints.starts.0 {
-            starts.write(disk, &self.dir.join(LOG_STARTS))?;
-            checkpoints.starts = starts;
-        }
-        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fence the handles -> catalog: deleting (from here on it is gone) -> rename the directories -> remove them
-//!     -> take it out of the checkpoints -> catalog: forget it
+//!     -> catalog: forget it
 //! ```
 
 use std::path::Path;
@@ -35,8 +35,6 @@ pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
         remove_directories(inner, topic)?;
         without.finish_delete(topic.id);
     }
-    let is_gone = |id: &TopicPartition| without.find(&id.topic).is_none();
-    inner.forget_checkpoints(is_gone)?;
     without.store(inner.context.disk(), &inner.dir.join(CATALOG_FILE))?;
     *catalog = without;
     Ok(())

@@ -1,10 +1,11 @@
 //! The work that nobody waits for: what is due now, and when to come again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::open::{HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
+use super::checkpoints::Checkpoint;
+use super::open::{CHECKPOINTS_FILE, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
 use super::{Inner, Log};
 use crate::config::Durability;
 use crate::disk::checkpoint::OffsetCheckpoint;
@@ -12,7 +13,7 @@ use crate::error::Result;
 use crate::observe::RetentionReason;
 use crate::partition::core::Core;
 use crate::probe;
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, TopicId, TopicPartition};
 
 /// What a call of [`Log::maintain`] did, and when the next one is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +37,6 @@ pub(super) struct Schedule {
     next_retention: Duration,
     next_checkpoint: Duration,
     next_expiry: Duration,
-}
-
-/// The checkpoints as they are on disk.
-#[derive(Debug, Default)]
-pub(super) struct Checkpoints {
-    pub(super) recovery_points: OffsetCheckpoint,
-    pub(super) starts: OffsetCheckpoint,
 }
 
 impl Log {
@@ -116,37 +110,47 @@ impl Inner {
 
     /// Writes down how far each partition is synced, if that is news.
     pub(super) fn checkpoint(&self, cores: &[Arc<Core>]) -> Result<()> {
+        let synced = |core: &Arc<Core>| Checkpoint { start: Offset::ZERO, synced: core.synced() };
+        self.raise_checkpoints(cores.iter().map(|core| (core, synced(core))))
+    }
+
+    /// Writes down the starts of partitions that are about to rise.
+    fn checkpoint_starts(&self, rising: &[(&Arc<Core>, Offset, RetentionReason)]) -> Result<()> {
+        if probe::planted("log.start_not_durable") {
+            return Ok(());
+        }
+        let start = |start| Checkpoint { start, synced: Offset::ZERO };
+        self.raise_checkpoints(rising.iter().map(|(core, to, _)| (*core, start(*to))))
+    }
+
+    fn raise_checkpoints<'c>(&self, raised: impl Iterator<Item = (&'c Arc<Core>, Checkpoint)>) -> Result<()> {
         let mut checkpoints = self.checkpoints.lock();
-        let mut points = checkpoints.recovery_points.clone();
-        for core in cores {
-            points.0.insert(core.id.clone(), core.synced());
+        let mut next = checkpoints.clone();
+        for (core, to) in raised {
+            next.raise(core.topic, core.id.partition, to);
         }
-        if points.0 != checkpoints.recovery_points.0 {
-            points.write(self.context.disk(), &self.dir.join(RECOVERY_POINTS))?;
-            checkpoints.recovery_points = points;
+        if next == *checkpoints {
+            return Ok(());
         }
+        let live: HashSet<TopicId> = self.topics.read().values().map(|topic| topic.id).collect();
+        next.retain(|topic| live.contains(&topic));
+        next.store(self.context.disk(), &self.dir.join(CHECKPOINTS_FILE), self.log_id)?;
+        *checkpoints = next;
         Ok(())
     }
 
-    /// Writes down the starts of all partitions, some of which are about to rise.
-    pub(super) fn checkpoint_starts(&self, rising: &[(TopicPartition, Offset)]) -> Result<()> {
-        let mut checkpoints = self.checkpoints.lock();
-        let mut starts = checkpoints.starts.clone();
-        for (id, start) in rising {
-            let known = starts.0.entry(id.clone()).or_default();
-            *known = (*known).max(*start);
-        }
-        if starts.0 != checkpoints.starts.0 && !probe::planted("log.start_not_durable") {
-            starts.write(self.context.disk(), &self.dir.join(LOG_STARTS))?;
-            checkpoints.starts = starts;
-        }
-        Ok(())
-    }
-
-    /// What Kafka would call the high watermarks: written at an orderly close, for Kafka to find.
-    pub(super) fn checkpoint_ends(&self, cores: &[Arc<Core>]) -> Result<()> {
-        let ends = cores.iter().map(|core| (core.id.clone(), core.committed())).collect();
-        OffsetCheckpoint(ends).write(self.context.disk(), &self.dir.join(HIGH_WATERMARKS))
+    /// Writes the checkpoints that Kafka would, for it to find: recovery points, starts, high watermarks.
+    pub(super) fn write_kafka_checkpoints(&self, cores: &[Arc<Core>]) -> Result<()> {
+        let write = |name, offset: fn(&Core) -> Offset, is_listed: fn(&Core) -> bool| {
+            let listed = cores.iter().filter(|core| is_listed(core));
+            let offsets = listed.map(|core| (core.id.clone(), offset(core))).collect();
+            OffsetCheckpoint(offsets).write(self.context.disk(), &self.dir.join(name))
+        };
+        // Kafka lists a start only if it lies past the first segment's base.
+        let starts_late = |core: &Core| core.segments().first().is_some_and(|first| first.base() < core.start());
+        write(RECOVERY_POINTS, Core::synced, |_| true)?;
+        write(LOG_STARTS, Core::start, starts_late)?;
+        write(HIGH_WATERMARKS, Core::committed, |_| true)
     }
 
     fn retain(&self, cores: &[Arc<Core>], done: &mut Maintained) -> Result<()> {
@@ -172,11 +176,10 @@ impl Inner {
     /// Raises starts durably, then removes what lies below them.
     fn remove(&self, due: &[(&Arc<Core>, Offset, RetentionReason)], done: &mut Maintained) -> Result<()> {
         self.context.before_change()?;
-        let rising: Vec<_> = due.iter().map(|(core, start, _)| (core.id.clone(), *start)).collect();
         for (core, start, _) in due {
             core.roll_if_expired(*start)?;
         }
-        self.checkpoint_starts(&rising)?;
+        self.checkpoint_starts(due)?;
         for (core, start, reason) in due {
             core.raise_start(*start);
             done.removed += core.remove_below_start(*reason)?;
@@ -189,15 +192,17 @@ impl Inner {
         if offset <= core.start() {
             return Ok(());
         }
+        // Not beside a retention or a finishing of the same segments.
+        let _schedule = self.schedule.lock();
         let mut done = Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 };
         self.remove(&[(core, offset, RetentionReason::Start)], &mut done)
     }
 
     fn finish_sealed(&self, cores: &[Arc<Core>], done: &mut Maintained) -> Result<()> {
-        let checkpointed = self.checkpoints.lock().recovery_points.clone();
+        let checkpointed = self.checkpoints.lock().clone();
         let mut first_error = None;
         for core in cores.iter().filter(|core| core.has_unfinished() && !core.has_stopped()) {
-            let covered = checkpointed.0.get(&core.id).copied().unwrap_or_default();
+            let covered = checkpointed.get(core.topic, core.id.partition).unwrap_or_default().synced;
             loop {
                 match core.finish_one(covered) {
                     Ok(true) => done.finished += 1,

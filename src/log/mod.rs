@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 mod background;
 mod builder;
 mod catalog;
+mod checkpoints;
 mod clean;
 mod close;
 mod delete;
@@ -31,8 +32,10 @@ pub use topic::{Damage, Topic};
 
 #[cfg(not(any(fuzzing, test)))]
 use self::catalog::Catalog;
+use self::catalog::LogId;
+use self::checkpoints::Checkpoints;
 use self::groups::Coordinator;
-use self::maintain::{Checkpoints, Schedule};
+use self::maintain::Schedule;
 use self::names::OFFSETS_TOPIC;
 use self::open::CATALOG_FILE;
 use self::topic::{Slot, TopicState};
@@ -85,6 +88,7 @@ impl Drop for Opened {
 #[derive(Debug)]
 pub(crate) struct Inner {
     dir: PathBuf,
+    log_id: LogId,
     context: Arc<Context>,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
     catalog: Mutex<Catalog>,

@@ -1,6 +1,6 @@
 //! Opening a log: the directory, the lock, the catalog, then each partition.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use super::background::Background as Thread;
 use super::builder::{Background, LogBuilder};
 use super::catalog::{Catalog, CatalogTopic, LogId};
+use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
 use super::groups::Coordinator;
 use super::maintain::Schedule;
@@ -18,7 +19,7 @@ use super::partitioner::Sticky;
 use super::topic::{Damage, Slot, TopicState};
 use super::{Inner, Log, Opened, delete};
 use crate::config::TopicConfig;
-use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
+use crate::disk::checkpoint::PartitionMetadata;
 use crate::disk::replace::sync_parent;
 use crate::disk::{Disk, DiskLock, Lock, Volume, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
@@ -28,13 +29,14 @@ use crate::partition::hints::{CleanPartition, Hints};
 use crate::partition::notes::Notes;
 use crate::probe;
 use crate::segment::files::Files;
-use crate::types::{Offset, TopicId, TopicPartition};
+use crate::types::{TopicId, TopicPartition};
 
 pub(super) const LOCK_FILE: &str = "LOCK";
 pub(super) const CATALOG_FILE: &str = "catalog";
 pub(super) const CLEAN_FILE: &str = "clean";
 pub(super) const NOTES_FILE: &str = "notes";
-/// Kafka's names.
+pub(super) const CHECKPOINTS_FILE: &str = "checkpoints";
+/// Kafka's own, written at an orderly close.
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
@@ -50,17 +52,21 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     let catalog = load_catalog(&settings, &dir)?;
     let volume = disk.volume(&dir).map_err(Error::io("describe", &*dir))?;
     sign_lock(lock.as_deref(), &settings, catalog.log_id());
-    let known = Known::load(disk, &dir, catalog.log_id());
+    let known = Known {
+        checkpoints: Checkpoints::load(disk, &dir.join(CHECKPOINTS_FILE), catalog.log_id())?,
+        clean: clean::load(disk, &dir.join(CLEAN_FILE), catalog.log_id()),
+    };
     let context = Arc::new(context(&settings, &dir, catalog.log_id(), &volume, known.clean.is_some()));
     let inner = Inner {
         dir,
+        log_id: catalog.log_id(),
         context,
         lock: Mutex::new(lock),
         topics: RwLock::new(HashMap::new()),
         damaged: RwLock::new(Vec::new()),
         coordinator: Coordinator::default(),
         catalog: Mutex::new(catalog),
-        checkpoints: Mutex::default(),
+        checkpoints: Mutex::new(known.checkpoints.clone()),
         schedule: Mutex::new(Schedule::default()),
         default_config: settings.default_config,
         group_config: settings.groups,
@@ -82,22 +88,11 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
 
 /// What the directory says about partitions, beside their own.
 struct Known {
-    starts: BTreeMap<TopicPartition, Offset>,
-    recovery_points: BTreeMap<TopicPartition, Offset>,
+    checkpoints: Checkpoints,
     clean: Option<Clean>,
 }
 
 impl Known {
-    fn load(disk: &dyn Disk, dir: &Path, log: LogId) -> Self {
-        // A checkpoint that cannot be read says nothing, as in Kafka: more is looked at, nothing is lost.
-        let checkpoint = |name| OffsetCheckpoint::read(disk, &dir.join(name)).unwrap_or_default().0;
-        Self {
-            starts: checkpoint(LOG_STARTS),
-            recovery_points: checkpoint(RECOVERY_POINTS),
-            clean: clean::load(disk, &dir.join(CLEAN_FILE), log),
-        }
-    }
-
     fn clean_entry(&self, topic: TopicId, partition: u32) -> Option<CleanPartition> {
         self.clean.as_ref()?.get(&(topic, partition)).cloned()
     }
@@ -203,13 +198,6 @@ impl Inner {
             let state = self.open_topic(&topic, known);
             self.topics.write().insert(Arc::clone(&topic.name), Arc::new(state));
         }
-        let mut checkpoints = self.checkpoints.lock();
-        let is_live = |id: &TopicPartition| self.topics.read().contains_key(&id.topic);
-        let live = |entries: &BTreeMap<TopicPartition, Offset>| {
-            entries.iter().filter(|(id, _)| is_live(id)).map(|(id, offset)| (id.clone(), *offset)).collect()
-        };
-        checkpoints.recovery_points = OffsetCheckpoint(live(&known.recovery_points));
-        checkpoints.starts = OffsetCheckpoint(live(&known.starts));
         Ok(())
     }
 
@@ -220,8 +208,8 @@ impl Inner {
             let hints = Hints {
                 topic: topic.id,
                 dense: !topic.config.cleanup.compacts(),
-                start: known.starts.get(&id).copied(),
-                recovery_point: known.recovery_points.get(&id).copied(),
+                start: known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.start),
+                recovery_point: known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.synced),
                 clean: known.clean_entry(topic.id, number),
                 id,
             };

@@ -1,0 +1,151 @@
+//! How far each partition is synced, and where it starts: one small file of ours.
+//!
+//! Kafka keeps both in files of its own, by name and without a checksum. A flipped digit there would hide records, and
+//! a new topic of an old name would find the numbers of the old one. So ours are kept by topic id, with a checksum, and
+//! Kafka's files are only written, at an orderly close, for Kafka to read.
+//!
+//! ```text
+//! chiplog checkpoints 1
+//! log 00112233445566778899aabbccddeeff
+//! partition AAECAwQFBgcICQoLDA0ODw 0 start 3 synced 24
+//! crc32 1a2b3c4d
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use super::catalog::LogId;
+use crate::checksum::crc32;
+use crate::disk::replace::replace;
+use crate::disk::{Disk, read_file};
+use crate::error::{Error, Result};
+use crate::types::{Offset, TopicId};
+
+/// The checkpoints as they are on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Checkpoints {
+    entries: BTreeMap<(TopicId, u32), Checkpoint>,
+}
+
+/// What is known of one partition, whatever happens to its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Checkpoint {
+    /// Nothing below may be read any more.
+    pub(super) start: Offset,
+    /// Everything below was synced.
+    pub(super) synced: Offset,
+}
+
+impl Checkpoints {
+    /// Reads the file. One that is missing, or damaged, says nothing: then more is looked at, as in Kafka, and records
+    /// that were deleted by hand may be back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it is there and cannot be read.
+    pub(super) fn load(disk: &dyn Disk, path: &Path, log: LogId) -> Result<Self> {
+        match read_file(disk, path, MAX_BYTES) {
+            Ok(bytes) => Ok(Self::parse(&bytes, log).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(Error::io("read", path)(error)),
+        }
+    }
+
+    /// Replaces the file. Durable when this returns.
+    pub(super) fn store(&self, disk: &dyn Disk, path: &Path, log: LogId) -> Result<()> {
+        replace(disk, path, self.to_text(log).as_bytes())
+    }
+
+    pub(super) fn get(&self, topic: TopicId, partition: u32) -> Option<Checkpoint> {
+        self.entries.get(&(topic, partition)).copied()
+    }
+
+    /// Raises what is known of a partition; lower numbers than before change nothing.
+    pub(super) fn raise(&mut self, topic: TopicId, partition: u32, to: Checkpoint) {
+        let known = self.entries.entry((topic, partition)).or_default();
+        *known = Checkpoint { start: known.start.max(to.start), synced: known.synced.max(to.synced) };
+    }
+
+    /// Forgets the partitions of topics that are no more.
+    pub(super) fn retain(&mut self, is_live: impl Fn(TopicId) -> bool) {
+        self.entries.retain(|(topic, _), _| is_live(*topic));
+    }
+
+    fn to_text(&self, log: LogId) -> String {
+        let mut text = format!("{HEADER}\nlog {log}\n");
+        for ((topic, partition), Checkpoint { start, synced }) in &self.entries {
+            let _ = writeln!(text, "partition {topic} {partition} start {start} synced {synced}");
+        }
+        let _ = writeln!(text, "{TRAILER}{:08x}", crc32(text.as_bytes()));
+        text
+    }
+
+    fn parse(bytes: &[u8], log: LogId) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let body = text.get(..text.len().checked_sub(TRAILER.len() + 9)?)?;
+        if text[body.len()..] != format!("{TRAILER}{:08x}\n", crc32(body.as_bytes())) {
+            return None;
+        }
+        let mut lines = body.lines();
+        if lines.next()? != HEADER || lines.next()? != format!("log {log}") {
+            return None;
+        }
+        let mut checkpoints = Self::default();
+        for line in lines {
+            let words: Vec<&str> = line.split(' ').collect();
+            let ["partition", topic, partition, "start", start, "synced", synced] = words[..] else { return None };
+            let key = (topic.parse().ok()?, partition.parse().ok()?);
+            let entry = Checkpoint { start: Offset(start.parse().ok()?), synced: Offset(synced.parse().ok()?) };
+            checkpoints.entries.insert(key, entry);
+        }
+        Some(checkpoints)
+    }
+}
+
+const HEADER: &str = "chiplog checkpoints 1";
+const TRAILER: &str = "crc32 ";
+const MAX_BYTES: u64 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any_checkpoints() -> Checkpoints {
+        let mut checkpoints = Checkpoints::default();
+        checkpoints.raise(TopicId::from_bytes([7; 16]), 3, Checkpoint { start: Offset(3), synced: Offset(24) });
+        checkpoints.raise(TopicId::from_bytes([9; 16]), 0, Checkpoint::default());
+        checkpoints
+    }
+
+    #[test]
+    fn checkpoints_read_back_and_are_those_of_one_log() {
+        let text = any_checkpoints().to_text(LogId(1));
+        assert_eq!(Checkpoints::parse(text.as_bytes(), LogId(1)), Some(any_checkpoints()));
+        assert_eq!(Checkpoints::parse(text.as_bytes(), LogId(2)), None);
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_cut_goes_unnoticed() {
+        let text = any_checkpoints().to_text(LogId(1)).into_bytes();
+        for bit in 0..text.len() * 8 {
+            let mut damaged = text.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Checkpoints::parse(&damaged, LogId(1)), None, "bit {bit}");
+        }
+        for len in 0..text.len() {
+            assert_eq!(Checkpoints::parse(&text[..len], LogId(1)), None, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_never_falls() {
+        let mut checkpoints = any_checkpoints();
+        let id = TopicId::from_bytes([7; 16]);
+        checkpoints.raise(id, 3, Checkpoint { start: Offset(1), synced: Offset(30) });
+        assert_eq!(checkpoints.get(id, 3), Some(Checkpoint { start: Offset(3), synced: Offset(30) }));
+        checkpoints.retain(|topic| topic != id);
+        assert_eq!(checkpoints.get(id, 3), None);
+    }
+}
