@@ -11,6 +11,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Partition;
 use super::core::Core;
@@ -325,7 +326,7 @@ pub(crate) fn append_records<'r>(
             return Err(Error::InvalidBatch { reason: "no records", position: 0 });
         }
         let batch = buffers.builder.finish()?;
-        core.check_len(batch.len() as u64, rules.max_message_bytes)?;
+        rules.check_len(batch.len())?;
         let header = BatchHeader::read(batch)
             .map_err(|invalid| Error::InvalidBatch { reason: invalid.what, position: invalid.at })?;
         core.append_batch(batch, header, expected_end, Origin::Client)
@@ -340,7 +341,7 @@ pub(crate) fn append_raw(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin) ->
         let stamp = Stamp { first_offset: Offset::ZERO, leader_epoch: LeaderEpoch(0), now };
         let Buffers { validator, stored, .. } = buffers;
         let validated = validator.validate(batch, &rules.for_foreign(origin), &stamp, stored)?;
-        core.check_len(stored.len() as u64, rules.max_message_bytes)?;
+        rules.check_len(stored.len())?;
         let origin = match origin {
             BatchOrigin::Client => Origin::Client,
             BatchOrigin::Coordinator => Origin::Coordinator,
@@ -357,7 +358,8 @@ struct AppendRules {
     before_max_ms: i64,
     after_max_ms: i64,
     compression: Option<Compression>,
-    max_message_bytes: u64,
+    /// The largest batch that is both allowed and fits in a segment.
+    max_batch_bytes: u64,
     decoded_limit: usize,
 }
 
@@ -369,7 +371,7 @@ impl AppendRules {
             before_max_ms: config.timestamp_before_max_ms,
             after_max_ms: config.timestamp_after_max_ms,
             compression: stored_as(config),
-            max_message_bytes: config.max_message_bytes as u64,
+            max_batch_bytes: config.max_batch_bytes(),
             decoded_limit: config.max_decompressed_bytes as usize,
         }
     }
@@ -382,9 +384,14 @@ impl AppendRules {
             before_max_ms: distance(self.before_max_ms),
             after_max_ms: distance(self.after_max_ms),
             compression: self.compression,
-            max_message_bytes: self.max_message_bytes as usize,
+            max_message_bytes: self.max_batch_bytes as usize,
             decoded_limit: self.decoded_limit,
         }
+    }
+
+    fn check_len(&self, len: usize) -> Result<()> {
+        let (len, limit) = (len as u64, self.max_batch_bytes);
+        if len > limit { Err(Error::BatchTooLarge { len, limit }) } else { Ok(()) }
     }
 
     /// Refuses a record that the topic does not take.
@@ -430,11 +437,6 @@ impl Core {
         AppendRules::of(&self.config.read())
     }
 
-    fn check_len(&self, len: u64, max_message_bytes: u64) -> Result<()> {
-        let limit = max_message_bytes.min(self.config.read().segment_bytes as u64);
-        if len > limit { Err(Error::BatchTooLarge { len, limit }) } else { Ok(()) }
-    }
-
     /// Gives an encoded batch its place at the end of the log.
     fn append_batch(
         &self,
@@ -461,6 +463,9 @@ impl Core {
     ) -> Result<(Placement, bool, Option<Woken>)> {
         let mut writer = self.writer.lock();
         self.check()?;
+        if self.context.closing.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
         writer.begin(self).map_err(|failure| self.fail(failure))?;
         let end = writer.end;
         if let Some(expected) = expected_end.filter(|expected| *expected != end) {

@@ -103,10 +103,8 @@ impl Core {
         }
         self.sync_to(self.end())?;
         let target = self.writer.lock().active().map(crate::segment::active::ActiveSegment::sync_target);
-        if let Some(target) = target.filter(SyncTarget::mark_is_behind) {
-            target.sync().inspect_err(|error| self.poison(error))?;
-        }
-        Ok(())
+        let now = self.context.clock.monotonic();
+        target.map_or(Ok(()), |target| target.make_mark_exact(now)).inspect_err(|error| self.poison(error))
     }
 
     /// Brings the files of the active segment into the form of a closed one. Everything is synced, and a checkpoint

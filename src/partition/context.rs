@@ -42,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) clean_mark: CleanMark,
     pub(crate) space: Space,
     pub(crate) doorbell: Doorbell,
+    /// The log is closing: no append begins any more.
+    pub(crate) closing: AtomicBool,
 }
 
 impl Context {
@@ -77,6 +79,11 @@ impl CleanMark {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether nothing was changed since a close that left the mark.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.is_gone.load(Ordering::Acquire)
     }
 
     fn erase(&self, disk: &dyn Disk) -> Result<()> {

@@ -187,6 +187,12 @@ impl Core {
         dropped
     }
 
+    /// Gives the partition other settings, for all appends to come.
+    pub(crate) fn set_config(&self, config: TopicConfig) {
+        self.writer.lock().config = config;
+        *self.config.write() = config;
+    }
+
     /// Refuses if the partition stopped.
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {

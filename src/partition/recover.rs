@@ -403,7 +403,9 @@ impl Recovery<'_> {
             let end = clean.segments.get(at + 1).map_or(clean.end, |(next, _)| *next);
             let is_last = *base == last_base;
             let capacity = if is_last { self.shape.segment_bytes.max(*len) } else { *len };
-            Arc::new(SegmentData::new(&self.context.files, self.dir, *base, *len, end, capacity))
+            let data = SegmentData::new(&self.context.files, self.dir, *base, *len, end, capacity);
+            data.vouch(if is_last { *len } else { 0 });
+            Arc::new(data)
         });
         let found = Found { touched: last_len, first_timestamp: clean.first_timestamp, index, mark: None };
         Ok(Some(Recovered {

@@ -4,6 +4,8 @@
 //! the active segment; only then does `synced` rise, to where the log ended when it began. The first failure is final:
 //! the system may have dropped the pages and forgotten the error, so a second sync would prove nothing.
 
+use std::time::Duration;
+
 use super::core::Core;
 use super::writer::SyncPlan;
 use crate::error::{Error, Result};
@@ -51,7 +53,7 @@ impl Core {
         if probe::planted("partition.synced_before_sync") {
             drop(self.synced.raise(plan.end.0));
         }
-        self.carry_out(&plan).inspect_err(|error| {
+        self.carry_out(&plan, began).inspect_err(|error| {
             if let Error::Io { path, source, .. } = error {
                 self.context.observer.sync_failed(&SyncFailed { partition: &self.id, path, error: source });
             }
@@ -64,19 +66,19 @@ impl Core {
         Ok(())
     }
 
-    fn carry_out(&self, plan: &SyncPlan) -> Result<()> {
+    fn carry_out(&self, plan: &SyncPlan, now: Duration) -> Result<()> {
         if let Some((from, to)) = plan.unproven
             && !probe::planted("partition.recovered_not_rewritten")
         {
             self.rewrite(from, to)?;
         }
         for target in &plan.rolled {
-            target.sync()?;
+            target.sync(now)?;
         }
         if plan.names && !probe::planted("partition.no_dir_sync") {
             self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
         }
-        plan.active.as_ref().map_or(Ok(()), |target| target.sync())
+        plan.active.as_ref().map_or(Ok(()), |target| target.sync(now))
     }
 
     /// Writes again what recovery read above the proven offset, and syncs it through the same handles.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::follow::Followed;
 use super::recover::{Plan, Torn};
+use crate::clock::Clock;
 use crate::config::{Durability, TopicConfig};
 use crate::disk::marks::Note;
 use crate::disk::replace::sync_parent;
@@ -222,20 +223,16 @@ impl Writer {
         let by_size = active.position() + len > config.segment_bytes as u64 || !active.has_room(len);
         let by_index = active.index().is_full();
         let by_offset = header.last_offset() - active.data().base() > MAX_RELATIVE;
-        by_size || by_index || by_offset || self.is_old(active, header.max_timestamp, core.context.clock.now())
+        by_size || by_index || by_offset || self.is_old(active, header.max_timestamp, &*core.context.clock)
     }
 
     /// Whether the segment spans more than `segment.ms`: between the timestamps of its first batch and this one.
-    fn is_old(&self, active: &ActiveSegment, timestamp: Timestamp, now: Timestamp) -> bool {
+    fn is_old(&self, active: &ActiveSegment, timestamp: Timestamp, clock: &dyn Clock) -> bool {
         let waited = match active.age_from() {
             (Some(first), _) if first.is_some() => timestamp.0.saturating_sub(first.0),
-            (_, created) => now.0.saturating_sub(created.0),
+            (_, created) => clock.now().0.saturating_sub(created.0),
         };
-        let mut limit = self.config.segment_ms;
-        if self.config.cleanup.compacts() {
-            limit = limit.min(self.config.max_compaction_lag_ms);
-        }
-        waited > limit.saturating_sub(self.jitter_ms)
+        waited > self.config.roll_ms().saturating_sub(self.jitter_ms)
     }
 
     /// Seals the active segment and begins the next one at `end`. Nothing is synced here: the old file is handed to

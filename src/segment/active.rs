@@ -20,6 +20,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -98,6 +99,7 @@ struct MarkState {
     /// What the last mark says, and what is proven by now.
     marked: (u64, Offset),
     proven: (u64, Offset),
+    marked_at: Duration,
 }
 
 /// What a sync needs of a segment, taken under the append lock and used without it.
@@ -258,14 +260,14 @@ impl ActiveSegment {
         extended.map_err(Error::io("extend", self.data.path())).map_err(refused)?;
         // What is below was proven by whoever made it, or is not; this mark claims nothing yet.
         let marks = self.marks_at(page, origin, 0, (0, self.data.base())).map_err(refused)?;
-        marks.write(&*self.file, self.data.path()).map_err(refused)?;
+        marks.write(&*self.file, self.data.path(), Duration::ZERO).map_err(refused)?;
         self.reserved = Some(Reserved { page, allocated: self.position, step: FIRST_STEP, marks });
         Ok(())
     }
 
     fn marks_at(&self, page: u64, origin: Origin, sequence: u64, proven: (u64, Offset)) -> Result<Arc<Marks>> {
         let file = self.file.metadata().map_err(Error::io("describe", self.data.path()))?.id;
-        let state = Mutex::new(MarkState { sequence, marked: proven, proven });
+        let state = Mutex::new(MarkState { sequence, marked: proven, proven, marked_at: Duration::ZERO });
         Ok(Arc::new(Marks { page, base: self.data.base(), boot: origin.boot.unwrap_or_default(), file, state }))
     }
 
@@ -322,11 +324,11 @@ impl SyncTarget {
         &self.data
     }
 
-    /// Makes the segment durable up to the target, in one flush that carries a mark of what the flush before it
-    /// proved. A failure is final: what is on disk is unknown.
-    pub(crate) fn sync(&self) -> Result<()> {
-        if let Some(marks) = &self.marks {
-            marks.write(&*self.file, self.data.path())?;
+    /// Makes the segment durable up to the target, in one flush that carries a mark of what flushes before it proved,
+    /// if one is due. A failure is final: what is on disk is unknown.
+    pub(crate) fn sync(&self, now: Duration) -> Result<()> {
+        if let Some(marks) = self.marks.as_ref().filter(|marks| marks.is_due(now)) {
+            marks.write(&*self.file, self.data.path(), now)?;
         }
         self.file.sync().map_err(Error::io("sync", self.data.path()))?;
         if let Some(marks) = &self.marks {
@@ -336,8 +338,15 @@ impl SyncTarget {
         Ok(())
     }
 
+    /// Syncs once more, with a mark that is exact, if the one on disk says less than is proven.
+    pub(crate) fn make_mark_exact(&self, now: Duration) -> Result<()> {
+        let Some(marks) = self.marks.as_ref().filter(|_| self.mark_is_behind()) else { return Ok(()) };
+        marks.write(&*self.file, self.data.path(), now)?;
+        self.file.sync().map_err(Error::io("sync", self.data.path()))
+    }
+
     /// Whether the mark on disk says less than is proven.
-    pub(crate) fn mark_is_behind(&self) -> bool {
+    fn mark_is_behind(&self) -> bool {
         self.marks.as_ref().is_some_and(|marks| {
             let state = marks.state.lock();
             state.marked < state.proven
@@ -380,8 +389,17 @@ pub(crate) fn rewrite(segment: &SegmentData, position: u64) -> Result<()> {
 }
 
 impl Marks {
-    fn write(&self, file: &dyn DiskFile, path: &Path) -> Result<()> {
+    /// Whether 64 KiB or 10 ms came since the last mark. A mark at each sync would be a second block in every flush,
+    /// which is more than it is worth: without it, recovery looks at that much more.
+    fn is_due(&self, now: Duration) -> bool {
+        let state = self.state.lock();
+        let bytes = state.proven.0 - state.marked.0.min(state.proven.0);
+        bytes > 0 && (bytes >= MARK_BYTES || now.saturating_sub(state.marked_at) >= MARK_TIME)
+    }
+
+    fn write(&self, file: &dyn DiskFile, path: &Path, now: Duration) -> Result<()> {
         let mut state = self.state.lock();
+        state.marked_at = now;
         state.sequence += 1;
         let (position, offset) = state.proven;
         let mark = SyncMark {
@@ -416,6 +434,8 @@ pub(crate) struct Found {
     pub(crate) mark: Option<(u64, SyncMark)>,
 }
 
+const MARK_BYTES: u64 = 64 << 10;
+const MARK_TIME: Duration = Duration::from_millis(10);
 const ZEROS: u64 = 1 << 20;
 const FIRST_STEP: u64 = 1 << 20;
 const LAST_STEP: u64 = 64 << 20;

@@ -35,6 +35,9 @@ pub(crate) struct SegmentData {
     opened_len: u64,
     len: AtomicU64,
     end: AtomicU64,
+    /// Below this, a batch whose checksum matches is one that was checked, or built, when it was appended: its
+    /// records need no second look.
+    vouched: AtomicU64,
     largest: Largest,
     view: RwLock<Option<View>>,
     last_used: AtomicU64,
@@ -69,6 +72,8 @@ pub(crate) struct Piece {
     pub(crate) position: u64,
     /// The offset after the last of them.
     pub(crate) next_offset: Offset,
+    /// Whether the records in them are known to be well formed.
+    pub(crate) is_vouched: bool,
 }
 
 impl SegmentData {
@@ -82,6 +87,7 @@ impl SegmentData {
             opened_len: len,
             len: AtomicU64::new(len),
             end: AtomicU64::new(end.0),
+            vouched: AtomicU64::new(0),
             largest: Largest { timestamp: AtomicI64::new(Timestamp::NONE.0), offset: AtomicU64::new(base.0) },
             view: RwLock::new(None),
             last_used: AtomicU64::new(0),
@@ -177,7 +183,17 @@ impl SegmentData {
             taken += batch.bytes().len();
             next_offset = batch.header().next_offset();
         }
-        Ok((taken > 0).then(|| Piece { bytes: bytes.truncated(taken), position, next_offset }))
+        let is_vouched = self.is_vouched(position, taken as u64);
+        Ok((taken > 0).then(|| Piece { bytes: bytes.truncated(taken), position, next_offset, is_vouched }))
+    }
+
+    /// Says that the first `len` bytes hold what this crate appended: its writer, seal or close mark knows.
+    pub(crate) fn vouch(&self, len: u64) {
+        self.vouched.fetch_max(len, Ordering::Relaxed);
+    }
+
+    fn is_vouched(&self, position: u64, len: u64) -> bool {
+        position >= self.opened_len || position + len <= self.vouched.load(Ordering::Relaxed)
     }
 
     /// The first batch of `bytes`, checked in full; `None` if the read limit cut it short.
@@ -256,6 +272,9 @@ impl SegmentData {
         let loaded = Index::load(&self.files, &self.path, self.base, self.len())?;
         if let Some((timestamp, offset)) = loaded.largest {
             self.note_largest(timestamp, offset);
+        }
+        if loaded.is_vouched {
+            self.vouch(self.len());
         }
         let index = Arc::new(loaded.index);
         *self.index.write() = Some(Arc::clone(&index));

@@ -45,6 +45,8 @@ impl Entries {
 pub(crate) struct Loaded {
     pub(crate) index: Index,
     pub(crate) largest: Option<(Timestamp, Offset)>,
+    /// Whether a seal says that the segment is as this crate wrote it.
+    pub(crate) is_vouched: bool,
 }
 
 impl Index {
@@ -80,14 +82,14 @@ impl Index {
             let read = |kind| disk::read_file(disk, &file_path(dir, base, kind), u64::MAX).map(Vec::into_boxed_slice);
             let (offsets, times) = (read(FileKind::Index).ok()?, read(FileKind::TimeIndex).ok()?);
             let index = Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times) };
-            return Some(Loaded { index, largest: None });
+            return Some(Loaded { index, largest: None, is_vouched: true });
         }
         let seal = Seal::load(disk, dir, base, len)?;
         let offsets = disk::read_vouched(disk, &file_path(dir, base, FileKind::Index), seal.index)?;
         let times = disk::read_vouched(disk, &file_path(dir, base, FileKind::TimeIndex), seal.time_index)?;
         probe::reached("index.vouched");
         let index = Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times) };
-        Some(Loaded { index, largest: seal.largest })
+        Some(Loaded { index, largest: seal.largest, is_vouched: true })
     }
 
     fn rebuild(disk: &dyn Disk, log: &Path, base: Offset, len: u64) -> Result<Loaded> {
@@ -107,7 +109,7 @@ impl Index {
         writer.close();
         let loaded = |writer: &RegionWriter| Entries::Loaded(writer.region().readable().into());
         let index = Self { offsets: loaded(&writer.offsets), times: loaded(&writer.times) };
-        Ok(Loaded { index, largest: writer.largest })
+        Ok(Loaded { index, largest: writer.largest, is_vouched: false })
     }
 }
 
