@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::epochs::Epochs;
 use super::producers::Producers;
 use super::snapshot;
-use crate::checksum::crc32c;
+use crate::checksum::{Digest, crc32c};
 use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
 use crate::disk::marks::{Note, NotesHeader, SyncMark};
 use crate::disk::{BootId, FileId};
@@ -97,17 +97,32 @@ pub fn sync_mark(bytes: &[u8]) {
     let (segment_base, offset) = (Offset(number(16) >> 1), Offset(number(24) >> 1));
     let boot = BootId(*numbers.first_chunk().unwrap_or(&[0; 16]));
 
-    let mark = SyncMark { sequence, segment_base, position, offset, boot };
+    let file = FileId { device: position, inode: sequence, born: offset.0 };
+    let mark = SyncMark { sequence, segment_base, position, offset, boot, file };
     let mut page = [0; SyncMark::PAGE_LEN];
     page[mark.slot_at()..][..SyncMark::SLOT_LEN].copy_from_slice(&mark.encode());
     assert_eq!(SyncMark::best(&page), Ok(Some(mark)));
     page[mark.slot_at() + position as usize % SyncMark::SLOT_LEN] ^= 1 << (sequence % 8);
     assert_eq!(SyncMark::best(&page), Ok(None));
 
-    let file = FileId { device: position, inode: sequence, born: offset.0 };
     let (topic, partition) = (TopicId::from_bytes(boot.0), position as u32);
     let has_producers = sequence % 3 == 0;
-    let note = Note { sequence, topic, partition, boot, file, segment_base, position, offset, has_producers };
+    let digest = Digest { len: partition, crc: sequence as u32 };
+    let note = Note {
+        sequence,
+        topic,
+        partition,
+        boot,
+        file,
+        segment_base,
+        position,
+        offset,
+        has_producers,
+        index: digest,
+        time_index: Digest::default(),
+        largest: has_producers.then_some((Timestamp(position as i64 & i64::MAX), offset)),
+        since_last: sequence,
+    };
     let mut entry = [0; Note::ENTRY_LEN];
     entry[note.slot_at()..][..Note::SLOT_LEN].copy_from_slice(&note.encode());
     assert_eq!(Note::best(&entry), Ok(Some(note)));
