@@ -212,8 +212,11 @@ impl Recovery<'_> {
         listing: &[(Offset, FileKind)],
     ) -> (From, Option<IndexWriter>) {
         let last = candidates.len() - 1;
+        // A kill can come between the roll of a segment and its trim: where its batches end has to be looked up.
+        let unsealed = (0..last).find(|at| self.seal(candidates, *at).is_none());
         if let Some((segment, note)) = note
             && segment == last
+            && unsealed.is_none()
             && !note.has_producers
             && note.offset >= proven
             && let Some(index) = self.restore_index(candidates[last].base, &note)
@@ -224,7 +227,7 @@ impl Recovery<'_> {
         // Everything else needs the last segment from its start, for its index, and what is above proven; producers
         // need what is above their newest snapshot; aborted transactions, what no seal vouches for.
         let holds = |offset: Offset| candidates.iter().rposition(|candidate| candidate.base <= offset).unwrap_or(0);
-        let mut segment = last.min(holds(proven));
+        let mut segment = holds(proven).min(unsealed.unwrap_or(last));
         while segment > 0 && !self.is_settled(candidates, segment, listing) {
             probe::reached("recover.earlier_segment");
             segment -= 1;
@@ -235,11 +238,15 @@ impl Recovery<'_> {
 
     /// Whether what came before segment number `at` is known without reading it.
     fn is_settled(&self, candidates: &[Candidate], at: usize, listing: &[(Offset, FileKind)]) -> bool {
-        let base = candidates[at].base;
-        let before = &candidates[at - 1];
-        let sealed = Seal::load(self.context.disk(), self.dir, before.base, before.limit);
-        let has_snapshot = listing.binary_search(&(base, FileKind::Snapshot)).is_ok();
-        sealed.is_some_and(|seal| seal.end == base) && has_snapshot
+        let has_snapshot = listing.binary_search(&(candidates[at].base, FileKind::Snapshot)).is_ok();
+        has_snapshot && self.seal(candidates, at - 1).is_some()
+    }
+
+    /// The seal of segment number `at`, which is not the last one, if it fits the file and what follows.
+    fn seal(&self, candidates: &[Candidate], at: usize) -> Option<Seal> {
+        let (candidate, next) = (&candidates[at], &candidates[at + 1]);
+        let seal = Seal::load(self.context.disk(), self.dir, candidate.base, candidate.limit);
+        seal.filter(|seal| seal.end == next.base)
     }
 
     /// The newest snapshot of producers at or before `offset`.

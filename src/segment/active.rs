@@ -100,6 +100,8 @@ struct MarkState {
     marked: (u64, Offset),
     proven: (u64, Offset),
     marked_at: Duration,
+    /// Whether the page of marks was cut off the file, or is about to be.
+    is_trimmed: bool,
 }
 
 /// What a sync needs of a segment, taken under the append lock and used without it.
@@ -267,7 +269,8 @@ impl ActiveSegment {
 
     fn marks_at(&self, page: u64, origin: Origin, sequence: u64, proven: (u64, Offset)) -> Result<Arc<Marks>> {
         let file = self.file.metadata().map_err(Error::io("describe", self.data.path()))?.id;
-        let state = Mutex::new(MarkState { sequence, marked: proven, proven, marked_at: Duration::ZERO });
+        let state =
+            Mutex::new(MarkState { sequence, marked: proven, proven, marked_at: Duration::ZERO, is_trimmed: false });
         Ok(Arc::new(Marks { page, base: self.data.base(), boot: origin.boot.unwrap_or_default(), file, state }))
     }
 
@@ -361,6 +364,10 @@ impl SyncTarget {
     /// with the file's end go its marks.
     pub(crate) fn trim(&self) -> Result<()> {
         let path = self.data.path();
+        if let Some(marks) = &self.marks {
+            // A sync that was planned before may still come: a mark of its would make the file longer again.
+            marks.state.lock().is_trimmed = true;
+        }
         let len = self.file.metadata().map_err(Error::io("describe", path))?.len;
         if len == self.position {
             return Ok(());
@@ -399,6 +406,9 @@ impl Marks {
 
     fn write(&self, file: &dyn DiskFile, path: &Path, now: Duration) -> Result<()> {
         let mut state = self.state.lock();
+        if state.is_trimmed {
+            return Ok(());
+        }
         state.marked_at = now;
         state.sequence += 1;
         let (position, offset) = state.proven;
