@@ -34,7 +34,7 @@ mod report;
 mod retention;
 mod snapshot;
 mod sync;
-#[cfg(all(test, feature = "sim"))]
+#[cfg(all(any(test, fuzzing), feature = "sim"))]
 pub(crate) mod testing;
 #[cfg(all(test, feature = "sim"))]
 mod tests;

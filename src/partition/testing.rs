@@ -138,6 +138,14 @@ impl Bed {
         file.sync().unwrap();
     }
 
+    /// Makes a file of these bytes, durably, in place of what is there.
+    pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) {
+        let _ = self.disk.remove_file(path);
+        self.disk.open(path, Open::CreateNew).unwrap();
+        self.poke(path, 0, bytes);
+        self.disk.sync_dir(Path::new(DIR)).unwrap();
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.disk.list(Path::new(DIR)).unwrap().into_iter().map(|entry| entry.name).collect();
         names.sort();
