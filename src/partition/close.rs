@@ -49,7 +49,10 @@ impl Core {
     }
 
     fn finish(&self, sealed: &mut Unfinished) -> Result<(), Failure> {
-        trim(&sealed.data)?;
+        match &sealed.target {
+            Some(target) => target.trim()?,
+            None => trim(&sealed.data)?,
+        }
         self.describe(sealed).map_err(Failure::Refused)
     }
 
@@ -141,7 +144,7 @@ impl Core {
             let snapshot = writer.followed.producers.snapshot();
             let aborted = writer.followed.aborted_between(last.base(), writer.end);
             let Some(active) = writer.active_mut() else { return Ok(None) };
-            active.cut().and_then(|()| active.trim()).map_err(|failure| self.fail(failure))?;
+            active.cut().and_then(|()| active.sync_target().trim()).map_err(|failure| self.fail(failure))?;
             active.index_mut().close();
             active.index_mut().persist(self.context.disk(), &self.dir)?;
             if !aborted.is_empty() {

@@ -45,7 +45,7 @@ pub(crate) enum Report {
         reason: Arc<str>,
     },
     /// Dropping it wakes.
-    Woken(#[allow(dead_code)] Woken),
+    Woken(Woken),
 }
 
 /// Reports that were not delivered yet, the oldest first.

@@ -60,6 +60,8 @@ pub(crate) struct Writer {
 #[derive(Debug)]
 pub(crate) struct Unfinished {
     pub(crate) data: Arc<SegmentData>,
+    /// What this process wrote it through, if it did.
+    pub(crate) target: Option<SyncTarget>,
     pub(crate) end: Offset,
     pub(crate) index: IndexWriter,
     pub(crate) aborted: Vec<u8>,
@@ -83,7 +85,7 @@ impl Writer {
         let unfinished = recovered.unfinished.into_iter().filter_map(|parts| {
             let data = Arc::clone(data_of(parts.base)?);
             let UnfinishedParts { end, index, aborted, snapshot, .. } = parts;
-            Some(Unfinished { data, end, index, aborted, snapshot })
+            Some(Unfinished { data, target: None, end, index, aborted, snapshot })
         });
         let epoch = recovered.followed.epochs.latest().unwrap_or_default();
         Self {
@@ -284,10 +286,12 @@ impl Writer {
         index.close();
         data.set_index(Some(index.reader()));
         if !probe::planted("partition.rolled_not_synced") {
-            self.rolled.push(target);
+            self.rolled.push(target.clone());
         }
         let snapshot = self.followed.producers.snapshot();
-        self.unfinished.push_back(Unfinished { data: Arc::clone(&data), end: self.end, index, aborted, snapshot });
+        let (end, target) = (self.end, Some(target));
+        let data_of = Arc::clone(&data);
+        self.unfinished.push_back(Unfinished { data: data_of, target, end, index, aborted, snapshot });
         core.reports.push(Report::Sealed { base: data.base(), end: self.end, bytes: data.len() });
         self.note(core);
         core.context.doorbell.ring();

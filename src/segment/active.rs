@@ -121,6 +121,8 @@ struct MarkState {
     marked: (u64, Offset),
     proven: (u64, Offset),
     marked_at: Duration,
+    /// Whether the page of marks was cut off the file, or is about to be.
+    is_trimmed: bool,
 }
 
 /// What a sync needs of a segment, taken under the append lock and used without it.
@@ -295,7 +297,8 @@ impl ActiveSegment {
 
     fn marks_at(&self, page: u64, origin: Origin, sequence: u64, proven: (u64, Offset)) -> Result<Arc<Marks>> {
         let file = self.file.file.metadata().map_err(Error::io("describe", self.data.path()))?.id;
-        let state = Mutex::new(MarkState { sequence, marked: proven, proven, marked_at: Duration::ZERO });
+        let state =
+            Mutex::new(MarkState { sequence, marked: proven, proven, marked_at: Duration::ZERO, is_trimmed: false });
         Ok(Arc::new(Marks { page, base: self.data.base(), boot: origin.boot.unwrap_or_default(), file, state }))
     }
 
@@ -333,18 +336,6 @@ impl ActiveSegment {
         probe::reached("segment.lower_mark");
         let path = self.data.path();
         reserved.marks.write(&*self.file.file, path, Duration::ZERO).map_err(Failure::Refused)?;
-        self.file.sync().map_err(|error| Failure::Fatal(Error::io("sync", path)(error)))
-    }
-
-    /// Cuts the file to its batches, durably. The caller has made a checkpoint that covers them durable: with the
-    /// file's end go its marks.
-    pub(crate) fn trim(&self) -> Result<(), Failure> {
-        let path = self.data.path();
-        let refused = |action| move |error| Failure::Refused(Error::io(action, path)(error));
-        if self.file.file.metadata().map_err(refused("describe"))?.len == self.position {
-            return Ok(());
-        }
-        self.file.file.set_len(self.position).map_err(refused("trim"))?;
         self.file.sync().map_err(|error| Failure::Fatal(Error::io("sync", path)(error)))
     }
 
@@ -428,9 +419,25 @@ impl SyncTarget {
     pub(crate) fn metadata(&self) -> Result<Metadata> {
         self.file.file.metadata().map_err(Error::io("describe", self.data.path()))
     }
+
+    /// Cuts the file to its batches, durably. The caller has made a checkpoint that covers them durable: with the
+    /// file's end go its marks.
+    pub(crate) fn trim(&self) -> Result<(), Failure> {
+        if let Some(marks) = &self.marks {
+            // A sync that was planned before may still come: a mark of its would make the file longer again.
+            marks.state.lock().is_trimmed = true;
+        }
+        let (path, file) = (self.data.path(), &self.file.file);
+        let refused = |action| move |error| Failure::Refused(Error::io(action, path)(error));
+        if file.metadata().map_err(refused("describe"))?.len == self.position {
+            return Ok(());
+        }
+        file.set_len(self.position).map_err(refused("trim"))?;
+        self.file.sync().map_err(|error| Failure::Fatal(Error::io("sync", path)(error)))
+    }
 }
 
-/// Cuts the file of a sealed segment to its batches. The caller has made a checkpoint that covers them durable.
+/// As [`SyncTarget::trim`], for a segment that a process before this one wrote.
 pub(crate) fn trim(segment: &SegmentData) -> Result<(), Failure> {
     let (path, disk) = (segment.path(), &segment.files().disk);
     let refused = |action| move |error| Failure::Refused(Error::io(action, path)(error));
@@ -497,6 +504,9 @@ impl Marks {
 
     fn write(&self, file: &dyn DiskFile, path: &Path, now: Duration) -> Result<()> {
         let mut state = self.state.lock();
+        if state.is_trimmed {
+            return Ok(());
+        }
         state.marked_at = now;
         state.sequence += 1;
         let (position, offset) = state.proven;

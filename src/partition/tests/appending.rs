@@ -274,3 +274,18 @@ fn a_segment_whose_files_could_not_be_removed_is_removed_later() {
         bed.disk.list(Path::new(DIR)).unwrap().iter().all(|entry| !entry.name.starts_with("00000000000000000000."))
     );
 }
+
+/// A sync that had been planned before the trim wrote its mark behind it, and the file was long again.
+#[test]
+fn a_sync_after_the_trim_leaves_the_file_at_its_length() {
+    let bed = Bed::durable();
+    let partition = bed.open().unwrap();
+    fill(&partition, 5);
+    let late = partition.core.lock().active().unwrap().sync_target();
+    partition.core.lock().roll(&partition.core).unwrap();
+    while partition.core.finish_one(partition.offsets().synced).unwrap() {}
+    let len = partition.segments()[0].len();
+    assert_eq!(bed.disk.metadata(&Bed::path(0, FileKind::Log)).unwrap().len, len);
+    late.sync(Duration::from_secs(3600)).unwrap();
+    assert_eq!(bed.disk.metadata(&Bed::path(0, FileKind::Log)).unwrap().len, len);
+}
