@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn slots_of_one_kind_are_never_read_as_the_other() {
         let mut entry = [0; Note::ENTRY_LEN];
-        entry.copy_from_slice(&NotesHeader { log: [1; 16] }.encode());
+        entry[..NotesHeader::LEN].copy_from_slice(&NotesHeader { log: [1; 16] }.encode());
         assert_eq!(Note::best(&entry), Ok(None));
         assert_eq!(NotesHeader::decode(&note(1).encode()), Ok(None), "too short");
         assert_eq!(SyncMark::best(&mark(2).encode()[..511]), Ok(None), "too short");
@@ -464,12 +464,14 @@ mod tests {
         #[test]
         fn marks_and_notes_read_back(sequence: u64, base in 0..1_u64 << 63, position: u64, id: [u8; 16], flag: bool) {
             let (segment_base, boot, offset) = (Offset(base), BootId(id), Offset(base / 3));
-            let mark = SyncMark { sequence, segment_base, position, offset, boot };
-            prop_assert_eq!(open(&mark.encode()), Ok(Some(mark)));
             let file = FileId { device: position, inode: base, born: sequence };
+            let mark = SyncMark { sequence, segment_base, position, offset, boot, file };
+            prop_assert_eq!(open(&mark.encode()), Ok(Some(mark)));
             let (topic, partition) = (TopicId::from_bytes(id), position as u32);
             let note = Note {
                 sequence, topic, partition, boot, file, segment_base, position, offset, has_producers: flag,
+                index: Digest { len: partition, crc: 7 }, time_index: Digest::default(),
+                largest: flag.then_some((Timestamp(9), segment_base)), since_last: position,
             };
             prop_assert_eq!(open(&note.encode()), Ok(Some(note)));
         }
@@ -481,7 +483,8 @@ mod tests {
 
     fn mark(sequence: u64) -> SyncMark {
         let position = sequence.wrapping_mul(4096);
-        SyncMark { sequence, segment_base: Offset(17), position, offset: Offset(90), boot: BootId([7; 16]) }
+        let file = FileId { device: 1, inode: 2, born: 3 };
+        SyncMark { sequence, segment_base: Offset(17), position, offset: Offset(90), boot: BootId([7; 16]), file }
     }
 
     fn note(sequence: u64) -> Note {
@@ -495,6 +498,10 @@ mod tests {
             position: 8 << 20,
             offset: Offset(90),
             has_producers: true,
+            index: Digest::of(b"12345678"),
+            time_index: Digest::default(),
+            largest: Some((Timestamp(1_700_000_000_000), Offset(80))),
+            since_last: 100,
         }
     }
 }

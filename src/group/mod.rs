@@ -15,6 +15,8 @@ mod records;
 
 pub use offsets::{Committed, GroupOffset};
 pub(crate) use offsets::{GroupRecord, LogRecord, Offsets, check_group_id};
+#[cfg(any(fuzzing, test))]
+pub(crate) use records::{Key, OffsetValue, offset_key};
 
 /// The partition, of `count`, of `__consumer_offsets` that a group belongs to: Java's string hash, made positive.
 pub(crate) fn partition_for_group(group: &str, count: u32) -> u32 {

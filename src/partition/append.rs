@@ -461,7 +461,7 @@ impl Core {
         expected_end: Option<Offset>,
         origin: Origin,
     ) -> Result<(Placement, bool, Option<Woken>)> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.lock();
         self.check()?;
         if self.context.closing.load(Ordering::Acquire) {
             return Err(Error::Closed);
@@ -491,6 +491,9 @@ impl Core {
         writer.write(self, batch, &header).map_err(|failure| self.fail(failure))?;
         writer.followed.apply(&header, marker);
         let epochs_changed = writer.followed.epochs.assign(header.leader_epoch, end);
+        if epochs_changed {
+            self.publish_epoch(header.leader_epoch);
+        }
         if header.producer_id.is_some() {
             writer.followed.producers.committed_to(header.next_offset());
             self.publish_transactions(&writer);

@@ -3,15 +3,16 @@
 //! A closed directory is byte for byte an ordinary Kafka directory: data files cut to their batches, indexes written,
 //! a snapshot of producers at the end.
 
-use super::core::{Core, Halt};
+use super::core::Core;
 use super::hints::CleanPartition;
 use super::read::last_batch;
-use super::writer::Unfinished;
+use super::writer::{Unfinished, remove_derived};
 use crate::checksum::{Crc32, Digest};
 use crate::disk::{Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
-use crate::segment::active::{Failure, SyncTarget};
+use crate::segment::active::{Failure, trim};
+use crate::segment::data::SegmentData;
 use crate::segment::seal::Seal;
 use crate::segment::{FileKind, file_path};
 use crate::types::Offset;
@@ -19,7 +20,7 @@ use crate::types::Offset;
 impl Core {
     /// Whether a sealed segment still lacks its index files, its seal, or its proper length.
     pub(crate) fn has_unfinished(&self) -> bool {
-        !self.writer.lock().unfinished.is_empty()
+        !self.lock().unfinished.is_empty()
     }
 
     /// Finishes the oldest sealed segment that a durable checkpoint covers: its end is at most `checkpointed`. Returns
@@ -27,36 +28,49 @@ impl Core {
     pub(crate) fn finish_one(&self, checkpointed: Offset) -> Result<bool> {
         self.check()?;
         let unfinished = {
-            let mut writer = self.writer.lock();
-            match writer.unfinished.front() {
-                Some(first) if first.target.end <= checkpointed => writer.unfinished.pop_front(),
-                _ => None,
+            let mut writer = self.lock();
+            if !writer.unfinished.front().is_some_and(|first| first.end <= checkpointed) {
+                return Ok(false);
             }
+            writer.begin(self).map_err(|failure| self.fail(failure))?;
+            writer.unfinished.pop_front()
         };
         let Some(mut unfinished) = unfinished else { return Ok(false) };
-        let finished = self.finish(&mut unfinished);
-        if finished.is_err() && self.segments().iter().any(|kept| kept.base() == unfinished.target.data().base()) {
-            self.writer.lock().unfinished.push_front(unfinished);
+        let finished = self.finish(&mut unfinished).map_err(|failure| self.fail(failure));
+        self.deliver();
+        let base = unfinished.data.base();
+        if !self.segments().iter().any(|kept| kept.base() == base) {
+            // It was removed meanwhile: what was just made beside it is nobody's.
+            remove_derived(self, base)?;
+        } else if finished.is_err() {
+            self.lock().unfinished.push_front(unfinished);
         }
         finished.map(|()| true)
     }
 
-    fn finish(&self, sealed: &mut Unfinished) -> Result<()> {
-        let disk = self.context.disk();
-        let data = sealed.target.data();
-        sealed.target.trim()?;
-        sealed.index.persist(disk, &self.dir)?;
+    fn finish(&self, sealed: &mut Unfinished) -> Result<(), Failure> {
+        match &sealed.target {
+            Some(target) => target.trim()?,
+            None => trim(&sealed.data)?,
+        }
+        self.describe(sealed).map_err(Failure::Refused)
+    }
+
+    /// Writes what goes with a sealed segment, the seal last: it vouches for the rest.
+    fn describe(&self, sealed: &mut Unfinished) -> Result<()> {
+        let data = &sealed.data;
+        sealed.index.persist(self.context.disk(), &self.dir)?;
         if !sealed.aborted.is_empty() {
             self.write_new(data.base(), FileKind::TxnIndex, &sealed.aborted)?;
         }
-        self.write_new(sealed.target.end, FileKind::Snapshot, &sealed.snapshot)?;
+        self.write_new(sealed.end, FileKind::Snapshot, &sealed.snapshot)?;
         let [index, time_index] = sealed.index.digests();
         let seal = Seal {
             base: data.base(),
-            end: sealed.target.end,
+            end: sealed.end,
             log_len: data.len(),
             largest: sealed.index.largest(),
-            log_crc: self.log_crc(&sealed.target)?,
+            log_crc: self.log_crc(data)?,
             index,
             time_index,
             txn_index: Digest::of(&sealed.aborted),
@@ -68,8 +82,7 @@ impl Core {
         Ok(())
     }
 
-    fn log_crc(&self, target: &SyncTarget) -> Result<u32> {
-        let data = target.data();
+    fn log_crc(&self, data: &SegmentData) -> Result<u32> {
         let file = self.context.disk().open(data.path(), Open::Read).map_err(Error::io("open", data.path()))?;
         let (mut crc, mut at, len) = (Crc32::new(), 0, data.len());
         let mut piece = vec![0; len.min(1 << 20) as usize];
@@ -98,13 +111,15 @@ impl Core {
     /// Makes everything durable, and the marks of it exact.
     pub(crate) fn settle(&self) -> Result<()> {
         self.check()?;
-        if !self.writer.lock().has_begun() && self.writer.lock().is_settled() {
+        let is_settled = {
+            let writer = self.lock();
+            !writer.has_begun() && writer.is_settled()
+        };
+        if is_settled {
             return Ok(());
         }
         self.sync_to(self.end())?;
-        let target = self.writer.lock().active().map(crate::segment::active::ActiveSegment::sync_target);
-        let now = self.context.clock.monotonic();
-        target.map_or(Ok(()), |target| target.make_mark_exact(now)).inspect_err(|error| self.poison(error))
+        self.make_mark_exact()
     }
 
     /// Brings the files of the active segment into the form of a closed one. Everything is synced, and a checkpoint
@@ -112,23 +127,24 @@ impl Core {
     /// was ever read or written that such a mark could vouch for.
     pub(crate) fn close_files(&self) -> Result<Option<CleanPartition>> {
         self.check()?;
-        while self.finish_one(self.synced())? {}
-        let mut writer = self.writer.lock();
-        let start = self.start();
-        let has_begun = writer.has_begun();
-        if !has_begun && !writer.is_settled() {
+        if self.context.read_only {
             return Ok(None);
         }
+        while self.finish_one(self.synced())? {}
+        let mut writer = self.lock();
+        let start = self.start();
+        if !writer.is_clean() && self.last_segment().is_some() {
+            // Left by a process that did not close it: it takes a change to make it an ordinary directory.
+            writer.begin(self).map_err(|failure| self.fail(failure))?;
+        }
+        let has_begun = writer.has_begun();
         let segments = self.segments();
         let Some(last) = segments.last() else { return Ok(None) };
         if has_begun {
             let snapshot = writer.followed.producers.snapshot();
             let aborted = writer.followed.aborted_between(last.base(), writer.end);
             let Some(active) = writer.active_mut() else { return Ok(None) };
-            active.cut().map_err(|failure| match failure {
-                Failure::Refused(error) | Failure::Fatal(error) => error,
-            })?;
-            active.sync_target().trim()?;
+            active.cut().and_then(|()| active.sync_target().trim()).map_err(|failure| self.fail(failure))?;
             active.index_mut().close();
             active.index_mut().persist(self.context.disk(), &self.dir)?;
             if !aborted.is_empty() {
@@ -158,12 +174,5 @@ impl Core {
             has_producers: writer.followed.producers.count() > 0,
             has_aborted: !writer.followed.aborted.entries().is_empty(),
         }))
-    }
-
-    /// Refuses everything from here on.
-    pub(crate) fn fence(&self, halt: Halt) {
-        // Under the append lock, so that no append is half way through.
-        let _writer = self.writer.lock();
-        self.halt(halt);
     }
 }

@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -16,6 +16,7 @@ use super::context::Context;
 use super::counters::Counters;
 use super::hints::Hints;
 use super::recover::recover;
+use super::report::{Report, Reports};
 use super::writer::{Writer, WriterParts};
 use crate::config::{Durability, TopicConfig};
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ use crate::segment::active::{Failure, Shape};
 use crate::segment::data::SegmentData;
 use crate::segment::txn_index::AbortedTxn;
 use crate::turn::Turn;
-use crate::types::{Offset, TopicId, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use crate::watermark::{Stop, Watermark};
 
 /// One partition.
@@ -44,11 +45,14 @@ pub(crate) struct Core {
     /// Rises with each change of the segment list.
     generation: AtomicU64,
     aborted: RwLock<Arc<[AbortedTxn]>>,
+    /// The latest leader epoch under which anything was appended.
+    latest_epoch: AtomicI32,
     /// The topic's settings, for what happens outside the append lock.
     pub(crate) config: RwLock<TopicConfig>,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) syncing: Turn,
     health: Health,
+    pub(crate) reports: Reports,
     pub(crate) counters: Counters,
 }
 
@@ -86,6 +90,7 @@ impl Core {
             total_bytes: recovered.scanned_bytes,
             duration,
         });
+        let latest_epoch = recovered.followed.epochs.latest().unwrap_or_default();
         let unstable = recovered.followed.producers.transactions().first_unstable();
         let aborted = recovered.followed.aborted.entries().into();
         let parts = WriterParts {
@@ -94,7 +99,11 @@ impl Core {
             followed: recovered.followed,
             found: recovered.active,
             plan: recovered.plan,
+            unfinished: recovered.unfinished,
+            stale_snapshots: recovered.stale_snapshots,
+            is_clean: recovered.is_clean,
         };
+        let writer = Writer::new(config, parts, &recovered.segments);
         Ok(Self {
             id: hints.id.clone(),
             topic: hints.topic,
@@ -107,10 +116,12 @@ impl Core {
             segments: RwLock::new(recovered.segments.into()),
             generation: AtomicU64::new(0),
             aborted: RwLock::new(aborted),
+            latest_epoch: AtomicI32::new(latest_epoch.0),
             config: RwLock::new(config),
-            writer: Mutex::new(Writer::new(config, parts)),
+            writer: Mutex::new(writer),
             syncing: Turn::new(),
             health: Health::default(),
+            reports: Reports::default(),
             counters: Counters::default(),
         })
     }
@@ -154,6 +165,15 @@ impl Core {
         self.first_unstable.store(unstable.map_or(u64::MAX, |offset| offset.0), Ordering::Release);
     }
 
+    pub(crate) fn latest_epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(self.latest_epoch.load(Ordering::Acquire))
+    }
+
+    /// Notes that batches of `epoch` follow. Under the append lock, before the end rises.
+    pub(crate) fn publish_epoch(&self, epoch: LeaderEpoch) {
+        self.latest_epoch.fetch_max(epoch.0, Ordering::AcqRel);
+    }
+
     pub(crate) fn aborted(&self) -> Arc<[AbortedTxn]> {
         Arc::clone(&self.aborted.read())
     }
@@ -189,7 +209,7 @@ impl Core {
 
     /// Gives the partition other settings, for all appends to come.
     pub(crate) fn set_config(&self, config: TopicConfig) {
-        self.writer.lock().config = config;
+        self.lock().config = config;
         *self.config.write() = config;
     }
 
@@ -223,8 +243,8 @@ impl Core {
     }
 
     /// Stops the partition: all that waits and all that comes later fails. Only the first reason counts, except that
-    /// a poisoned partition can still be closed or deleted.
-    pub(crate) fn halt(&self, halt: Halt) {
+    /// a poisoned partition can still be closed or deleted. Those who wait are woken with the next delivery.
+    fn halt(&self, halt: Halt) {
         let stop = match halt {
             Halt::Closed => Stop::Closed,
             Halt::Deleted => Stop::Deleted,
@@ -236,8 +256,16 @@ impl Core {
         }
         self.health.has_stopped.store(true, Ordering::Release);
         drop(reason);
-        drop(self.synced.stop(stop));
-        drop(self.end.stop(stop));
+        for waiters in [&self.synced, &self.end] {
+            self.reports.push(Report::Woken(waiters.stop(stop)));
+        }
+    }
+
+    /// Refuses everything from here on.
+    pub(crate) fn fence(&self, halt: Halt) {
+        // Under the append lock, so that no append is half way through.
+        let _writer = self.lock();
+        self.halt(halt);
     }
 
     /// Turns a failure into the caller's error, and poisons the partition if what is on disk is unknown now.
@@ -251,6 +279,7 @@ impl Core {
         }
     }
 
+    /// Stops the partition because what is on disk is unknown. Whoever calls this delivers reports once it may.
     pub(crate) fn poison(&self, error: &Error) {
         probe::reached("partition.poisoned");
         if probe::planted("partition.failed_sync_retried") {
@@ -261,8 +290,8 @@ impl Core {
             other => other.to_string().into(),
         };
         self.context.notes.erase(self.context.disk(), self.topic, self.id.partition);
-        self.context.observer.poisoned(&self.id, &reason);
-        self.halt(Halt::Poisoned(reason));
+        self.halt(Halt::Poisoned(Arc::clone(&reason)));
+        self.reports.push(Report::Poisoned { reason });
     }
 
     /// The error for a wait that will not end well.

@@ -9,9 +9,11 @@ use super::context::Context;
 use super::epochs::Epochs;
 use super::producers::{self, CompletedTxn, Marker, MarkerKind, Placed, ProducerBatch, Producers};
 use super::recover::read_if_there;
-use super::snapshot;
+use super::snapshot::{self, Entry};
+use crate::checksum::Digest;
+use crate::disk::read_vouched;
 use crate::disk::replace::replace;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::probe;
 use crate::record::{BatchHeader, BatchRef, Control};
 use crate::segment::txn_index::{AbortedTxn, AbortedTxns};
@@ -27,40 +29,47 @@ pub(crate) struct Followed {
 }
 
 impl Followed {
-    /// What the snapshot at `snapshot`, if any, and the checkpoint of epochs say about the log up to `end`.
-    pub(crate) fn load(context: &Context, dir: &Path, snapshot: Option<Offset>, end: Offset) -> Result<Self> {
-        let mut followed = Self::default();
-        if let Some(at) = snapshot {
-            let path = file_path(dir, at, FileKind::Snapshot);
-            let bytes = read_if_there(context, &path, MAX_SNAPSHOT)?.unwrap_or_default();
-            match snapshot::decode(&bytes, at) {
-                Ok(entries) => {
-                    followed.producers = Producers::load(&entries, context.clock.now(), PRODUCER_EXPIRY);
-                }
-                Err(_) => probe::reached("recover.bad_snapshot"),
-            }
-        }
-        let path = dir.join(EPOCHS_FILE);
-        let text = read_if_there(context, &path, MAX_EPOCHS)?.unwrap_or_default();
-        // A damaged checkpoint is rebuilt from the batches, as far as they are read, and written again.
-        followed.epochs = Epochs::parse(&text).unwrap_or_default();
-        followed.epochs.truncate_from_end(end);
-        Ok(followed)
+    /// What a snapshot and the checkpoint of epochs say about the log up to `end`.
+    pub(crate) fn load(context: &Context, dir: &Path, snapshot: Vec<Entry>, end: Offset) -> Result<Self> {
+        let mut epochs = Self::epochs(context, dir)?.unwrap_or_default();
+        epochs.truncate_from_end(end);
+        let producers = Producers::load(&snapshot, context.clock.now(), PRODUCER_EXPIRY);
+        Ok(Self { producers, epochs, aborted: AbortedTxns::default() })
     }
 
-    /// Reads the indexes of aborted transactions of whole segments.
-    pub(crate) fn load_aborted(&mut self, context: &Context, dir: &Path, segments: &[(Offset, u64)]) -> Result<()> {
-        for (base, _) in segments {
-            let path = file_path(dir, *base, FileKind::TxnIndex);
-            let Some(bytes) = read_if_there(context, &path, MAX_ABORTED)? else { continue };
-            let read = AbortedTxns::decode(&bytes, *base);
-            let read = read.map_err(|invalid| Error::corrupt(&path, invalid.at as u64, invalid.what))?;
-            for entry in read.entries() {
-                let appended = self.aborted.append(*entry);
-                appended.map_err(|reason| Error::corrupt(&path, 0, reason))?;
-            }
+    /// The snapshot of producers at `at`; `None` if it is missing or damaged.
+    pub(crate) fn snapshot(context: &Context, dir: &Path, at: Offset) -> Result<Option<Vec<Entry>>> {
+        let bytes = read_if_there(context, &file_path(dir, at, FileKind::Snapshot), MAX_SNAPSHOT)?;
+        let entries = bytes.and_then(|bytes| snapshot::decode(&bytes, at).ok());
+        if entries.is_none() {
+            probe::reached("recover.bad_snapshot");
         }
-        Ok(())
+        Ok(entries)
+    }
+
+    /// Whether the checkpoint of epochs can be read: else they are known only from the batches.
+    pub(crate) fn has_epochs(context: &Context, dir: &Path) -> bool {
+        Self::epochs(context, dir).is_ok_and(|epochs| epochs.is_some_and(|epochs| epochs.latest().is_some()))
+    }
+
+    fn epochs(context: &Context, dir: &Path) -> Result<Option<Epochs>> {
+        let text = read_if_there(context, &dir.join(EPOCHS_FILE), MAX_EPOCHS)?;
+        Ok(text.and_then(|text| Epochs::parse(&text).ok()))
+    }
+
+    /// The index of aborted transactions of a whole segment, if it is what `digest` was made of.
+    pub(crate) fn aborted_of(context: &Context, dir: &Path, base: Offset, digest: Digest) -> Option<AbortedTxns> {
+        let bytes = read_vouched(context.disk(), &file_path(dir, base, FileKind::TxnIndex), digest)?;
+        AbortedTxns::decode(&bytes, base).ok()
+    }
+
+    /// The same, after transactions that were aborted before.
+    pub(crate) fn with_aborted(mut self, aborted: Vec<AbortedTxn>) -> Self {
+        for entry in aborted {
+            // Segments come in order, and so do the markers in each.
+            let _ = self.aborted.append(entry);
+        }
+        self
     }
 
     /// Takes a stored batch into account. It was checked when it was appended.

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "sim")]
+use super::ReadOptions;
 use super::epochs::Epochs;
 use super::producers::Producers;
 use super::snapshot;
+#[cfg(feature = "sim")]
+use super::testing::{Bed, check, fill, value};
 use crate::checksum::{Digest, crc32c};
 use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
 use crate::disk::marks::{Note, NotesHeader, SyncMark};
 use crate::disk::{BootId, FileId};
+#[cfg(feature = "sim")]
+use crate::segment::FileKind;
 use crate::segment::offset_index::{self, OffsetEntry};
 use crate::segment::time_index::{self, TimeEntry};
 use crate::segment::txn_index::AbortedTxns;
@@ -168,6 +174,89 @@ fn check_times(index: &[u8], base: Offset, target: Timestamp) {
     assert_eq!(time_index::last(index, base), entries.last().copied());
 }
 
+/// Any bytes behind the batches of a log that were synced: after a power cut those are there, what follows them reads
+/// or is cut, and the log goes on. Any bytes over one of them: the log is corrupt, and nothing was changed.
+#[cfg(feature = "sim")]
+pub fn segment_open(bytes: &[u8]) {
+    let Some((&[count, over], tail)) = bytes.split_first_chunk::<2>() else { return };
+    let count = u64::from(count % 4) + 1;
+    let mut bed = Bed::new();
+    bed.config.segment_bytes = 1 << 20;
+    let Ok(partition) = bed.open() else { return };
+    fill(&partition, count);
+    let len = partition.segments()[0].len();
+    assert!(partition.sync().is_ok());
+    drop(partition);
+    bed.hints.recovery_point = Some(Offset(count));
+    let path = Bed::path(0, FileKind::Log);
+
+    bed.poke(&path, len, tail);
+    let found = bed.crash(0);
+    let Ok(partition) = found.open() else { panic!("a torn tail is no reason to refuse") };
+    let end = partition.offsets().end;
+    assert!(end >= Offset(count));
+    let first: Vec<_> =
+        partition.read(Offset(0)).iter().flat_map(|records| records.iter().map(|r| r.offset)).collect();
+    assert!(first.is_empty() || first[0] == Offset(0));
+    let mut at = Offset(0);
+    while at < end {
+        // What verifies may still hold records that do not: an error then, and no more.
+        let Ok(records) = partition.read(at) else { break };
+        assert!(records.next_offset() > at && records.next_offset() <= end);
+        records.iter().take_while(|record| record.offset < Offset(count)).for_each(|record| {
+            assert_eq!(record.value, Some(&value(record.offset)[..]));
+        });
+        at = records.next_offset();
+    }
+    if end < Offset(1 << 62) {
+        assert_eq!(partition.append("goes on").map(|appended| appended.offset()).ok(), Some(end));
+    }
+
+    let position = u64::from(over) % len;
+    let patch = &tail[..tail.len().min((len - position) as usize)];
+    if bed.bytes(&path)[position as usize..][..patch.len()] != *patch {
+        bed.poke(&path, position, patch);
+        let found = bed.crash(0);
+        let before = found.disk.image().digest();
+        if let Ok(partition) = found.open() {
+            // A leader epoch is under no checksum: one that rises is seen when it is read.
+            assert!(
+                (0..count).any(|at| partition.read(Offset(at)).is_err()) || is_epoch(position, patch, len / count)
+            );
+        }
+        assert_eq!(found.disk.image().digest(), before);
+    }
+}
+
+/// Whether a patch changes nothing but leader epochs.
+#[cfg(feature = "sim")]
+fn is_epoch(position: u64, patch: &[u8], batch_len: u64) -> bool {
+    (position..position + patch.len() as u64).any(|at| (12..16).contains(&(at % batch_len)))
+}
+
+/// Any bytes as an index, time index, seal, snapshot or index of aborted transactions beside a good log: look-ups
+/// answer as a scan from the start would.
+#[cfg(feature = "sim")]
+pub fn index_open(bytes: &[u8]) {
+    let Some((&[kind, which], garbage)) = bytes.split_first_chunk::<2>() else { return };
+    let bed = Bed::new();
+    let Ok(partition) = bed.open() else { return };
+    fill(&partition, 12);
+    assert!(partition.sync().is_ok());
+    while let Ok(true) = partition.core.finish_one(partition.offsets().synced) {}
+    let segments = partition.segments();
+    let base = segments[usize::from(which) % segments.len()].base();
+    drop(partition);
+    let kinds = [FileKind::Index, FileKind::TimeIndex, FileKind::Seal, FileKind::Snapshot, FileKind::TxnIndex];
+    bed.replace(&Bed::path(base.0, kinds[usize::from(kind) % kinds.len()]), garbage);
+    for found in [bed.kill(), bed.crash(0)] {
+        let Ok(partition) = found.open() else { panic!("a derived file is no reason to refuse") };
+        assert_eq!(check(&partition, ReadOptions::default().max_bytes(1)), 12);
+        assert_eq!(partition.offset_at(Timestamp(0)).ok(), Some(Some(Offset(0))));
+        assert_eq!(partition.offset_at(Timestamp(i64::MAX)).ok(), Some(None));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -186,6 +275,21 @@ mod tests {
                 super::sync_mark(bytes);
                 super::index_lookup(bytes);
             }
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_log_opens_whatever_lies_behind_or_beside_it(
+            head: [u8; 2],
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let bytes = [&head[..], &bytes].concat();
+            super::segment_open(&bytes);
+            super::index_open(&bytes);
         }
     }
 }

@@ -30,9 +30,14 @@ mod read;
 mod reader;
 mod records;
 mod recover;
+mod report;
 mod retention;
 mod snapshot;
 mod sync;
+#[cfg(all(any(test, fuzzing), feature = "sim"))]
+pub(crate) mod testing;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
 mod transactions;
 mod writer;
 

@@ -1,5 +1,7 @@
 //! Reading: which segment, which batch, how much of it, and to whom it is visible.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::core::Core;
@@ -180,8 +182,18 @@ impl Core {
             Isolation::Uncommitted => Arc::new([]),
         };
         let mut at = from;
+        let mut newer = None;
         while at < limit {
-            let Some(piece) = self.piece(segments, at, limit, options)? else { break };
+            let segments = newer.as_deref().unwrap_or(segments);
+            let Some(piece) = self.piece(segments, at, limit, options)? else {
+                // A segment may have been begun after the list was taken and before the limit was.
+                let current = self.segments();
+                if std::ptr::eq(segments, &*current) {
+                    break;
+                }
+                newer = Some(current);
+                continue;
+            };
             let records = self.unpack(piece, at, &aborted, options)?;
             if !records.is_empty() {
                 return Ok(Records { from, ..records });
@@ -202,7 +214,7 @@ impl Core {
         let segments = self.segments();
         let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? else { return Ok(none) };
         let path = segment.path();
-        let file = self.context.disk().open(path, Open::Read).map_err(Error::io("open", path))?;
+        let file = self.context.disk().open(path, Open::Read).ok();
         let len = piece.bytes.as_slice().len() as u64;
         let aborted = match options.isolation {
             Isolation::Committed => within(&self.aborted(), from, piece.next_offset),
@@ -211,7 +223,8 @@ impl Core {
         Ok(Batches {
             stored: piece.bytes,
             next_offset: piece.next_offset,
-            file: Some(FileRange { file, position: piece.position, len }),
+            // Retention may have taken the name by now: the bytes are held.
+            file: file.map(|file| FileRange { file, position: piece.position, len }),
             aborted: aborted
                 .iter()
                 .map(|txn| Aborted { producer_id: txn.producer, first_offset: txn.first_offset })
@@ -263,7 +276,7 @@ impl Core {
         options: ReadOptions,
     ) -> Result<Option<(&'s Arc<SegmentData>, Piece)>> {
         let dense = !self.config.read().cleanup.compacts();
-        let wanted = Wanted { from, limit, max_bytes: options.max_bytes, dense };
+        let wanted = Wanted { from, limit, max_bytes: options.max_bytes, dense, max_epoch: self.latest_epoch() };
         let first = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
         for segment in &segments[first.min(segments.len())..] {
             if segment.base() >= limit {
@@ -327,59 +340,111 @@ impl Core {
     }
 
     fn read_last(&self, count: usize) -> Result<Vec<Records>> {
-        let (mut pieces, mut have) = (Vec::new(), 0);
-        let end = self.committed();
-        let mut upper = end;
+        let mut pieces: VecDeque<(Records, usize)> = VecDeque::new();
+        let (mut upper, mut have, mut span) = (self.committed(), 0, count as u64);
         while have < count && upper > self.start() {
-            // Offsets are mostly dense, so this many back is mostly right; gaps and markers take another step.
-            let missing = (count - have) as u64;
-            let lower = Offset(upper.0.saturating_sub(missing)).max(self.start());
-            let (mut step, mut at) = (Vec::new(), lower);
-            while at < upper {
-                let mut records = self.read(&self.segments(), at, ReadOptions::default())?;
-                records.next_offset = records.next_offset.min(upper);
-                have += records.iter().count();
-                if records.next_offset <= at {
-                    break;
-                }
-                at = records.next_offset;
-                step.push(records);
-            }
-            step.extend(pieces);
-            pieces = step;
-            upper = lower;
+            // Offsets are mostly dense, so this many back is mostly right; over gaps and markers the steps grow.
+            let lower = Offset(upper.0.saturating_sub(span)).max(self.start());
+            let step = self.counted(lower, upper)?;
+            have += step.iter().map(|(_, found)| found).sum::<usize>();
+            step.into_iter().rev().for_each(|piece| pieces.push_front(piece));
+            (upper, span) = (lower, span.saturating_mul(2));
         }
-        Ok(pieces)
+        // A long step may have found more than were asked for.
+        let mut excess = have.saturating_sub(count);
+        while let Some((records, found)) = pieces.front_mut() {
+            if excess < *found {
+                records.from = records.iter().nth(excess).map_or(records.from, |record| record.offset);
+                break;
+            }
+            excess -= *found;
+            pieces.pop_front();
+        }
+        Ok(pieces.into_iter().map(|(records, _)| records).collect())
+    }
+
+    /// The records of `from..to`, and how many each result holds.
+    fn counted(&self, from: Offset, to: Offset) -> Result<Vec<(Records, usize)>> {
+        let (mut all, mut at) = (Vec::new(), from);
+        while at < to {
+            let mut records = self.read(&self.segments(), at, ReadOptions::default())?;
+            if records.next_offset <= at {
+                break;
+            }
+            at = records.next_offset;
+            records.next_offset = at.min(to);
+            let found = records.iter().count();
+            if found > 0 {
+                all.push((records, found));
+            }
+        }
+        Ok(all)
     }
 
     fn offset_at(&self, time: Timestamp) -> Result<Option<Offset>> {
-        let (start, end) = (self.start(), self.committed());
-        self.check_range(start, Isolation::Uncommitted)?;
-        for segment in self.segments().iter().filter(|segment| segment.len() > 0) {
-            if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
-                continue;
+        self.unless_removed(|| {
+            let (start, end) = (self.start(), self.committed());
+            self.check_range(start, Isolation::Uncommitted)?;
+            for segment in self.segments().iter().filter(|segment| segment.len() > 0) {
+                if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
+                    continue;
+                }
+                let from = segment.index()?.time_floor(segment.base(), time).max(start);
+                if let Some((offset, _)) = self.first_record(segment, from, end, |at| at >= time)? {
+                    return Ok(Some(offset));
+                }
             }
-            let from = segment.index()?.time_floor(segment.base(), time).max(start);
-            if let Some((offset, _)) = self.first_record(segment, from, end, |at| at >= time)? {
-                return Ok(Some(offset));
-            }
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     fn largest_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
-        let (start, end) = (self.start(), self.committed());
-        self.check_range(start, Isolation::Uncommitted)?;
-        let mut best: Option<(Timestamp, Arc<SegmentData>)> = None;
-        for segment in self.segments().iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
-            if let Some((timestamp, _)) = segment.largest_timestamp()?
-                && best.as_ref().is_none_or(|(largest, _)| timestamp > *largest)
-            {
-                best = Some((timestamp, Arc::clone(segment)));
+        self.unless_removed(|| {
+            let (start, end) = (self.start(), self.committed());
+            self.check_range(start, Isolation::Uncommitted)?;
+            let mut best: Option<(Offset, Timestamp)> = None;
+            for segment in self.segments().iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
+                let is_larger = |at: &Timestamp| best.is_none_or(|(_, best)| *at > best);
+                let largest = segment.largest_timestamp()?.map(|(largest, _)| largest);
+                let Some(largest) = largest.filter(is_larger) else { continue };
+                let from = segment.base().max(start);
+                let mut found = self.first_record(segment, from, end, |at| at == largest)?;
+                if found.is_none() {
+                    // It lies below the start, or in a batch that was emptied: the largest of what is left counts.
+                    found = self.largest_of(segment, from, end)?.filter(|(_, at)| is_larger(at));
+                }
+                best = found.or(best);
+            }
+            Ok(best)
+        })
+    }
+
+    fn largest_of(
+        &self,
+        segment: &Arc<SegmentData>,
+        from: Offset,
+        end: Offset,
+    ) -> Result<Option<(Offset, Timestamp)>> {
+        let largest = Cell::new(Timestamp::NONE);
+        self.first_record(segment, from, end, |at| {
+            largest.set(largest.get().max(at));
+            false
+        })?;
+        if !largest.get().is_some() {
+            return Ok(None);
+        }
+        self.first_record(segment, from, end, |at| at == largest.get())
+    }
+
+    /// Runs a look-up again if it failed because retention removed a file under it.
+    fn unless_removed<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            let start = self.start();
+            match look() {
+                Err(_) if self.start() > start => probe::reached("read.removed_under_reader"),
+                found => return found,
             }
         }
-        let Some((largest, segment)) = best else { return Ok(None) };
-        self.first_record(&segment, segment.base().max(start), end, |at| at == largest)
     }
 
     /// The first record of `segment` at or after `from` whose timestamp `fits`.

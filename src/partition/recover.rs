@@ -20,14 +20,16 @@ use super::context::{Context, RecoveryMode};
 use super::follow::Followed;
 use super::hints::{CleanPartition, Hints};
 use crate::disk::marks::{Note, SyncMark};
-use crate::disk::{DiskFile, Open, read_exact_at, read_file, read_vouched};
+use crate::disk::{Disk, DiskFile, FileId, Open, read_exact_at, read_file, read_vouched};
 use crate::error::{Error, Result};
 use crate::probe;
+use crate::record::BatchHeader;
 use crate::segment::active::{Found, Shape};
 use crate::segment::data::SegmentData;
 use crate::segment::index::{Grown, IndexWriter};
 use crate::segment::scan::{Scan, last_data};
 use crate::segment::seal::Seal;
+use crate::segment::txn_index::AbortedTxn;
 use crate::segment::{FileKind, file_path, parse_file_name};
 use crate::types::{Offset, Timestamp};
 
@@ -44,6 +46,22 @@ pub(crate) struct Recovered {
     pub(crate) followed: Followed,
     pub(crate) plan: Plan,
     pub(crate) scanned_bytes: u64,
+    /// Sealed segments that the process before did not get to finish, oldest first.
+    pub(crate) unfinished: Vec<UnfinishedParts>,
+    /// Snapshots at no segment's base: of no use once the log goes on.
+    pub(crate) stale_snapshots: Vec<Offset>,
+    /// Whether an orderly close left it, and nothing differs.
+    pub(crate) is_clean: bool,
+}
+
+/// What is needed to finish a sealed segment.
+#[derive(Debug)]
+pub(crate) struct UnfinishedParts {
+    pub(crate) base: Offset,
+    pub(crate) end: Offset,
+    pub(crate) index: IndexWriter,
+    pub(crate) aborted: Vec<u8>,
+    pub(crate) snapshot: Vec<u8>,
 }
 
 /// Changes that recovery found necessary, in the order they are made.
@@ -55,6 +73,8 @@ pub(crate) struct Plan {
     pub(crate) set_aside: Vec<Offset>,
     /// Segments below the start: removed.
     pub(crate) expired: Vec<Offset>,
+    /// Where the last byte behind the end of the log is that is not zero.
+    behind: u64,
 }
 
 impl Plan {
@@ -77,8 +97,8 @@ pub(crate) struct Torn {
 #[derive(Debug)]
 struct Candidate {
     base: Offset,
-    file: Arc<dyn DiskFile>,
     path: PathBuf,
+    id: FileId,
     /// Where batches end at the latest: the page of marks, or the end of the file.
     limit: u64,
     mark: Option<SyncMark>,
@@ -141,9 +161,12 @@ impl Recovery<'_> {
             start,
             end: start,
             proven: start,
-            followed: Followed::load(self.context, self.dir, None, start)?,
+            followed: Followed::load(self.context, self.dir, Vec::new(), start)?,
             plan: Plan::default(),
             scanned_bytes: 0,
+            unfinished: Vec::new(),
+            stale_snapshots: Vec::new(),
+            is_clean: false,
         })
     }
 
@@ -153,25 +176,28 @@ impl Recovery<'_> {
 
     fn candidate(&self, base: Offset) -> Result<Candidate> {
         let path = file_path(self.dir, base, FileKind::Log);
-        let file = self.context.disk().open(&path, Open::Read).map_err(Error::io("open", &path))?;
-        let metadata = file.metadata().map_err(Error::io("describe", &path))?;
-        let mut candidate = Candidate { base, file, path, limit: metadata.len, mark: None };
+        // Described by name: a log has more segments than a process may have files open.
+        let metadata = self.context.disk().metadata(&path).map_err(Error::io("describe", &path))?;
+        let mut candidate = Candidate { base, path, id: metadata.id, limit: metadata.len, mark: None };
         let page_len = SyncMark::PAGE_LEN as u64;
         if metadata.len < page_len || metadata.len % page_len != 0 {
             return Ok(candidate);
         }
         let mut page = vec![0; SyncMark::PAGE_LEN];
         let page_at = metadata.len - page_len;
-        read_exact_at(&*candidate.file, &mut page, page_at).map_err(Error::io("read", &candidate.path))?;
+        let file = candidate.open(self.context.disk())?;
+        read_exact_at(&*file, &mut page, page_at).map_err(Error::io("read", &candidate.path))?;
         let mark = SyncMark::best(&page).map_err(|version| Error::NewerVersion {
             path: candidate.path.clone(),
             found: version.0,
             supported: crate::disk::marks::VERSION,
         })?;
-        // A copy of the file has other sectors than those the mark speaks of.
-        if let Some(mark) = mark.filter(|mark| mark.segment_base == base && mark.file == metadata.id) {
+        if let Some(mark) = mark.filter(|mark| mark.segment_base == base) {
             candidate.limit = page_at;
-            candidate.mark = Some(mark);
+            // A copy of the file has other sectors than those the mark speaks of. The number of a device may change
+            // with each boot; the rest of a file's identity does not.
+            let is_of_this_file = (mark.file.inode, mark.file.born) == (metadata.id.inode, metadata.id.born);
+            candidate.mark = Some(mark).filter(|_| is_of_this_file);
         }
         Ok(candidate)
     }
@@ -184,75 +210,102 @@ impl Recovery<'_> {
         }
         let segment = candidates.iter().position(|candidate| candidate.base == note.segment_base)?;
         let candidate = &candidates[segment];
-        let id = candidate.file.metadata().ok()?.id;
-        (id == note.file && note.position <= candidate.limit).then_some((segment, note))
+        (candidate.id == note.file && note.position <= candidate.limit).then_some((segment, note))
     }
 
-    fn open_unclean(&self, candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
+    fn open_unclean(&self, mut candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
+        // What lies wholly below the start is gone, even if a crash brought its file back: it is never read.
+        let start = self.hints.start.unwrap_or_default();
+        let below = candidates.iter().skip(1).take_while(|candidate| candidate.base <= start).count();
+        let expired: Vec<Offset> = candidates.drain(..below).map(|candidate| candidate.base).collect();
         let note = self.note(&candidates);
-        let mark = candidates.iter().rev().find_map(|candidate| candidate.mark);
+        // A mark at the start of its file was written when the file was made, and proves nothing of what came before.
+        let marks = candidates.iter().rev().filter_map(|candidate| candidate.mark);
+        let mark = marks.into_iter().find(|mark| mark.position > 0 || probe::planted("partition.new_mark_believed"));
         let proven = self.hints.recovery_point.into_iter().chain(mark.map(|mark| mark.offset)).max();
         let proven = proven.unwrap_or(candidates[0].base).max(candidates[0].base);
-        let (from, restored) = self.begin(&candidates, note, proven, listing);
-        let followed = Followed::load(self.context, self.dir, self.snapshot(listing, from.offset), from.offset)?;
-        let mut walk = Walk { recovery: self, candidates: &candidates, followed, restored, scanned: 0 };
+        let (from, followed, restored) = self.begin(&candidates, note, proven, listing)?;
+        let mut walk =
+            Walk { recovery: self, candidates: &candidates, followed, restored, scanned: 0, unfinished: Vec::new() };
         let found = walk.run(from)?;
-        let (mut followed, scanned) = (walk.followed, walk.scanned);
+        let Walk { mut followed, scanned, unfinished, .. } = walk;
         followed.producers.committed_to(found.offset);
         let written = note.map_or(proven, |(_, note)| proven.max(note.offset));
-        self.judge(candidates, followed, scanned, found, Known { proven, written, same_boot: note.is_some() })
+        let known = Known { proven, written, same_boot: note.is_some() };
+        let plan = self.judge(&candidates, &found, known)?;
+        let recovered = self.assemble(candidates, followed, scanned, found, proven, plan)?;
+        let bases = |base: &Offset| recovered.segments.iter().any(|segment| segment.base() == *base);
+        let snapshots = listing.iter().filter(|(_, kind)| *kind == FileKind::Snapshot).map(|(base, _)| *base);
+        Ok(Recovered {
+            plan: Plan { expired: expired.into_iter().chain(recovered.plan.expired).collect(), ..recovered.plan },
+            stale_snapshots: snapshots.filter(|base| !bases(base)).collect(),
+            unfinished: unfinished.into_iter().filter(|sealed| bases(&sealed.base)).collect(),
+            ..recovered
+        })
     }
 
-    /// Where to begin: no later than the batch that anything unknown comes after.
+    /// Where to begin, and what is known of the batches before: no later than the batch that anything unknown comes
+    /// after.
     fn begin(
         &self,
         candidates: &[Candidate],
         note: Option<(usize, Note)>,
         proven: Offset,
         listing: &[(Offset, FileKind)],
-    ) -> (From, Option<IndexWriter>) {
+    ) -> Result<(From, Followed, Option<IndexWriter>)> {
         let last = candidates.len() - 1;
-        // A kill can come between the roll of a segment and its trim: where its batches end has to be looked up.
-        let unsealed = (0..last).find(|at| self.seal(candidates, *at).is_none());
+        let (settled, aborted) = self.settled(candidates);
+        // Epochs come from a file or from the batches, and appends go on under the latest: they must not fall.
+        let has_epochs = Followed::has_epochs(self.context, self.dir);
         if let Some((segment, note)) = note
             && segment == last
-            && unsealed.is_none()
+            && settled == last
+            && has_epochs
             && !note.has_producers
             && note.offset >= proven
             && let Some(index) = self.restore_index(candidates[last].base, &note)
         {
             probe::reached("recover.from_note");
-            return (From { segment, position: note.position, offset: note.offset }, Some(index));
+            let followed = Followed::load(self.context, self.dir, Vec::new(), note.offset)?.with_aborted(aborted);
+            return Ok((From { segment, position: note.position, offset: note.offset }, followed, Some(index)));
         }
-        // Everything else needs the last segment from its start, for its index, and what is above proven; producers
-        // need what is above their newest snapshot; aborted transactions, what no seal vouches for.
+        // Everything else needs the last segment from its start, for its index; what is above proven; and what no
+        // seal vouches for, for its length and its aborted transactions.
         let holds = |offset: Offset| candidates.iter().rposition(|candidate| candidate.base <= offset).unwrap_or(0);
-        let mut segment = holds(proven).min(unsealed.unwrap_or(last));
-        while segment > 0 && !self.is_settled(candidates, segment, listing) {
+        let mut segment = if has_epochs { last.min(holds(proven)).min(settled) } else { 0 };
+        // Producers need a snapshot at exactly the offset from where on batches are read.
+        let snapshot = loop {
+            let base = candidates[segment].base;
+            let snapshot = match listing.binary_search(&(base, FileKind::Snapshot)) {
+                Ok(_) => Followed::snapshot(self.context, self.dir, base)?,
+                Err(_) => None,
+            };
+            match snapshot {
+                Some(entries) => break entries,
+                None if segment == 0 => break Vec::new(),
+                None => segment -= 1,
+            }
             probe::reached("recover.earlier_segment");
-            segment -= 1;
-        }
+        };
         let offset = candidates[segment].base;
-        (From { segment, position: 0, offset }, None)
+        let aborted = aborted.into_iter().filter(|entry| entry.last_offset < offset).collect();
+        let followed = Followed::load(self.context, self.dir, snapshot, offset)?.with_aborted(aborted);
+        Ok((From { segment, position: 0, offset }, followed, None))
     }
 
-    /// Whether what came before segment number `at` is known without reading it.
-    fn is_settled(&self, candidates: &[Candidate], at: usize, listing: &[(Offset, FileKind)]) -> bool {
-        let has_snapshot = listing.binary_search(&(candidates[at].base, FileKind::Snapshot)).is_ok();
-        has_snapshot && self.seal(candidates, at - 1).is_some()
-    }
-
-    /// The seal of segment number `at`, which is not the last one, if it fits the file and what follows.
-    fn seal(&self, candidates: &[Candidate], at: usize) -> Option<Seal> {
-        let (candidate, next) = (&candidates[at], &candidates[at + 1]);
-        let seal = Seal::load(self.context.disk(), self.dir, candidate.base, candidate.limit);
-        seal.filter(|seal| seal.end == next.base)
-    }
-
-    /// The newest snapshot of producers at or before `offset`.
-    fn snapshot(&self, listing: &[(Offset, FileKind)], offset: Offset) -> Option<Offset> {
-        let snapshots = listing.iter().filter(|(base, kind)| *kind == FileKind::Snapshot && *base <= offset);
-        snapshots.map(|(base, _)| *base).max()
+    /// How many segments, from the first one on, are as their seals say, and the transactions aborted in them.
+    fn settled(&self, candidates: &[Candidate]) -> (usize, Vec<AbortedTxn>) {
+        let mut all = Vec::new();
+        for (at, pair) in candidates.windows(2).enumerate() {
+            let (before, base) = (&pair[0], pair[1].base);
+            let seal = Seal::load(self.context.disk(), self.dir, before.base, before.limit);
+            let Some(seal) = seal.filter(|seal| seal.end == base) else { return (at, all) };
+            match Followed::aborted_of(self.context, self.dir, before.base, seal.txn_index) {
+                Some(aborted) => all.extend_from_slice(aborted.entries()),
+                None => return (at, all),
+            }
+        }
+        (candidates.len() - 1, all)
     }
 
     fn restore_index(&self, base: Offset, note: &Note) -> Option<IndexWriter> {
@@ -264,17 +317,11 @@ impl Recovery<'_> {
         index.restore(&offsets, &times, grown).then_some(index)
     }
 
-    /// Decides what the end that was found means.
-    fn judge(
-        &self,
-        candidates: Vec<Candidate>,
-        followed: Followed,
-        scanned_bytes: u64,
-        found: End,
-        known: Known,
-    ) -> Result<Recovered> {
+    /// Decides what the end that was found means, and so what is to be done about what lies behind it.
+    fn judge(&self, candidates: &[Candidate], found: &End, known: Known) -> Result<Plan> {
         let at = &candidates[found.segment];
-        let behind = last_data(&*at.file, found.position, at.limit).map_err(Error::io("read", &at.path))?;
+        let file = at.open(self.context.disk())?;
+        let behind = last_data(&*file, found.position, at.limit).map_err(Error::io("read", &at.path))?;
         let later = &candidates[found.segment + 1..];
         let is_torn = behind > found.position || !later.is_empty();
         let corrupt = |reason: &str| Error::corrupt(&at.path, found.position, reason);
@@ -282,10 +329,10 @@ impl Recovery<'_> {
         if found.offset < known.written && !salvage {
             return Err(corrupt(&format!("{}, and the log was written to {}", found.reason, known.written)));
         }
-        if is_torn && known.same_boot && !salvage && !self.is_one_write(at, &found, behind, later)? {
+        if is_torn && known.same_boot && !salvage && !self.is_one_write(&*file, at, found, behind, later)? {
             return Err(corrupt(&format!("{}, and more than the last write lies behind", found.reason)));
         }
-        let mut plan = Plan::default();
+        let mut plan = Plan { behind, ..Plan::default() };
         if is_torn {
             probe::reached("recover.torn_tail");
             let path = at.path.clone();
@@ -293,29 +340,43 @@ impl Recovery<'_> {
             plan.torn = (behind > found.position).then_some(torn);
             plan.set_aside = later.iter().map(|candidate| candidate.base).collect();
         }
-        self.assemble(candidates, followed, scanned_bytes, found, known.proven, behind, plan)
+        Ok(plan)
     }
 
     /// Whether what lies behind the end can be one write that a kill cut short: part of one batch, then nothing.
-    fn is_one_write(&self, at: &Candidate, found: &End, behind: u64, later: &[Candidate]) -> Result<bool> {
-        if let Some(next) = later.iter().find(|next| next.base != found.offset || next.limit_of_data() > 0) {
-            // A roll that was under way left one empty file that begins here; this is another.
-            let _ = next;
+    fn is_one_write(
+        &self,
+        file: &dyn DiskFile,
+        at: &Candidate,
+        found: &End,
+        behind: u64,
+        later: &[Candidate],
+    ) -> Result<bool> {
+        // A roll leaves an empty file at the end of the log, and the walk goes on into it: this is another.
+        if !later.is_empty() {
             return Ok(false);
         }
         if behind == found.position {
             return Ok(true);
         }
         probe::reached("recover.cut_write");
-        // The whole of the batch is there and does not verify: that is damage, for a write is cut at its end only.
         let mut head = [0; 12];
         let have = (at.limit - found.position).min(head.len() as u64) as usize;
-        read_exact_at(&*at.file, &mut head[..have], found.position).map_err(Error::io("read", &at.path))?;
+        read_exact_at(file, &mut head[..have], found.position).map_err(Error::io("read", &at.path))?;
+        if have < head.len() || behind - found.position < 12 {
+            return Ok(true);
+        }
+        // The whole of the batch is there and does not verify: that is damage, for a write is cut at its end only.
         let claimed = 12 + u64::from(u32::from_be_bytes([head[8], head[9], head[10], head[11]]));
-        Ok(have < head.len() || behind < found.position.saturating_add(claimed) || behind - found.position < 12)
+        if behind >= found.position.saturating_add(claimed) {
+            return Ok(false);
+        }
+        // The length is under no checksum: if it is what was damaged, whole batches lie behind it.
+        holds_batch(file, found.position + 1, behind, found.offset)
+            .map(|holds| !holds)
+            .map_err(Error::io("read", &at.path))
     }
 
-    #[allow(clippy::too_many_arguments)] // Each is a fact found by another step; a struct would only rename them.
     fn assemble(
         &self,
         mut candidates: Vec<Candidate>,
@@ -323,7 +384,6 @@ impl Recovery<'_> {
         scanned_bytes: u64,
         found: End,
         proven: Offset,
-        behind: u64,
         mut plan: Plan,
     ) -> Result<Recovered> {
         candidates.truncate(found.segment + 1);
@@ -339,18 +399,19 @@ impl Recovery<'_> {
                 start,
                 end: start,
                 proven: start,
-                followed: Followed::load(self.context, self.dir, None, start)?,
+                followed: Followed::load(self.context, self.dir, Vec::new(), start)?,
                 plan,
                 scanned_bytes,
+                unfinished: Vec::new(),
+                stale_snapshots: Vec::new(),
+                is_clean: false,
             });
         }
-        let below = candidates.iter().skip(1).take_while(|candidate| candidate.base <= start).count();
-        plan.expired = candidates.drain(..below).map(|candidate| candidate.base).collect();
         let segments = self.segments(&candidates, &found);
         let mark = candidates.last().and_then(|last| last.mark.map(|mark| (last.limit, mark)));
         let active = Found {
             // A file that grows is cut at its end, whatever is in there.
-            touched: if mark.is_some() { behind } else { candidates.last().map_or(0, |last| last.limit) },
+            touched: if mark.is_some() { plan.behind } else { candidates.last().map_or(0, |last| last.limit) },
             first_timestamp: found.first_timestamp,
             index: found.index,
             mark,
@@ -364,6 +425,9 @@ impl Recovery<'_> {
             followed,
             plan,
             scanned_bytes,
+            unfinished: Vec::new(),
+            stale_snapshots: Vec::new(),
+            is_clean: false,
         })
     }
 
@@ -398,14 +462,21 @@ impl Recovery<'_> {
             return Ok(None);
         }
         let Some(index) = self.restore_clean_index(last_base, clean) else { return Ok(None) };
-        let snapshot = listing.binary_search(&(clean.end, FileKind::Snapshot)).is_ok().then_some(clean.end);
+        // The mark does not vouch for indexes of aborted transactions.
+        if clean.has_aborted {
+            return Ok(None);
+        }
+        if clean.end > Offset::ZERO && !Followed::has_epochs(self.context, self.dir) {
+            return Ok(None);
+        }
+        let snapshot = match listing.binary_search(&(clean.end, FileKind::Snapshot)) {
+            Ok(_) => Followed::snapshot(self.context, self.dir, clean.end)?,
+            Err(_) => None,
+        };
         if snapshot.is_none() && clean.has_producers {
             return Ok(None);
         }
-        let mut followed = Followed::load(self.context, self.dir, snapshot, clean.end)?;
-        if clean.has_aborted {
-            followed.load_aborted(self.context, self.dir, &clean.segments)?;
-        }
+        let followed = Followed::load(self.context, self.dir, snapshot.unwrap_or_default(), clean.end)?;
         let ends = clean.segments.iter().enumerate().map(|(at, (base, len))| {
             let end = clean.segments.get(at + 1).map_or(clean.end, |(next, _)| *next);
             let is_last = *base == last_base;
@@ -424,6 +495,15 @@ impl Recovery<'_> {
             followed,
             plan: Plan::default(),
             scanned_bytes: 0,
+            unfinished: Vec::new(),
+            stale_snapshots: listing
+                .iter()
+                .filter(|(base, kind)| {
+                    *kind == FileKind::Snapshot && clean.segments.iter().all(|(kept, _)| kept != base)
+                })
+                .map(|(base, _)| *base)
+                .collect(),
+            is_clean: true,
         }))
     }
 
@@ -449,9 +529,8 @@ impl Recovery<'_> {
 }
 
 impl Candidate {
-    /// Where the data of the file ends, as far as its length tells.
-    fn limit_of_data(&self) -> u64 {
-        last_data(&*self.file, 0, self.limit).unwrap_or(self.limit)
+    fn open(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
+        disk.open(&self.path, Open::Read).map_err(Error::io("open", &*self.path))
     }
 }
 
@@ -485,6 +564,7 @@ struct Walk<'a> {
     followed: Followed,
     restored: Option<IndexWriter>,
     scanned: u64,
+    unfinished: Vec<UnfinishedParts>,
 }
 
 impl Walk<'_> {
@@ -497,11 +577,29 @@ impl Walk<'_> {
             let dense = self.recovery.hints.dense;
             match self.candidates.get(segment + 1) {
                 Some(next) if next.base == end.offset || (!dense && next.base > end.offset) => {
+                    self.finished(&self.candidates[segment], end);
                     (segment, position, offset) = (segment + 1, 0, next.base);
                 }
                 _ => return Ok(End { ends, ..end }),
             }
         }
+    }
+
+    /// Keeps what a sealed segment still needs, if its seal is not there or it was not cut to its length.
+    fn finished(&mut self, sealed: &Candidate, mut end: End) {
+        let recovery = self.recovery;
+        let seal = Seal::load(recovery.context.disk(), recovery.dir, sealed.base, end.position);
+        if seal.is_some_and(|seal| seal.end == end.offset) && sealed.limit == end.position {
+            return;
+        }
+        end.index.close();
+        self.unfinished.push(UnfinishedParts {
+            base: sealed.base,
+            end: end.offset,
+            index: end.index,
+            aborted: self.followed.aborted_between(sealed.base, end.offset),
+            snapshot: self.followed.producers.snapshot(),
+        });
     }
 
     fn segment(&mut self, segment: usize, position: u64, offset: Offset) -> Result<End> {
@@ -511,9 +609,14 @@ impl Walk<'_> {
             Some(index) => index,
             None => IndexWriter::new(candidate.base, shape.index_bytes, shape.index_interval)?,
         };
-        let mut first_timestamp = None;
+        let file = candidate.open(self.recovery.context.disk())?;
         let dense = self.recovery.hints.dense;
-        let mut scan = Scan::new(&*candidate.file, position, candidate.limit, offset, dense);
+        let mut first_timestamp = match position {
+            0 => None,
+            // The age of a segment is counted from its first batch, wherever the walk begins.
+            _ => first_timestamp(&*file).map_err(Error::io("read", &candidate.path))?,
+        };
+        let mut scan = Scan::new(&*file, position, candidate.limit, offset, dense);
         let stop = loop {
             match scan.next().map_err(Error::io("read", &candidate.path))? {
                 Ok(batch) => {
@@ -530,11 +633,41 @@ impl Walk<'_> {
     }
 }
 
+fn first_timestamp(file: &dyn DiskFile) -> std::io::Result<Option<Timestamp>> {
+    let mut header = [0; BatchHeader::LEN];
+    read_exact_at(file, &mut header, 0)?;
+    Ok(BatchHeader::read(&header).ok().map(|header| header.max_timestamp))
+}
+
+/// Whether a whole batch that verifies, of an offset above `offset`, begins anywhere in `from..to`.
+fn holds_batch(file: &dyn DiskFile, from: u64, to: u64, offset: Offset) -> std::io::Result<bool> {
+    let mut at = from;
+    let mut piece = vec![0; PIECE.min((to - from) as usize)];
+    while to - at >= BatchHeader::LEN as u64 {
+        let bytes = &mut piece[..PIECE.min((to - at) as usize)];
+        read_exact_at(file, bytes, at)?;
+        for (skip, head) in bytes.windows(BatchHeader::LEN).enumerate() {
+            if BatchHeader::read(head).is_ok_and(|header| header.base_offset > offset) {
+                let mut scan = Scan::new(file, at + skip as u64, to, offset + 1, false);
+                if scan.next()?.is_ok() {
+                    return Ok(true);
+                }
+            }
+        }
+        at += (bytes.len() - (BatchHeader::LEN - 1)) as u64;
+    }
+    Ok(false)
+}
+
+const PIECE: usize = 256 << 10;
+
 /// Reads a small file of a partition directory; `None` if it is not there.
 pub(crate) fn read_if_there(context: &Context, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    use std::io::ErrorKind::{FileTooLarge, InvalidData, NotFound, UnexpectedEof};
     match read_file(context.disk(), path, limit) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // Longer than it can be, or cut while it was read: damaged, and as good as none.
+        Err(error) if matches!(error.kind(), NotFound | FileTooLarge | InvalidData | UnexpectedEof) => Ok(None),
         Err(error) => Err(Error::io("read", path)(error)),
     }
 }

@@ -23,44 +23,53 @@ impl Core {
             return Ok(None);
         }
         let segments = self.segments();
-        let by_size = by_size(&segments, &config).map(|start| (start, RetentionReason::Size));
-        let by_age = by_age(&segments, &config, now)?.map(|start| (start, RetentionReason::Age));
+        // Never past what is undecided, and only whole segments.
         let stable = self.stable();
+        let decided = segments.iter().take_while(|segment| segment.end() <= stable).count();
+        let by_size = by_size(&segments, decided, &config).map(|start| (start, RetentionReason::Size));
+        let by_age = by_age(&segments[..decided], &config, now)?.map(|start| (start, RetentionReason::Age));
         let due = by_size.into_iter().chain(by_age).max_by_key(|(start, _)| *start);
-        // Never past what is undecided.
-        Ok(due.map(|(start, reason)| (start.min(stable), reason)).filter(|(start, _)| *start > self.start()))
+        Ok(due.filter(|(start, _)| *start > self.start()))
     }
 
     /// Whether files lie below the start.
     pub(crate) fn has_files_below_start(&self) -> bool {
         let start = self.start();
-        self.segments().windows(2).next().is_some_and(|pair| pair[1].base() <= start)
+        let is_below = self.segments().windows(2).next().is_some_and(|pair| pair[1].base() <= start);
+        is_below || !self.lock().condemned.is_empty()
     }
 
     /// Removes the segments that lie wholly below the start, which the caller has made durable.
     pub(crate) fn remove_below_start(&self, reason: RetentionReason) -> Result<u64> {
         let start = self.start();
-        let dropped = {
-            let mut writer = self.writer.lock();
+        {
+            let mut writer = self.lock();
             self.check()?;
             writer.begin(self).map_err(|failure| self.fail(failure))?;
             let segments = self.segments();
             let last = segments.len().saturating_sub(1);
             // The active segment stays: a partition always has one.
-            let kept = segments.iter().skip(1).take(last).rev().find(|segment| segment.base() <= start);
-            let Some(kept) = kept else { return Ok(0) };
-            writer.forget_below(kept.base());
-            self.drop_segments_below(kept.base())
-        };
-        let mut bytes = 0;
-        for segment in &dropped {
+            if let Some(kept) = segments.iter().skip(1).take(last).rev().find(|segment| segment.base() <= start) {
+                writer.forget_below(kept.base());
+                let dropped = self.drop_segments_below(kept.base());
+                writer.condemned.extend(dropped);
+            }
+        }
+        let (mut bytes, mut segments) = (0, 0);
+        loop {
+            let Some(segment) = self.lock().condemned.front().cloned() else { break };
+            // One that cannot be removed now is tried again next time.
             remove_segment_files(self, segment.base())?;
+            self.lock().condemned.retain(|other| !Arc::ptr_eq(other, &segment));
+            segments += 1;
             bytes += segment.len();
-            self.context.observer.segment_deleted(&event(self, segment));
+            self.context.observer.segment_deleted(&event(self, &segment));
+        }
+        if segments == 0 {
+            return Ok(0);
         }
         self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
         probe::reached("retention.removed");
-        let segments = dropped.len() as u64;
         let retained = Retained { partition: &self.id, start, segments, bytes, reason };
         self.context.observer.retention_deleted(&retained);
         Ok(segments)
@@ -68,7 +77,7 @@ impl Core {
 
     /// Whether the active segment itself is past its time, so that it must be rolled before its records can go.
     pub(crate) fn roll_if_expired(&self, start: Offset) -> Result<()> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.lock();
         self.check()?;
         if start == writer.end && writer.active().is_some_and(|active| active.position() > 0) {
             probe::reached("retention.rolled_active");
@@ -82,13 +91,13 @@ fn event<'a>(core: &'a Core, segment: &SegmentData) -> SegmentEvent<'a> {
     SegmentEvent { partition: &core.id, base: segment.base(), end: segment.end(), bytes: segment.len() }
 }
 
-/// The start below which segments can go without falling below `retention.bytes`.
-fn by_size(segments: &[Arc<SegmentData>], config: &TopicConfig) -> Option<Offset> {
+/// The start below which segments can go without falling below `retention.bytes`: the first `decided` ones may.
+fn by_size(segments: &[Arc<SegmentData>], decided: usize, config: &TopicConfig) -> Option<Offset> {
     let limit = u64::try_from(config.retention_bytes).ok()?;
     let total: u64 = segments.iter().map(|segment| segment.len()).sum();
     let mut excess = total.checked_sub(limit)?;
     let mut start = None;
-    for segment in segments {
+    for segment in &segments[..decided] {
         let Some(rest) = excess.checked_sub(segment.len()).filter(|_| segment.len() > 0) else { break };
         excess = rest;
         start = Some(segment.end());

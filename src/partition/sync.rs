@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use super::core::Core;
+use super::report::Report;
 use super::writer::SyncPlan;
+use crate::disk::replace::sync_parent;
 use crate::error::{Error, Result};
-use crate::observe::{SyncFailed, Synced};
 use crate::probe;
-use crate::segment::active::rewrite;
+use crate::segment::active::{ActiveSegment, rewrite};
 use crate::types::Offset;
 
 impl Core {
@@ -24,7 +25,9 @@ impl Core {
                 }
                 self.check().err().map(Err)
             };
-            self.syncing.run(done, || self.sync_now(false))?;
+            let done = self.syncing.run(done, || self.sync_now(false));
+            self.deliver();
+            done?;
             if self.synced() >= offset {
                 return Ok(());
             }
@@ -33,37 +36,56 @@ impl Core {
 
     /// Syncs what was rolled, so that nothing but the active segment is left to lose. Returns whether there was any.
     pub(crate) fn sync_rolled(&self) -> Result<bool> {
-        if !self.writer.lock().has_rolled() {
+        if !self.lock().has_rolled() {
             return Ok(false);
         }
-        self.syncing.run(|| self.check().err().map(Err), || self.sync_now(true))?;
-        Ok(true)
+        let done = self.syncing.run(|| self.check().err().map(Err), || self.sync_now(true));
+        self.deliver();
+        done.map(|()| true)
     }
 
-    /// One sync. The caller has the turn.
+    /// Brings the mark on disk up to what is proven. Takes its turn: of two syncs of one file at once, the system
+    /// tells only one that writing back has failed.
+    pub(super) fn make_mark_exact(&self) -> Result<()> {
+        let work = || {
+            let target = self.writer.lock().active().map(ActiveSegment::sync_target);
+            let now = self.context.clock.monotonic();
+            target.map_or(Ok(()), |target| target.make_mark_exact(now)).inspect_err(|error| self.poison(error))
+        };
+        let done = self.syncing.run(|| self.check().err().map(Err), work);
+        self.deliver();
+        done
+    }
+
+    /// One sync. The caller has the turn, and delivers what is reported once it is over.
     fn sync_now(&self, rolled_only: bool) -> Result<()> {
         self.check()?;
         let began = self.context.clock.monotonic();
         let plan = {
+            // Without delivering: the turn is held still.
             let mut writer = self.writer.lock();
             // What recovery found is settled first: a sync of a file that is still to be cut would prove its tail.
             writer.begin(self).map_err(|failure| self.fail(failure))?;
-            writer.plan_sync(rolled_only)
+            writer.plan_sync(rolled_only, self.synced())
         };
         if probe::planted("partition.synced_before_sync") {
             drop(self.synced.raise(plan.end.0));
         }
-        self.carry_out(&plan, began).inspect_err(|error| {
-            if let Error::Io { path, source, .. } = error {
-                self.context.observer.sync_failed(&SyncFailed { partition: &self.id, path, error: source });
-            }
-            self.poison(error);
-        })?;
+        self.carry_out(&plan, began).map_err(|error| self.sync_failed(error))?;
         let duration = self.context.clock.monotonic().saturating_sub(began);
         self.counters.syncs.record(duration);
-        drop(self.synced.raise(plan.end.0));
-        self.context.observer.synced(&Synced { partition: &self.id, offset: plan.end, duration });
+        self.reports.push(Report::Woken(self.synced.raise(plan.end.0)));
+        self.reports.push(Report::Synced { offset: plan.end, duration });
         Ok(())
+    }
+
+    fn sync_failed(&self, error: Error) -> Error {
+        if let Error::Io { path, source, .. } = &error {
+            let copy = source.raw_os_error().map_or_else(|| source.kind().into(), std::io::Error::from_raw_os_error);
+            self.reports.push(Report::SyncFailed { path: path.clone(), error: copy });
+        }
+        self.poison(&error);
+        error
     }
 
     fn carry_out(&self, plan: &SyncPlan, now: Duration) -> Result<()> {
@@ -76,7 +98,7 @@ impl Core {
             target.sync(now)?;
         }
         if plan.names && !probe::planted("partition.no_dir_sync") {
-            self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
+            self.sync_names()?;
         }
         plan.active.as_ref().map_or(Ok(()), |target| target.sync(now))
     }
@@ -89,6 +111,12 @@ impl Core {
             rewrite(segment, position)?;
         }
         // Their names too: the process before may have died before it synced the directory.
-        self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))
+        self.sync_names()
+    }
+
+    /// Makes the names in the directory durable, and its own: nothing is synced that cannot be found again.
+    fn sync_names(&self) -> Result<()> {
+        self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
+        sync_parent(self.context.disk(), &self.dir)
     }
 }

@@ -9,17 +9,18 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::follow::Followed;
-use super::recover::{Plan, Torn};
+use super::recover::{Plan, Torn, UnfinishedParts};
+use super::report::Report;
 use crate::clock::Clock;
 use crate::config::{Durability, TopicConfig};
 use crate::disk::marks::Note;
 use crate::disk::replace::sync_parent;
 use crate::disk::{Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
-use crate::observe::{SegmentEvent, TailCut};
 use crate::probe;
 use crate::record::BatchHeader;
 use crate::segment::active::{ActiveSegment, Failure, Found, Shape, SyncTarget};
+use crate::segment::data::SegmentData;
 use crate::segment::index::IndexWriter;
 use crate::segment::{FileKind, file_path};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
@@ -41,6 +42,11 @@ pub(crate) struct Writer {
     rolled: Vec<SyncTarget>,
     /// Sealed segments whose indexes, snapshot and seal are still to be written.
     pub(crate) unfinished: VecDeque<Unfinished>,
+    /// Segments taken from the list whose files are still to be removed, oldest first.
+    pub(crate) condemned: VecDeque<Arc<SegmentData>>,
+    stale_snapshots: Vec<Offset>,
+    /// Whether an orderly close left the files, and nothing was changed since.
+    is_clean: bool,
     /// Whether names were made in the directory since it was last synced.
     names_changed: bool,
     /// Recovery read from here to where the log ended then, and nobody has synced it: it is to be written again.
@@ -53,7 +59,10 @@ pub(crate) struct Writer {
 /// A sealed segment on its way to being an ordinary closed one.
 #[derive(Debug)]
 pub(crate) struct Unfinished {
-    pub(crate) target: SyncTarget,
+    pub(crate) data: Arc<SegmentData>,
+    /// What this process wrote it through, if it did.
+    pub(crate) target: Option<SyncTarget>,
+    pub(crate) end: Offset,
     pub(crate) index: IndexWriter,
     pub(crate) aborted: Vec<u8>,
     /// The state of producers at the end of the segment.
@@ -71,7 +80,13 @@ pub(crate) struct SyncPlan {
 }
 
 impl Writer {
-    pub(crate) fn new(config: TopicConfig, recovered: WriterParts) -> Self {
+    pub(crate) fn new(config: TopicConfig, recovered: WriterParts, segments: &[Arc<SegmentData>]) -> Self {
+        let data_of = |base| segments.iter().find(|segment| segment.base() == base);
+        let unfinished = recovered.unfinished.into_iter().filter_map(|parts| {
+            let data = Arc::clone(data_of(parts.base)?);
+            let UnfinishedParts { end, index, aborted, snapshot, .. } = parts;
+            Some(Unfinished { data, target: None, end, index, aborted, snapshot })
+        });
         let epoch = recovered.followed.epochs.latest().unwrap_or_default();
         Self {
             config,
@@ -83,7 +98,10 @@ impl Writer {
             plan: recovered.plan,
             has_begun: false,
             rolled: Vec::new(),
-            unfinished: VecDeque::new(),
+            unfinished: unfinished.collect(),
+            condemned: VecDeque::new(),
+            stale_snapshots: recovered.stale_snapshots,
+            is_clean: recovered.is_clean,
             names_changed: false,
             unproven: (recovered.proven < recovered.end).then_some((recovered.proven, recovered.end)),
             noted_position: 0,
@@ -99,15 +117,30 @@ impl Writer {
             return Ok(());
         }
         core.context.before_change().map_err(Failure::Refused)?;
-        self.carry_out_plan(core).map_err(Failure::Refused)?;
+        self.is_clean = false;
+        let is_torn = self
+            .found
+            .as_ref()
+            .is_some_and(|found| core.last_segment().is_some_and(|last| found.touched > last.len()));
+        if !self.plan.is_empty() || is_torn {
+            // A kill half way through the cutting leaves what no single write leaves: whoever finds it must not take
+            // this for the boot and the file that a note speaks of.
+            core.context.notes.erase(core.context.disk(), core.topic, core.id.partition);
+        }
+        self.carry_out_plan(core)?;
         if self.active.is_none() {
             self.active = Some(self.first_segment(core).map_err(Failure::Refused)?);
         }
         let (shape, origin) = (self.shape(), core.context.origin());
         let Some(active) = &mut self.active else { return Ok(()) };
         active.cut()?;
+        active.lower_mark()?;
         if shape.durable && !active.is_reserved() {
             active.extend(shape, origin)?;
+        }
+        for at in self.stale_snapshots.drain(..) {
+            // In nobody's way but for the space they take.
+            let _ = core.context.disk().remove_file(&file_path(&core.dir, at, FileKind::Snapshot));
         }
         self.has_begun = true;
         self.note(core);
@@ -116,8 +149,10 @@ impl Writer {
 
     fn first_segment(&mut self, core: &Core) -> Result<ActiveSegment> {
         let (shape, origin) = (self.shape(), core.context.origin());
-        if let (Some(found), Some(last)) = (self.found.take(), core.last_segment()) {
-            return ActiveSegment::resume(last, shape, origin, found);
+        if let (Some(found), Some(last)) = (&mut self.found, core.last_segment()) {
+            let active = ActiveSegment::resume(last, shape, origin, found)?;
+            self.found = None;
+            return Ok(active);
         }
         let active = self.create_segment(core, self.end)?;
         core.push_segment(Arc::clone(active.data()));
@@ -134,35 +169,25 @@ impl Writer {
     }
 
     fn create_segment(&mut self, core: &Core, base: Offset) -> Result<ActiveSegment> {
-        let created =
-            ActiveSegment::create(&core.context.files, &core.dir, base, self.shape(), core.context.origin());
-        let active = created.inspect_err(|_| {
-            // Of a segment that could not be made ready nothing must be in the way of the next try.
-            let _ = core.context.disk().remove_file(&file_path(&core.dir, base, FileKind::Log));
-        })?;
+        // A seal of another segment of this base, which was put aside: it must not vouch for this one.
+        remove_if_there(core, &file_path(&core.dir, base, FileKind::Seal))?;
+        let active =
+            ActiveSegment::create(&core.context.files, &core.dir, base, self.shape(), core.context.origin())?;
         self.names_changed = true;
         let jitter = self.config.segment_jitter_ms.min(self.config.segment_ms).max(0) as u64;
         self.jitter_ms = if jitter == 0 { 0 } else { (core.context.entropy.random() % jitter) as i64 };
-        core.context.observer.segment_created(&SegmentEvent { partition: &core.id, base, end: base, bytes: 0 });
+        core.reports.push(Report::Created { base });
         Ok(active)
     }
 
     /// Puts aside what lies behind the log's end, and removes what lies before its start.
-    fn carry_out_plan(&mut self, core: &Core) -> Result<()> {
+    fn carry_out_plan(&mut self, core: &Core) -> Result<(), Failure> {
         if self.plan.is_empty() {
             return Ok(());
         }
-        let disk = core.context.disk();
         if let Some(torn) = &self.plan.torn {
-            let kept_in = keep_torn(core, torn)?;
-            let bytes = torn.to - torn.from;
-            core.context.observer.corrupt_tail_cut(&TailCut {
-                partition: &core.id,
-                path: &torn.path,
-                kept_in: &kept_in,
-                from: torn.from,
-                bytes,
-            });
+            let kept_in = keep_torn(core, torn).map_err(Failure::Refused)?;
+            core.reports.push(Report::TailCut { torn: torn.clone(), kept_in });
             self.plan.torn = None;
         }
         // Newest first: whatever a crash leaves of them still lies behind the end.
@@ -171,10 +196,13 @@ impl Writer {
             self.plan.set_aside.pop();
         }
         while let Some(base) = self.plan.expired.first().copied() {
-            remove_segment_files(core, base)?;
+            remove_segment_files(core, base).map_err(Failure::Refused)?;
             self.plan.expired.remove(0);
         }
-        sync_parent(disk, &core.dir.join("."))?;
+        core.context
+            .disk()
+            .sync_dir(&core.dir)
+            .map_err(|error| Failure::Fatal(Error::io("sync directory", &*core.dir)(error)))?;
         probe::reached("writer.plan_carried_out");
         Ok(())
     }
@@ -199,7 +227,7 @@ impl Writer {
             segment_base: active.data().base(),
             position,
             offset: self.end,
-            has_producers: self.followed.producers.count() > 0,
+            has_producers: self.followed.producers.count() > 0 || !self.followed.aborted.entries().is_empty(),
             index,
             time_index,
             largest: grown.largest,
@@ -211,10 +239,13 @@ impl Writer {
 
     /// Rolls if a batch of `len` bytes with this header does not belong into the active segment.
     pub(crate) fn make_room(&mut self, core: &Core, len: u64, header: &BatchHeader) -> Result<(), Failure> {
-        let Some(active) = &self.active else { return Ok(()) };
+        let (shape, origin) = (self.shape(), core.context.origin());
+        let Some(active) = &mut self.active else { return Ok(()) };
         if active.position() == 0 && header.last_offset() - active.data().base() <= MAX_RELATIVE {
-            return Ok(());
+            // It was made under other settings, and another one of this base cannot be made.
+            return if active.has_room(len) { Ok(()) } else { active.widen(shape, origin) };
         }
+        let Some(active) = &self.active else { return Ok(()) };
         if self.must_roll(core, active, len, header) { self.roll(core) } else { Ok(()) }
     }
 
@@ -258,13 +289,10 @@ impl Writer {
             self.rolled.push(target.clone());
         }
         let snapshot = self.followed.producers.snapshot();
-        self.unfinished.push_back(Unfinished { target, index, aborted, snapshot });
-        core.context.observer.segment_sealed(&SegmentEvent {
-            partition: &core.id,
-            base: data.base(),
-            end: self.end,
-            bytes: data.len(),
-        });
+        let (end, target) = (self.end, Some(target));
+        let data_of = Arc::clone(&data);
+        self.unfinished.push_back(Unfinished { data: data_of, target, end, index, aborted, snapshot });
+        core.reports.push(Report::Sealed { base: data.base(), end: self.end, bytes: data.len() });
         self.note(core);
         core.context.doorbell.ring();
         Ok(())
@@ -283,9 +311,9 @@ impl Writer {
     }
 
     /// Everything a sync of all that was written so far has to do.
-    pub(crate) fn plan_sync(&mut self, rolled_only: bool) -> SyncPlan {
+    pub(crate) fn plan_sync(&mut self, rolled_only: bool, synced: Offset) -> SyncPlan {
         let rolled = std::mem::take(&mut self.rolled);
-        let end = if rolled_only { rolled.last().map(|target| target.end).unwrap_or_default() } else { self.end };
+        let end = if rolled_only { rolled.last().map_or(synced, |target| target.end) } else { self.end };
         if !rolled_only {
             self.unsynced_records = 0;
         }
@@ -326,12 +354,17 @@ impl Writer {
     /// Lets go of what was still to be done for segments below `base`: they are being removed.
     pub(crate) fn forget_below(&mut self, base: Offset) {
         self.rolled.retain(|target| target.data().base() >= base);
-        self.unfinished.retain(|sealed| sealed.target.data().base() >= base);
+        self.unfinished.retain(|sealed| sealed.data.base() >= base);
     }
 
     /// Whether what recovery found needs no further look: nothing to cut, nothing unproven.
     pub(crate) fn is_settled(&self) -> bool {
         self.plan.is_empty() && self.unproven.is_none()
+    }
+
+    /// Whether the files are as an orderly close left them.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.is_clean
     }
 
     /// The position and checksum of the last batch in the active segment is found from here.
@@ -348,6 +381,9 @@ pub(crate) struct WriterParts {
     pub(crate) followed: Followed,
     pub(crate) found: Option<Found>,
     pub(crate) plan: Plan,
+    pub(crate) unfinished: Vec<UnfinishedParts>,
+    pub(crate) stale_snapshots: Vec<Offset>,
+    pub(crate) is_clean: bool,
 }
 
 /// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.
@@ -385,14 +421,15 @@ fn unused_name(core: &Core, what: &str) -> Result<PathBuf> {
 }
 
 /// Renames the data file of a segment out of the way, and removes what was derived from it.
-fn set_aside(core: &Core, base: Offset) -> Result<()> {
+fn set_aside(core: &Core, base: Offset) -> Result<(), Failure> {
     let path = file_path(&core.dir, base, FileKind::Log);
-    let aside = unused_name(core, &format!("{:020}.log", base.0))?;
+    let refused = Failure::Refused;
+    let aside = unused_name(core, &format!("{:020}.log", base.0)).map_err(refused)?;
     // Synced first: the name must not become durable before the bytes.
-    let file = core.context.disk().open(&path, Open::Write).map_err(Error::io("open", &*path))?;
-    file.sync().map_err(Error::io("sync", &*path))?;
-    core.context.disk().rename(&path, &aside).map_err(Error::io("rename", &*path))?;
-    remove_derived(core, base)
+    let file = core.context.disk().open(&path, Open::Write).map_err(Error::io("open", &*path)).map_err(refused)?;
+    file.sync().map_err(Error::io("sync", &*path)).map_err(Failure::Fatal)?;
+    core.context.disk().rename(&path, &aside).map_err(Error::io("rename", &*path)).map_err(refused)?;
+    remove_derived(core, base).map_err(refused)
 }
 
 /// Removes all files of a segment, the data file first: what is derived from nothing is harmless.
@@ -401,7 +438,8 @@ pub(crate) fn remove_segment_files(core: &Core, base: Offset) -> Result<()> {
     remove_derived(core, base)
 }
 
-fn remove_derived(core: &Core, base: Offset) -> Result<()> {
+/// Removes what was derived from a segment that is gone.
+pub(crate) fn remove_derived(core: &Core, base: Offset) -> Result<()> {
     let derived = FileKind::ALL.into_iter().filter(|kind| *kind != FileKind::Log);
     derived.map(|kind| file_path(&core.dir, base, kind)).try_for_each(|path| remove_if_there(core, &path))
 }

@@ -1,11 +1,12 @@
 //! What must hold for any bytes at all. The fuzzers call these with bytes they find, the tests with bytes they make.
 
+use super::batch::{Frame, frame};
 use super::header::ATTRIBUTES_AT;
 use super::validate::{Origin, Rules, Stamp, Validator};
 use super::walk::RecordIter;
 use super::{
-    Attributes, BatchBuilder, BatchHeader, BatchOptions, BatchRef, Codec, Frame, Header, Record, RecordRef,
-    TimestampType, check_records, compress, frame, naive,
+    Attributes, BatchBuilder, BatchHeader, BatchOptions, BatchRef, Codec, Header, Record, RecordRef, TimestampType,
+    check_records, compress, naive,
 };
 use crate::checksum::crc32c;
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::batch::{Frame, frame};
+use super::control::{Marker, encode_marker};
 use super::validate::{Origin, Rules, Stamp, Validator};
 use super::{
-    BatchBuilder, BatchHeader, BatchOptions, BatchRef, Codec, Compression, Control, Frame, Header, Marker, Producer,
-    Record, RecordError, RecordRef, TimestampType, encode_marker, frame,
+    BatchBuilder, BatchHeader, BatchOptions, BatchRef, Codec, Compression, Control, Header, Producer, Record,
+    RecordError, RecordRef, TimestampType,
 };
 use crate::error::Error;
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
@@ -300,7 +302,7 @@ fn the_leader_answers_as_kafka_does() {
     assert!(count >= 25, "{count} scenarios");
 }
 
-type Stored = (super::Validated, Vec<u8>);
+type Stored = (super::validate::Validated, Vec<u8>);
 
 fn validate(scenario: &Value, bytes: &[u8], target: Codec) -> Result<Stored, Error> {
     let is_append_time = scenario["timestampType"] == "LogAppendTime";
@@ -329,13 +331,13 @@ fn check_scenario(name: &str, scenario: &Value, outcome: &Result<Stored, Error>)
             }
         }
         ("INVALID_RECORD", Err(Error::InvalidBatch { .. })) => {}
-        ("INVALID_RECORD", Err(Error::InvalidRecord { index, .. })) => assert!(failed(index), "{name}"),
-        ("INVALID_TIMESTAMP", Err(Error::InvalidTimestamp { index, .. })) => assert!(failed(index), "{name}"),
+        ("INVALID_RECORD", Err(Error::InvalidRecord { index, .. })) => assert!(failed(&index), "{name}"),
+        ("INVALID_TIMESTAMP", Err(Error::InvalidTimestamp { index, .. })) => assert!(failed(&index), "{name}"),
         (expected, outcome) => panic!("{name}: {outcome:?}, not {expected}"),
     }
 }
 
-fn check_stored(name: &str, scenario: &Value, validated: &super::Validated) {
+fn check_stored(name: &str, scenario: &Value, validated: &super::validate::Validated) {
     let header = &validated.header;
     assert_eq!(header.next_offset().0, scenario["nextOffset"], "{name}");
     assert_eq!(header.base_offset.0, scenario["outBaseOffset"], "{name}");

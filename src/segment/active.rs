@@ -18,6 +18,7 @@
 //! - Whatever a failed write may have left above `position` is cut off, and the cut synced, before other bytes go there
 //!   or a roll leaves the file: an append that failed never reappears.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use crate::disk::marks::SyncMark;
 use crate::disk::{BootId, DiskFile, FileId, Metadata, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
-use crate::record::BatchHeader;
+use crate::record::{BatchHeader, BatchRef};
 use crate::types::{Offset, Timestamp};
 
 /// How an operation on the active segment failed.
@@ -61,7 +62,7 @@ pub(crate) struct Shape {
 #[derive(Debug)]
 pub(crate) struct ActiveSegment {
     data: Arc<SegmentData>,
-    file: Arc<dyn DiskFile>,
+    file: Arc<Handle>,
     position: u64,
     /// Where bytes may be that are no part of the log: `position` if there are none.
     touched: u64,
@@ -81,6 +82,26 @@ struct Reserved {
     /// How much to allocate next.
     step: u64,
     marks: Arc<Marks>,
+}
+
+/// The handle that a segment is written through.
+///
+/// Syncs of it take turns, and after one that failed none is tried: of two at once the system tells only one that
+/// writing back has failed, and the other would believe what is not on the disk.
+#[derive(Debug)]
+struct Handle {
+    file: Arc<dyn DiskFile>,
+    has_failed: Mutex<bool>,
+}
+
+impl Handle {
+    fn sync(&self) -> io::Result<()> {
+        let mut has_failed = self.has_failed.lock();
+        if *has_failed {
+            return Err(io::Error::other("an earlier sync of this file failed"));
+        }
+        self.file.sync().inspect_err(|_| *has_failed = true)
+    }
 }
 
 /// The sync marks of one file; see [`SyncMark`].
@@ -107,7 +128,7 @@ struct MarkState {
 /// What a sync needs of a segment, taken under the append lock and used without it.
 #[derive(Debug, Clone)]
 pub(crate) struct SyncTarget {
-    file: Arc<dyn DiskFile>,
+    file: Arc<Handle>,
     data: Arc<SegmentData>,
     marks: Option<Arc<Marks>>,
     position: u64,
@@ -122,47 +143,54 @@ impl ActiveSegment {
         let path = file_path(dir, base, FileKind::Log);
         let file = files.disk.open(&path, Open::CreateNew).map_err(Error::io("create", &path))?;
         let data = Arc::new(SegmentData::new(files, dir, base, 0, base, shape.segment_bytes));
+        let made = Self::made_ready(data, file, shape, origin);
+        made.inspect_err(|_| {
+            // Of a segment that could not be made ready nothing must be in the way of the next try.
+            let _ = files.disk.remove_file(&path);
+        })
+    }
+
+    fn made_ready(data: Arc<SegmentData>, file: Arc<dyn DiskFile>, shape: Shape, origin: Origin) -> Result<Self> {
         let mut segment = Self::over(data, file, shape, origin)?;
         if shape.durable {
             segment.extend(shape, origin).map_err(|failure| match failure {
                 Failure::Refused(error) | Failure::Fatal(error) => error,
             })?;
         }
+        segment.publish_index();
         Ok(segment)
     }
 
-    /// Takes over an existing segment: `data` is what recovery made of it.
-    pub(crate) fn resume(data: Arc<SegmentData>, shape: Shape, origin: Origin, found: Found) -> Result<Self> {
+    /// Takes over an existing segment: `data` is what recovery made of it. After an error `found` is as before.
+    pub(crate) fn resume(data: Arc<SegmentData>, shape: Shape, origin: Origin, found: &mut Found) -> Result<Self> {
         let disk = &data.files().disk;
         let file = disk.open(data.path(), Open::Write).map_err(Error::io("open", data.path()))?;
         let mut segment = Self::over(Arc::clone(&data), file, shape, origin)?;
         segment.position = data.len();
         segment.touched = found.touched.max(segment.position);
         segment.first_timestamp = found.first_timestamp;
-        segment.index = found.index;
         if let Some((page, mark)) = found.mark {
             let marks = segment.marks_at(page, origin, mark.sequence, (mark.position, mark.offset))?;
             // How far blocks exist is forgotten: what is written again ahead of the tail is zeros over zeros.
             segment.reserved = Some(Reserved { page, allocated: segment.touched, step: FIRST_STEP, marks });
         }
+        std::mem::swap(&mut segment.index, &mut found.index);
         segment.publish_index();
         Ok(segment)
     }
 
     fn over(data: Arc<SegmentData>, file: Arc<dyn DiskFile>, shape: Shape, origin: Origin) -> Result<Self> {
         let index = IndexWriter::new(data.base(), shape.index_bytes, shape.index_interval)?;
-        let segment = Self {
+        Ok(Self {
             data,
-            file,
+            file: Arc::new(Handle { file, has_failed: Mutex::new(false) }),
             position: 0,
             touched: 0,
             reserved: None,
             index,
             first_timestamp: None,
             created: origin.now,
-        };
-        segment.publish_index();
-        Ok(segment)
+        })
     }
 
     fn publish_index(&self) {
@@ -203,7 +231,7 @@ impl ActiveSegment {
         let end = self.position + batches.len() as u64;
         self.allocate(end)?;
         self.touched = end;
-        if let Err(error) = write_all_at(&*self.file, batches, self.position) {
+        if let Err(error) = write_all_at(&*self.file.file, batches, self.position) {
             return Err(self.write_failed(error));
         }
         self.first_timestamp = self.first_timestamp.or(Some(header.max_timestamp));
@@ -239,8 +267,8 @@ impl ActiveSegment {
             return Ok(());
         }
         let cut = match &self.reserved {
-            None => self.file.set_len(self.position),
-            Some(_) => self.file.zero_range(self.position, self.touched - self.position),
+            None => self.file.file.set_len(self.position),
+            Some(_) => self.file.file.zero_range(self.position, self.touched - self.position),
         };
         cut.map_err(|error| Failure::Refused(Error::io("cut", self.data.path())(error)))?;
         if !probe::planted("segment.cut_unsynced") {
@@ -258,25 +286,57 @@ impl ActiveSegment {
         self.cut()?;
         let page = shape.segment_bytes.max(self.position).next_multiple_of(SyncMark::PAGE_LEN as u64);
         let refused = |error| Failure::Refused(error);
-        let extended = self.file.set_len(page + SyncMark::PAGE_LEN as u64);
+        let extended = self.file.file.set_len(page + SyncMark::PAGE_LEN as u64);
         extended.map_err(Error::io("extend", self.data.path())).map_err(refused)?;
         // What is below was proven by whoever made it, or is not; this mark claims nothing yet.
         let marks = self.marks_at(page, origin, 0, (0, self.data.base())).map_err(refused)?;
-        marks.write(&*self.file, self.data.path(), Duration::ZERO).map_err(refused)?;
+        marks.write(&*self.file.file, self.data.path(), Duration::ZERO).map_err(refused)?;
         self.reserved = Some(Reserved { page, allocated: self.position, step: FIRST_STEP, marks });
         Ok(())
     }
 
     fn marks_at(&self, page: u64, origin: Origin, sequence: u64, proven: (u64, Offset)) -> Result<Arc<Marks>> {
-        let file = self.file.metadata().map_err(Error::io("describe", self.data.path()))?.id;
+        let file = self.file.file.metadata().map_err(Error::io("describe", self.data.path()))?.id;
         let state =
             Mutex::new(MarkState { sequence, marked: proven, proven, marked_at: Duration::ZERO, is_trimmed: false });
         Ok(Arc::new(Marks { page, base: self.data.base(), boot: origin.boot.unwrap_or_default(), file, state }))
     }
 
-    /// Whether a batch of `len` bytes fits before the page of marks, whatever the settings say by now.
+    /// Whether a batch of `len` bytes fits before the page of marks and into the maps of readers, whatever the settings
+    /// say by now.
     pub(crate) fn has_room(&self, len: u64) -> bool {
-        self.reserved.as_ref().is_none_or(|reserved| self.position + len <= reserved.page)
+        let end = self.position + len;
+        end <= self.data.capacity() && self.reserved.as_ref().is_none_or(|reserved| end <= reserved.page)
+    }
+
+    /// Makes a segment that holds nothing yet into one of another shape.
+    pub(crate) fn widen(&mut self, shape: Shape, origin: Origin) -> Result<(), Failure> {
+        probe::reached("segment.widen");
+        self.data.widen(shape.segment_bytes);
+        let Some(reserved) = self.reserved.take() else { return Ok(()) };
+        // The old page of marks goes: batches are to be where it was.
+        self.touched = reserved.page + SyncMark::PAGE_LEN as u64;
+        self.extend(shape, origin)
+    }
+
+    /// Writes and syncs a mark that claims no more than there is, if the one on disk does: a salvage cut below it.
+    pub(crate) fn lower_mark(&mut self) -> Result<(), Failure> {
+        let Some(reserved) = &self.reserved else { return Ok(()) };
+        let is_above = {
+            let mut state = reserved.marks.state.lock();
+            let is_above = state.marked.0 > self.position;
+            if is_above {
+                state.proven = (self.position, self.data.end());
+            }
+            is_above
+        };
+        if !is_above {
+            return Ok(());
+        }
+        probe::reached("segment.lower_mark");
+        let path = self.data.path();
+        reserved.marks.write(&*self.file.file, path, Duration::ZERO).map_err(Failure::Refused)?;
+        self.file.sync().map_err(|error| Failure::Fatal(Error::io("sync", path)(error)))
     }
 
     /// Writes zeros ahead of the tail, so that blocks exist up to `needed`.
@@ -296,7 +356,7 @@ impl ActiveSegment {
         let mut at = from;
         while at < to {
             let piece = &zeros[..((to - at) as usize).min(zeros.len())];
-            let written = write_all_at(&*self.file, piece, at);
+            let written = write_all_at(&*self.file.file, piece, at);
             written.map_err(|error| Failure::Refused(Error::io("allocate", self.data.path())(error)))?;
             at += piece.len() as u64;
         }
@@ -331,7 +391,7 @@ impl SyncTarget {
     /// if one is due. A failure is final: what is on disk is unknown.
     pub(crate) fn sync(&self, now: Duration) -> Result<()> {
         if let Some(marks) = self.marks.as_ref().filter(|marks| marks.is_due(now)) {
-            marks.write(&*self.file, self.data.path(), now)?;
+            marks.write(&*self.file.file, self.data.path(), now)?;
         }
         self.file.sync().map_err(Error::io("sync", self.data.path()))?;
         if let Some(marks) = &self.marks {
@@ -344,7 +404,7 @@ impl SyncTarget {
     /// Syncs once more, with a mark that is exact, if the one on disk says less than is proven.
     pub(crate) fn make_mark_exact(&self, now: Duration) -> Result<()> {
         let Some(marks) = self.marks.as_ref().filter(|_| self.mark_is_behind()) else { return Ok(()) };
-        marks.write(&*self.file, self.data.path(), now)?;
+        marks.write(&*self.file.file, self.data.path(), now)?;
         self.file.sync().map_err(Error::io("sync", self.data.path()))
     }
 
@@ -357,42 +417,80 @@ impl SyncTarget {
     }
 
     pub(crate) fn metadata(&self) -> Result<Metadata> {
-        self.file.metadata().map_err(Error::io("describe", self.data.path()))
+        self.file.file.metadata().map_err(Error::io("describe", self.data.path()))
     }
 
-    /// Cuts the file of a sealed segment to its batches. The caller has made a checkpoint that covers them durable:
-    /// with the file's end go its marks.
-    pub(crate) fn trim(&self) -> Result<()> {
-        let path = self.data.path();
+    /// Cuts the file to its batches, durably. The caller has made a checkpoint that covers them durable: with the
+    /// file's end go its marks.
+    pub(crate) fn trim(&self) -> Result<(), Failure> {
         if let Some(marks) = &self.marks {
             // A sync that was planned before may still come: a mark of its would make the file longer again.
             marks.state.lock().is_trimmed = true;
         }
-        let len = self.file.metadata().map_err(Error::io("describe", path))?.len;
-        if len == self.position {
+        let (path, file) = (self.data.path(), &self.file.file);
+        let refused = |action| move |error| Failure::Refused(Error::io(action, path)(error));
+        if file.metadata().map_err(refused("describe"))?.len == self.position {
             return Ok(());
         }
-        self.file.set_len(self.position).map_err(Error::io("trim", path))?;
-        self.file.sync().map_err(Error::io("sync", path))
+        file.set_len(self.position).map_err(refused("trim"))?;
+        self.file.sync().map_err(|error| Failure::Fatal(Error::io("sync", path)(error)))
     }
 }
 
-/// Writes the bytes of `segment` from `position` on again, unchanged, and syncs them: the system may have dropped them
-/// after a sync that failed before this process began, and reading them would not show it.
+/// As [`SyncTarget::trim`], for a segment that a process before this one wrote.
+pub(crate) fn trim(segment: &SegmentData) -> Result<(), Failure> {
+    let (path, disk) = (segment.path(), &segment.files().disk);
+    let refused = |action| move |error| Failure::Refused(Error::io(action, path)(error));
+    if disk.metadata(path).map_err(refused("describe"))?.len == segment.len() {
+        return Ok(());
+    }
+    let file = disk.open(path, Open::Write).map_err(refused("open"))?;
+    file.set_len(segment.len()).map_err(refused("trim"))?;
+    file.sync().map_err(|error| Failure::Fatal(Error::io("sync", path)(error)))
+}
+
+/// Writes the batches of `segment` from `position` on again, unchanged, and syncs them: the system may have dropped
+/// them after a sync that failed before this process began. Each is verified first: what was whole when recovery read
+/// it may have been dropped since, and come back from the disk as something else.
 pub(crate) fn rewrite(segment: &SegmentData, position: u64) -> Result<()> {
     probe::reached("segment.rewrite");
     let path = segment.path();
     let file = segment.files().disk.open(path, Open::Write).map_err(Error::io("open", path))?;
-    let end = segment.len();
-    let mut piece = vec![0; ZEROS.min(end - position) as usize];
-    let mut at = position;
+    let (mut at, end) = (position, segment.len());
+    let mut piece = Vec::new();
+    let mut want = ZEROS;
     while at < end {
-        let bytes = &mut piece[..ZEROS.min(end - at) as usize];
-        read_exact_at(&*file, bytes, at).map_err(Error::io("read", path))?;
-        write_all_at(&*file, bytes, at).map_err(Error::io("write", path))?;
-        at += bytes.len() as u64;
+        piece.resize(want.min(end - at) as usize, 0);
+        read_exact_at(&*file, &mut piece, at).map_err(Error::io("read", path))?;
+        let whole = verified(&piece).map_err(|(skip, what)| segment.corrupt(at + skip as u64, what))?;
+        if whole == 0 {
+            // One batch longer than the piece: its length is believed as far as the segment goes.
+            let len = BatchHeader::read(&piece).map_or(u64::MAX, |header| u64::from(header.batch_len));
+            if len > end - at || len <= want {
+                return Err(segment.corrupt(at, "batch cut short"));
+            }
+            want = len;
+            continue;
+        }
+        write_all_at(&*file, &piece[..whole], at).map_err(Error::io("write", path))?;
+        at += whole as u64;
+        want = ZEROS;
     }
     file.sync().map_err(Error::io("sync", path))
+}
+
+/// The length of the whole batches that `bytes` begins with; an error is a place and what is wrong there.
+fn verified(bytes: &[u8]) -> Result<usize, (usize, &'static str)> {
+    let mut whole = 0;
+    while bytes.len() - whole >= BatchHeader::LEN {
+        let rest = &bytes[whole..];
+        let header = BatchHeader::read(rest).map_err(|invalid| (whole, invalid.what))?;
+        if header.batch_len as usize > rest.len() {
+            break;
+        }
+        whole += BatchRef::verify(rest).map_err(|invalid| (whole, invalid.what))?.bytes().len();
+    }
+    Ok(whole)
 }
 
 impl Marks {

@@ -21,7 +21,7 @@ use super::index::Index;
 use super::{FileKind, file_path};
 use crate::error::{Error, Result};
 use crate::record::{BatchHeader, BatchRef};
-use crate::types::{Offset, Timestamp};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// One segment, as readers see it.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct SegmentData {
     base: Offset,
     path: PathBuf,
     /// How long the file may become.
-    capacity: u64,
+    capacity: AtomicU64,
     /// How long it was when this process opened it: what lies below may not be in memory.
     opened_len: u64,
     len: AtomicU64,
@@ -62,6 +62,8 @@ pub(crate) struct Wanted {
     pub(crate) max_bytes: usize,
     /// Whether offsets must follow one another without a gap.
     pub(crate) dense: bool,
+    /// No batch was written under a later one.
+    pub(crate) max_epoch: LeaderEpoch,
 }
 
 /// Verified batches, back to back.
@@ -83,7 +85,7 @@ impl SegmentData {
             files: Arc::clone(files),
             base,
             path: file_path(dir, base, FileKind::Log),
-            capacity: capacity.max(len),
+            capacity: AtomicU64::new(capacity.max(len)),
             opened_len: len,
             len: AtomicU64::new(len),
             end: AtomicU64::new(end.0),
@@ -105,6 +107,16 @@ impl SegmentData {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How long the file may become, and so how much is mapped.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Acquire)
+    }
+
+    /// Lets the file become longer. For the one writer, before it publishes more than was possible before.
+    pub(crate) fn widen(&self, capacity: u64) {
+        self.capacity.fetch_max(capacity, Ordering::AcqRel);
     }
 
     /// Bytes of whole, published batches.
@@ -139,16 +151,24 @@ impl SegmentData {
     }
 
     /// The position of the first batch whose last offset is `target` or more; `None` if the segment ends before.
+    /// Published bytes are counted before the view is taken, which then has room for them.
     pub(crate) fn locate(self: &Arc<Self>, target: Offset) -> Result<Option<u64>> {
-        let view = self.view()?;
         let len = self.len();
-        let mut position = self.index()?.floor(self.base, target).min(len);
+        let view = self.view()?;
+        let entry = self.index()?.floor(self.base, target);
+        let (mut position, mut next) = (entry.map_or(0, |entry| u64::from(entry.position)), self.base);
+        let mut indexed = entry.map(|entry| entry.offset);
         while position < len {
             let header = self.header(&view, position, len)?;
+            // Offsets are under no checksum. One that fell would let a batch be passed over.
+            if header.base_offset < next || indexed.is_some_and(|last| last != header.last_offset()) {
+                return Err(self.corrupt(position, format!("offset {} is out of place", header.base_offset)));
+            }
             if header.last_offset() >= target {
                 return Ok(Some(position));
             }
             position += u64::from(header.batch_len);
+            (next, indexed) = (header.next_offset(), None);
         }
         Ok(None)
     }
@@ -164,8 +184,8 @@ impl SegmentData {
 
     /// As [`read`](Self::read), for a caller that knows where the batch begins.
     pub(crate) fn read_at(self: &Arc<Self>, position: u64, wanted: Wanted) -> Result<Option<Piece>> {
-        let view = self.view()?;
         let len = self.len();
+        let view = self.view()?;
         let first = self.header(&view, position, len)?;
         if first.base_offset > wanted.from && wanted.dense {
             return Err(self.corrupt(position, format!("offset {} is missing before this batch", wanted.from)));
@@ -173,6 +193,7 @@ impl SegmentData {
         let want = u64::from(first.batch_len).max(wanted.max_bytes as u64);
         let bytes = view.bytes(position..len.min(position.saturating_add(want)))?;
         let mut next_offset = first.base_offset;
+        let mut epoch = LeaderEpoch::NONE;
         let mut taken = 0;
         let stored = bytes.as_slice();
         while taken < stored.len() {
@@ -180,6 +201,12 @@ impl SegmentData {
                 Some(batch) if batch.header().next_offset() <= wanted.limit => batch,
                 _ => break,
             };
+            // Epochs are under no checksum either: they never fall along the log, nor pass the latest.
+            let found = batch.header().leader_epoch;
+            if found > wanted.max_epoch || (found < epoch && found != LeaderEpoch::NONE) {
+                return Err(self.corrupt(position + taken as u64, format!("leader epoch {found} is out of place")));
+            }
+            epoch = epoch.max(found);
             taken += batch.bytes().len();
             next_offset = batch.header().next_offset();
         }
@@ -231,17 +258,22 @@ impl SegmentData {
     /// A way to the bytes, opened when first needed.
     pub(crate) fn view(self: &Arc<Self>) -> Result<View> {
         self.last_used.store(self.files.tick(), Ordering::Relaxed);
-        if let Some(view) = &*self.view.read() {
+        let capacity = self.capacity();
+        let fits = |view: &&View| view.capacity() >= capacity;
+        if let Some(view) = self.view.read().as_ref().filter(fits) {
             return Ok(view.clone());
         }
         let mut slot = self.view.write();
-        if let Some(view) = &*slot {
+        if let Some(view) = slot.as_ref().filter(fits) {
             return Ok(view.clone());
         }
-        let view = self.files.view(&self.path, self.capacity, self.opened_len)?;
+        let view = self.files.view(&self.path, capacity, self.opened_len)?;
+        let had_view = slot.is_some();
         *slot = Some(view.clone());
         drop(slot);
-        self.files.note_mapped(self);
+        if !had_view {
+            self.files.note_mapped(self);
+        }
         Ok(view)
     }
 
@@ -270,6 +302,11 @@ impl SegmentData {
             return Ok(Arc::clone(index));
         }
         let loaded = Index::load(&self.files, &self.path, self.base, self.len())?;
+        let mut slot = self.index.write();
+        if let Some(index) = &*slot {
+            // The writer's own, or another reader's, came meanwhile: what was loaded may be older than it.
+            return Ok(Arc::clone(index));
+        }
         if let Some((timestamp, offset)) = loaded.largest {
             self.note_largest(timestamp, offset);
         }
@@ -277,7 +314,7 @@ impl SegmentData {
             self.vouch(self.len());
         }
         let index = Arc::new(loaded.index);
-        *self.index.write() = Some(Arc::clone(&index));
+        *slot = Some(Arc::clone(&index));
         Ok(index)
     }
 

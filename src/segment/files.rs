@@ -6,7 +6,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -68,13 +68,15 @@ impl Files {
     pub(crate) fn view(&self, path: &Path, capacity: u64, cold: u64) -> Result<View> {
         let file = self.disk.open(path, Open::Read).map_err(Error::io("open", path))?;
         if self.read_path == ReadPath::Positional {
-            return Ok(View { bytes: Source::File(file), path: path.to_owned() });
+            return Ok(View { bytes: Source::File(file), path: path.into() });
         }
         let capacity = usize::try_from(capacity).map_err(|_| Error::Unsupported { what: "a map of this length" })?;
         let mut map = file.map(capacity).map_err(Error::io("map", path))?;
         map.expect_cold(cold as usize);
+        // All of it, or what is fetched of its last piece would end where the first read does.
+        map.raise(cold as usize);
         self.tick.fetch_add(1, Ordering::Relaxed);
-        Ok(View { bytes: Source::Map(Arc::new(map)), path: path.to_owned() })
+        Ok(View { bytes: Source::Map(Arc::new(map)), path: path.into() })
     }
 
     /// Notes that `segment` now holds a map, and makes the one read longest ago drop its own if there are too many.
@@ -89,7 +91,8 @@ impl Files {
         }
         probe::reached("files.too_many_maps");
         let mut live: Vec<Arc<SegmentData>> = mapped.iter().filter_map(Weak::upgrade).collect();
-        live.sort_by_key(|other| other.last_used());
+        // Ages change while this sorts: each is looked at once.
+        live.sort_by_cached_key(|other| other.last_used());
         // A tenth at once, so that a scan over more segments than maps does not sort the list for each.
         let excess = (self.max_maps / 10).max(live.len().saturating_sub(self.max_maps));
         let dropped = live.iter().filter(|other| !Arc::ptr_eq(other, segment)).take(excess);
@@ -108,7 +111,7 @@ impl Files {
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     bytes: Source,
-    path: PathBuf,
+    path: Arc<Path>,
 }
 
 #[derive(Debug, Clone)]
@@ -118,15 +121,20 @@ enum Source {
 }
 
 impl View {
+    /// How far the view reaches.
+    pub(crate) fn capacity(&self) -> u64 {
+        match &self.bytes {
+            Source::Map(map) => map.capacity() as u64,
+            Source::File(_) => u64::MAX,
+        }
+    }
+
     /// The bytes of `range`, all of which the caller knows to be published: borrowed from the map, or read.
     pub(crate) fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
         let (from, len) = (range.start as usize, (range.end - range.start) as usize);
         match &self.bytes {
             Source::Map(map) => {
-                if map.readable().len() < range.end as usize {
-                    map.raise(range.end as usize);
-                }
-                map.populate(from, len).map_err(Error::io("read", &*self.path))?;
+                self.show(map, &range)?;
                 Ok(Bytes(Held::Mapped { map: Arc::clone(map), from, len }))
             }
             Source::File(file) => {
@@ -139,13 +147,23 @@ impl View {
 
     /// Copies `into.len()` published bytes at `position`: for headers, which are looked at and let go.
     pub(crate) fn copy(&self, into: &mut [u8], position: u64) -> Result<()> {
+        let range = position..position + into.len() as u64;
         match &self.bytes {
             Source::File(file) => self.read(&**file, into, position),
-            Source::Map(_) => {
-                into.copy_from_slice(self.bytes(position..position + into.len() as u64)?.as_slice());
+            Source::Map(map) => {
+                self.show(map, &range)?;
+                into.copy_from_slice(&map.readable()[range.start as usize..range.end as usize]);
                 Ok(())
             }
         }
+    }
+
+    fn show(&self, map: &Map, range: &Range<u64>) -> Result<()> {
+        if map.readable().len() < range.end as usize {
+            map.raise(range.end as usize);
+        }
+        let len = (range.end - range.start) as usize;
+        map.populate(range.start as usize, len).map_err(Error::io("read", &*self.path))
     }
 
     fn read(&self, file: &dyn DiskFile, into: &mut [u8], position: u64) -> Result<()> {

@@ -50,9 +50,9 @@ pub(crate) struct Loaded {
 }
 
 impl Index {
-    /// A position at or before the batch that holds `target`, where some batch begins.
-    pub(crate) fn floor(&self, base: Offset, target: Offset) -> u64 {
-        offset_index::floor(self.offsets.bytes(), base, target).map_or(0, |entry| u64::from(entry.position))
+    /// The entry of a batch at or before the one that holds `target`; `None`: begin at the first.
+    pub(crate) fn floor(&self, base: Offset, target: Offset) -> Option<OffsetEntry> {
+        offset_index::floor(self.offsets.bytes(), base, target)
     }
 
     /// An offset such that every record before it has a timestamp below `timestamp`, and some batch begins there or
@@ -100,7 +100,7 @@ impl Index {
         let mut writer = IndexWriter::new(base, room, DEFAULT_INTERVAL)?;
         let mut scan = Scan::new(&*file, 0, len, base, false);
         loop {
-            match scan.next().map_err(Error::io("read", log))? {
+            match scan.next().map_err(|error| cut_short(log, len, error))? {
                 Ok(batch) => writer.push(&batch.header, batch.position, u64::from(batch.header.batch_len)),
                 Err(stop) if stop.position == len => break,
                 Err(stop) => return Err(Error::corrupt(log, stop.position, stop.reason)),
@@ -110,6 +110,13 @@ impl Index {
         let loaded = |writer: &RegionWriter| Entries::Loaded(writer.region().readable().into());
         let index = Self { offsets: loaded(&writer.offsets), times: loaded(&writer.times) };
         Ok(Loaded { index, largest: writer.largest, is_vouched: false })
+    }
+}
+
+fn cut_short(log: &Path, len: u64, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::corrupt(log, len, "the file ends before this"),
+        _ => Error::io("read", log)(error),
     }
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use crate::checksum::Crc32c;
 use crate::disk::{DiskFile, read_exact_at};
 use crate::record::BatchHeader;
-use crate::types::Offset;
+use crate::types::{LeaderEpoch, Offset};
 
 /// Batches up to this length are handed out with their bytes; control batches always are.
 const BUFFER: usize = 256 << 10;
@@ -50,6 +50,8 @@ pub(crate) struct Scan<'f> {
     next_offset: Offset,
     /// Whether each batch must begin exactly at `next_offset`: true unless compaction has left gaps.
     dense: bool,
+    /// Leader epochs must not fall below this.
+    epoch: LeaderEpoch,
     buffer: Vec<u8>,
     /// The position of `buffer[0]`.
     buffered_at: u64,
@@ -58,7 +60,8 @@ pub(crate) struct Scan<'f> {
 impl<'f> Scan<'f> {
     /// Walks `file` from `position`, where the batch that holds or follows `next_offset` begins, to `limit`.
     pub(crate) fn new(file: &'f dyn DiskFile, position: u64, limit: u64, next_offset: Offset, dense: bool) -> Self {
-        Self { file, position, limit, next_offset, dense, buffer: Vec::new(), buffered_at: position }
+        let (epoch, buffer) = (LeaderEpoch::NONE, Vec::new());
+        Self { file, position, limit, next_offset, dense, epoch, buffer, buffered_at: position }
     }
 
     /// Where the next batch is expected.
@@ -73,7 +76,7 @@ impl<'f> Scan<'f> {
 
     /// The next batch; `Ok(Err(stop))` where the valid ones end, at the limit too.
     pub(crate) fn next(&mut self) -> io::Result<Result<Scanned<'_>, Stop>> {
-        if self.limit - self.position < BatchHeader::LEN as u64 {
+        if self.limit.saturating_sub(self.position) < BatchHeader::LEN as u64 {
             let reason = if self.position == self.limit { "end of the file" } else { "batch header cut short" };
             return Ok(Err(self.stop(reason)));
         }
@@ -91,6 +94,7 @@ impl<'f> Scan<'f> {
         }
         let position = self.position;
         self.next_offset = header.next_offset();
+        self.epoch = self.epoch.max(header.leader_epoch);
         self.position += len as u64;
         let from = (position - self.buffered_at) as usize;
         let bytes = (len <= BUFFER).then(|| &self.buffer[from..from + len]);
@@ -105,8 +109,12 @@ impl<'f> Scan<'f> {
         if u64::from(header.batch_len) > self.limit - self.position {
             return Some("batch cut short");
         }
-        if header.last_offset_delta < 0 || header.base_offset.checked_add(header.last_offset_delta as u64).is_none() {
-            return Some("last offset is out of range");
+        if let Err(invalid) = header.check_range() {
+            return Some(invalid.what);
+        }
+        // Under no checksum, as are length and offset; but along a log it never falls.
+        if header.leader_epoch < self.epoch && header.leader_epoch != LeaderEpoch::NONE {
+            return Some("leader epoch falls");
         }
         match header.base_offset.cmp(&self.next_offset) {
             std::cmp::Ordering::Less => Some("offset does not rise"),

@@ -40,8 +40,8 @@ impl Log {
     }
 }
 
-fn orders(offset: u64) -> Commit<'static> {
-    Commit { topic: "orders", partition: 0, offset: Offset(offset), leader_epoch: LeaderEpoch(3), metadata: "m" }
+fn orders(offset: u64) -> GroupOffset<'static> {
+    GroupOffset { topic: "orders", partition: 0, offset: Offset(offset), leader_epoch: LeaderEpoch(3), metadata: "m" }
 }
 
 const A: ProducerId = ProducerId(1);
@@ -119,9 +119,9 @@ fn ids_and_texts_that_do_not_fit_are_refused() {
     assert!(matches!(commit("", orders(1)), Error::InvalidGroupId { reason: "it is empty", .. }));
     let error = commit(&"x".repeat(32_768), orders(1));
     assert!(matches!(error, Error::InvalidGroupId { .. }) && error.to_string().len() < 200);
-    let error = commit("g", Commit { offset: Offset(1 << 63), ..orders(1) });
+    let error = commit("g", GroupOffset { offset: Offset(1 << 63), ..orders(1) });
     assert!(matches!(error, Error::InvalidRecord { index: 1, .. }));
-    let error = commit("g", Commit { partition: 1 << 31, ..orders(1) });
+    let error = commit("g", GroupOffset { partition: 1 << 31, ..orders(1) });
     assert!(matches!(error, Error::InvalidRecord { index: 1, .. }));
 }
 
@@ -129,7 +129,7 @@ fn ids_and_texts_that_do_not_fit_are_refused() {
 #[test]
 fn metadata_is_counted_in_utf_16_units() {
     let commit = |metadata: &str| {
-        Offsets::commit("g", &[Commit { metadata, ..orders(1) }], Timestamp(1), &GroupConfig::default())
+        Offsets::commit("g", &[GroupOffset { metadata, ..orders(1) }], Timestamp(1), &GroupConfig::default())
     };
     assert!(commit(&"\u{20ac}".repeat(4096)).is_ok());
     assert!(commit(&"\u{1f600}".repeat(2048)).is_ok());
@@ -193,9 +193,9 @@ fn a_commit_with_an_expiry_of_its_own_goes_by_that_alone() {
 #[test]
 fn deleting_a_topic_removes_its_offsets_in_every_group() {
     let mut log = Log::default();
-    let other = Commit { topic: "returns", ..orders(5) };
+    let other = GroupOffset { topic: "returns", ..orders(5) };
     for group in ["audit", "billing"] {
-        let commits = [orders(1), Commit { partition: 1, ..orders(2) }, other];
+        let commits = [orders(1), GroupOffset { partition: 1, ..orders(2) }, other];
         log.append(Offsets::commit(group, &commits, Timestamp(1), &GroupConfig::default()).unwrap(), None);
     }
     log.commit_at(1, "only-waiting", 4, Some(A));

@@ -1,0 +1,142 @@
+//! What is to be told to the outside once no lock is held: events for the observer, and who is to be woken.
+//!
+//! Both are calls into code that is not ours, which may call back. So whoever holds the append lock or has the turn to
+//! sync only leaves a report; it is delivered when the lock is gone.
+
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::core::Core;
+use super::recover::Torn;
+use super::writer::Writer;
+use crate::observe::{SegmentEvent, SyncFailed, Synced, TailCut};
+use crate::types::Offset;
+use crate::watermark::Woken;
+
+/// One thing to be told.
+#[derive(Debug)]
+pub(crate) enum Report {
+    Created {
+        base: Offset,
+    },
+    Sealed {
+        base: Offset,
+        end: Offset,
+        bytes: u64,
+    },
+    TailCut {
+        torn: Torn,
+        kept_in: PathBuf,
+    },
+    Synced {
+        offset: Offset,
+        duration: Duration,
+    },
+    SyncFailed {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    Poisoned {
+        reason: Arc<str>,
+    },
+    /// Dropping it wakes.
+    Woken(Woken),
+}
+
+/// Reports that were not delivered yet, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    has_any: AtomicBool,
+    queue: Mutex<Vec<Report>>,
+}
+
+impl Reports {
+    pub(crate) fn push(&self, report: Report) {
+        let mut queue = self.queue.lock();
+        queue.push(report);
+        self.has_any.store(true, Ordering::Release);
+    }
+
+    fn take(&self) -> Vec<Report> {
+        if !self.has_any.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut queue = self.queue.lock();
+        self.has_any.store(false, Ordering::Release);
+        std::mem::take(&mut queue)
+    }
+}
+
+/// The append lock. What was reported under it is delivered when it is gone.
+#[derive(Debug)]
+pub(crate) struct Locked<'a> {
+    // Dropped in this order: first the lock, then what delivers.
+    writer: MutexGuard<'a, Writer>,
+    _deliver: Deliver<'a>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Writer;
+    fn deref(&self) -> &Writer {
+        &self.writer
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Writer {
+        &mut self.writer
+    }
+}
+
+#[derive(Debug)]
+struct Deliver<'a>(&'a Core);
+
+impl Drop for Deliver<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.0.deliver();
+        }
+    }
+}
+
+impl Core {
+    /// Takes the append lock.
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked { writer: self.writer.lock(), _deliver: Deliver(self) }
+    }
+
+    /// Tells what there is to tell. The caller holds no lock.
+    pub(crate) fn deliver(&self) {
+        for report in self.reports.take() {
+            self.tell(report);
+        }
+    }
+
+    fn tell(&self, report: Report) {
+        let (partition, observer) = (&self.id, &self.context.observer);
+        match report {
+            Report::Created { base } => {
+                observer.segment_created(&SegmentEvent { partition, base, end: base, bytes: 0 });
+            }
+            Report::Sealed { base, end, bytes } => {
+                observer.segment_sealed(&SegmentEvent { partition, base, end, bytes });
+            }
+            Report::TailCut { torn, kept_in } => {
+                let Torn { path, from, to, .. } = &torn;
+                let (from, bytes) = (*from, to - from);
+                observer.corrupt_tail_cut(&TailCut { partition, path, kept_in: &kept_in, from, bytes });
+            }
+            Report::Synced { offset, duration } => observer.synced(&Synced { partition, offset, duration }),
+            Report::SyncFailed { path, error } => {
+                observer.sync_failed(&SyncFailed { partition, path: &path, error: &error });
+            }
+            Report::Poisoned { reason } => observer.poisoned(partition, &reason),
+            Report::Woken(woken) => drop(woken),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Opening what a close, a kill or a power cut left.
+
+use std::path::Path;
+
+use crate::disk::{Disk, Open};
+use crate::error::{Error, ErrorKind};
+use crate::partition::testing::{Bed, DIR, check, fill};
+use crate::partition::{ReadOptions, RecoveryMode};
+use crate::segment::FileKind;
+use crate::types::Offset;
+
+#[test]
+fn a_killed_process_loses_nothing_and_a_power_cut_nothing_that_was_synced() {
+    for durable in [false, true] {
+        let bed = if durable { Bed::durable() } else { Bed::new() };
+        let partition = bed.open().unwrap();
+        for end in 1..40 {
+            fill(&partition, end);
+            if end % 5 == 0 {
+                partition.sync().unwrap();
+            }
+            let again = bed.kill().open().unwrap();
+            assert_eq!(check(&again, ReadOptions::default()), end);
+            for seed in 0..4 {
+                let found = bed.crash(seed);
+                let again = found.open().unwrap_or_else(|error| panic!("end {end} seed {seed}: {error}"));
+                let kept = check(&again, ReadOptions::default());
+                assert!(kept >= partition.offsets().synced.0 && kept <= end, "kept {kept} of {end}");
+                again.sync().unwrap();
+                fill(&again, kept + 3);
+                assert_eq!(check(&found.kill().open().unwrap(), ReadOptions::default()), kept + 3);
+                assert!(check(&found.crash(seed).open().unwrap(), ReadOptions::default()) >= kept);
+                assert!(found.disk.audit().is_none(), "{:?}", found.disk.audit());
+            }
+        }
+        assert!(bed.disk.audit().is_none(), "{:?}", bed.disk.audit());
+    }
+}
+
+#[test]
+fn a_closed_log_opens_without_a_look_and_closing_it_again_changes_nothing() {
+    let mut bed = Bed::durable();
+    let partition = bed.open().unwrap();
+    fill(&partition, 50);
+    bed.close(partition).unwrap();
+    let before = bed.disk.image().digest();
+    let again = bed.open().unwrap();
+    assert_eq!(check(&again, ReadOptions::default()), 50);
+    assert!(bed.close(again).is_some());
+    assert_eq!(bed.disk.image().digest(), before);
+}
+
+#[test]
+fn what_a_killed_process_left_is_an_ordinary_directory_once_closed() {
+    let bed = Bed::durable();
+    let partition = bed.open().unwrap();
+    fill(&partition, 70);
+    let lens: Vec<u64> = partition.segments().iter().map(|segment| segment.len()).collect();
+    assert!(lens.len() > 2);
+    drop(partition);
+    let mut bed = bed.kill();
+    let again = bed.open().unwrap();
+    assert_eq!(again.segments().iter().map(|segment| segment.len()).collect::<Vec<_>>(), lens);
+    assert_eq!(check(&again, ReadOptions::default()), 70);
+    let paths: Vec<_> = again.segments().iter().map(|segment| segment.path().to_owned()).collect();
+    assert!(bed.close(again).is_some());
+    let found: Vec<u64> = paths.iter().map(|path| bed.disk.metadata(path).unwrap().len).collect();
+    assert_eq!(found, lens);
+    assert_eq!(bed.names().iter().filter(|name| name.ends_with(".seal")).count(), lens.len() - 1);
+}
+
+/// Retention had made the start durable and unlinked two segments; the power cut brought the first one back. It was
+/// read, ended before the third began, and so everything that was left was put aside.
+#[test]
+fn a_file_below_the_start_that_comes_back_is_not_read() {
+    let mut bed = Bed::new();
+    let partition = bed.open().unwrap();
+    fill(&partition, 30);
+    let bases: Vec<u64> = partition.segments().iter().map(|segment| segment.base().0).collect();
+    partition.sync().unwrap();
+    drop(partition);
+    bed.hints.start = Some(Offset(bases[2]));
+    bed.hints.recovery_point = Some(Offset(30));
+    let bed = bed.kill();
+    bed.disk.remove_file(&Bed::path(bases[1], FileKind::Log)).unwrap();
+    let again = bed.open().unwrap();
+    assert_eq!(again.offsets().start, Offset(bases[2]));
+    assert_eq!(check(&again, ReadOptions::default()), 30);
+    fill(&again, 31);
+    assert!(bed.disk.metadata(&Bed::path(0, FileKind::Log)).is_err());
+}
+
+#[test]
+fn damage_below_the_proven_offset_is_corrupt_and_no_byte_changes() {
+    for durable in [false, true] {
+        let mut bed = if durable { Bed::durable() } else { Bed::new() };
+        let partition = bed.open().unwrap();
+        fill(&partition, 12);
+        partition.sync().unwrap();
+        drop(partition);
+        bed.hints.recovery_point = Some(Offset(12));
+        let bed = bed.crash(1);
+        let last = bed.names().into_iter().rfind(|name| name.ends_with(".log")).unwrap();
+        bed.poke(&Path::new(DIR).join(last), 100, &[0xFF]);
+        let before = bed.disk.image().digest();
+        let error = bed.open().err().map(|error| error.kind());
+        assert_eq!(error, Some(ErrorKind::Corrupt));
+        assert_eq!(bed.disk.image().digest(), before);
+
+        // A salvage keeps what comes before, and what it put aside stays; the next open is an ordinary one.
+        let mut salvage = Bed { recovery: RecoveryMode::Salvage, ..bed.clone() };
+        let partition = salvage.open().unwrap();
+        let end = partition.offsets().end.0;
+        assert!(end < 12);
+        assert_eq!(check(&partition, ReadOptions::default()), end);
+        fill(&partition, end + 1);
+        assert!(salvage.names().iter().any(|name| name.ends_with(".cut")));
+        salvage.hints.recovery_point = Some(partition.offsets().synced);
+        drop(partition);
+        for found in [salvage.kill(), salvage.crash(2)] {
+            let found = Bed { recovery: RecoveryMode::Report, ..found };
+            assert!(check(&found.open().unwrap(), ReadOptions::default()) >= end);
+        }
+    }
+}
+
+#[test]
+fn a_missing_segment_is_corrupt_not_skipped() {
+    for which in 0..3 {
+        let mut bed = Bed::new();
+        let partition = bed.open().unwrap();
+        fill(&partition, 25);
+        partition.sync().unwrap();
+        let bases: Vec<u64> = partition.segments().iter().map(|segment| segment.base().0).collect();
+        drop(partition);
+        bed.hints.recovery_point = Some(Offset(25));
+        let base = [bases[1], bases[2], bases[bases.len() - 1]][which];
+        bed.disk.remove_file(&Bed::path(base, FileKind::Log)).unwrap();
+        bed.disk.sync_dir(Path::new(DIR)).unwrap();
+        for found in [bed.kill(), bed.crash(1)] {
+            assert_eq!(found.open().err().map(|error| error.kind()), Some(ErrorKind::Corrupt));
+        }
+    }
+}
+
+#[test]
+fn in_the_same_boot_only_the_last_write_may_be_torn() {
+    let bed = Bed::new();
+    let partition = bed.open().unwrap();
+    fill(&partition, 4);
+    let path = Bed::path(0, FileKind::Log);
+    let len = partition.segments()[0].len();
+    drop(partition);
+    let batch = len / 4;
+    // A write that was cut short: any prefix of it.
+    for kept in [1, 11, 12, 61, batch - 1] {
+        let found = bed.kill();
+        found.disk.open(&path, Open::Write).unwrap().set_len(len - batch + kept).unwrap();
+        let again = found.open().unwrap();
+        assert_eq!(check(&again, ReadOptions::default()), 3);
+        fill(&again, 5);
+        assert_eq!(check(&found.kill().open().unwrap(), ReadOptions::default()), 5);
+    }
+    // Damage further up, the length of a batch too, is no torn write.
+    for position in [batch + 8, batch + 9, batch + 10, batch + 70] {
+        let found = bed.kill();
+        let byte = found.bytes(&path)[position as usize];
+        found.poke(&path, position, &[byte ^ 0x01]);
+        assert_eq!(found.open().err().map(|error| error.kind()), Some(ErrorKind::Corrupt), "byte {position}");
+        // After a power cut nothing says that it was ever whole.
+        let found = Bed { disk: found.disk.crash(0), ..found };
+        assert_eq!(check(&found.open().unwrap(), ReadOptions::default()), 1);
+    }
+}
+
+/// The page of a segment just begun says that its first offset is proven, though what came before was not synced.
+#[test]
+fn a_new_segment_proves_nothing_of_the_one_before() {
+    let bed = Bed::durable();
+    let mut config = bed.config;
+    config.flush_messages = i64::MAX;
+    let partition = bed.open().unwrap();
+    fill(&partition, 2);
+    partition.core.set_config(crate::TopicConfig { flush_ms: 1000, ..config });
+    fill(&partition, 30);
+    assert!(partition.segments().len() > 1 && partition.offsets().synced == Offset(2));
+    for seed in 0..100 {
+        let again = bed.crash(seed).open().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(check(&again, ReadOptions::default()) >= 2);
+        assert!(again.offsets().synced <= Offset(2) || again.offsets().end == again.offsets().synced);
+    }
+}
+
+/// What a process that died half way through cutting a torn tail left was taken for damage.
+#[test]
+fn recovery_may_be_killed_at_each_of_its_calls() {
+    for durable in [false, true] {
+        let bed = if durable { Bed::durable() } else { Bed::new() };
+        let partition = bed.open().unwrap();
+        fill(&partition, 3);
+        let (path, len) = (Bed::path(0, FileKind::Log), partition.segments()[0].len());
+        drop(partition);
+        let torn = bed.kill();
+        torn.poke(&path, len, &bed.bytes(&path)[..150]);
+        let torn = torn.kill();
+        torn.disk.record(crate::sim::Record::All);
+        let again = torn.open().unwrap();
+        fill(&again, 4);
+        for moment in torn.disk.take_moments() {
+            let disk = crate::sim::SimDisk::on(moment.image, torn.disk.clock());
+            let found = Bed { disk, ..torn.clone() }.open();
+            let found = found.unwrap_or_else(|error| panic!("call {}: {error}", moment.call));
+            assert!(check(&found, ReadOptions::default()) >= 3);
+        }
+    }
+}
+
+/// What had been read when the log was opened was dropped from memory and came back from the disk as zeros. It was
+/// written again as such, and called synced.
+#[test]
+fn what_changed_since_recovery_read_it_is_not_called_synced() {
+    let bed = Bed::new();
+    let partition = bed.open().unwrap();
+    fill(&partition, 3);
+    drop(partition);
+    let bed = bed.kill();
+    let again = bed.open().unwrap();
+    bed.poke(&Bed::path(0, FileKind::Log), 200, &[0; 30]);
+    let error = again.sync().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(again.offsets().synced, Offset(0));
+    assert!(matches!(again.append("x"), Err(Error::Poisoned { .. })));
+}
+
+#[test]
+fn an_end_below_the_start_goes_on_empty_at_the_start() {
+    let mut bed = Bed::new();
+    let partition = bed.open().unwrap();
+    fill(&partition, 5);
+    drop(partition);
+    bed.hints.start = Some(Offset(90));
+    let bed = bed.kill();
+    let again = bed.open().unwrap();
+    assert_eq!((again.offsets().start, again.offsets().end), (Offset(90), Offset(90)));
+    fill(&again, 92);
+    assert_eq!(check(&bed.kill().open().unwrap(), ReadOptions::default()), 92);
+    assert!(bed.disk.metadata(&Bed::path(0, FileKind::Log)).is_err());
+}
+
+#[test]
+fn a_read_only_open_changes_nothing() {
+    let bed = Bed::durable();
+    let partition = bed.open().unwrap();
+    fill(&partition, 9);
+    drop(partition);
+    for found in [bed.kill(), bed.crash(3)] {
+        let found = Bed { read_only: true, ..found };
+        found.disk.set_read_only(true);
+        let before = found.disk.image().digest();
+        let again = found.open().unwrap();
+        check(&again, ReadOptions::default());
+        assert!(matches!(again.append("x"), Err(Error::ReadOnly)));
+        assert!(again.core.close_files().unwrap().is_none());
+        assert_eq!(found.disk.image().digest(), before);
+        assert!(found.disk.audit().is_none(), "{:?}", found.disk.audit());
+    }
+}
+
+/// The last segment could not be opened for writing; the next try began a new one in its place, and had it removed
+/// when that failed.
+#[test]
+fn a_first_write_that_fails_at_any_call_harms_nothing() {
+    for durable in [false, true] {
+        for call in 0..40 {
+            let bed = if durable { Bed::durable() } else { Bed::new() };
+            let partition = bed.open().unwrap();
+            fill(&partition, 3);
+            let (path, len) = (Bed::path(0, FileKind::Log), partition.segments()[0].len());
+            drop(partition);
+            let bed = bed.kill();
+            bed.poke(&path, len, &bed.bytes(&path)[..90]);
+            let again = bed.open().unwrap();
+            let (fault, times) = (crate::sim::Fault::Error(crate::sim::Errno::Denied), crate::sim::Times::Once);
+            bed.disk.inject(bed.disk.calls() + call, fault, times);
+            let _ = again.append(&super::super::testing::value(Offset(3))[..]);
+            bed.disk.heal();
+            if !again.core.is_poisoned() {
+                fill(&again, 6);
+            }
+            let end = again.offsets().end.0;
+            assert!(end >= 3);
+            drop(again);
+            assert_eq!(check(&bed.kill().open().unwrap(), ReadOptions::default()), end, "call {call}");
+        }
+    }
+}
+
+/// Kafka's own directory: opened, read whole, closed, and its batches are byte for byte what they were.
+#[cfg(all(feature = "gzip", feature = "snappy", feature = "lz4", feature = "zstd"))]
+#[test]
+fn a_directory_that_kafka_wrote_opens_and_closes_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("orders-0");
+    std::fs::create_dir(&target).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/fixture-log-dir/orders-0");
+    for entry in std::fs::read_dir(&source).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), target.join(entry.file_name())).unwrap();
+    }
+    let mut bed = Bed::new();
+    bed.config.segment_bytes = 1 << 20;
+    let partition = bed.open_real(&target).unwrap();
+    let offsets = partition.offsets();
+    assert_eq!((offsets.end, offsets.stable), (Offset(24), Offset(20)));
+    let (mut at, mut count) = (offsets.start, 0);
+    while at < offsets.end {
+        let records = partition.read(at).unwrap();
+        count += records.iter().count();
+        at = records.next_offset();
+    }
+    assert!(count > 10);
+    bed.close(partition);
+    for base in ["00000000000000000000.log", "00000000000000000017.log"] {
+        assert_eq!(std::fs::read(target.join(base)).unwrap(), std::fs::read(source.join(base)).unwrap(), "{base}");
+    }
+    bed.hints.clean = None;
+    assert_eq!(bed.open_real(&target).unwrap().offsets().stable, Offset(20));
+}
