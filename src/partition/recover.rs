@@ -212,8 +212,10 @@ impl Recovery<'_> {
         listing: &[(Offset, FileKind)],
     ) -> (From, Option<IndexWriter>) {
         let last = candidates.len() - 1;
+        let settled = (0..last).take_while(|at| self.is_settled(candidates, *at, listing)).count();
         if let Some((segment, note)) = note
             && segment == last
+            && settled == last
             && !note.has_producers
             && note.offset >= proven
             && let Some(index) = self.restore_index(candidates[last].base, &note)
@@ -224,22 +226,21 @@ impl Recovery<'_> {
         // Everything else needs the last segment from its start, for its index, and what is above proven; producers
         // need what is above their newest snapshot; aborted transactions, what no seal vouches for.
         let holds = |offset: Offset| candidates.iter().rposition(|candidate| candidate.base <= offset).unwrap_or(0);
-        let mut segment = last.min(holds(proven));
-        while segment > 0 && !self.is_settled(candidates, segment, listing) {
+        let segment = settled.min(holds(proven));
+        if segment < last {
             probe::reached("recover.earlier_segment");
-            segment -= 1;
         }
         let offset = candidates[segment].base;
         (From { segment, position: 0, offset }, None)
     }
 
-    /// Whether what came before segment number `at` is known without reading it.
+    /// Whether segment number `at` and all that it tells of producers are known without reading it. The length of a
+    /// file says nothing: one that was rolled and not sealed since may still have zeros and marks at its end.
     fn is_settled(&self, candidates: &[Candidate], at: usize, listing: &[(Offset, FileKind)]) -> bool {
-        let base = candidates[at].base;
-        let before = &candidates[at - 1];
-        let sealed = Seal::load(self.context.disk(), self.dir, before.base, before.limit);
-        let has_snapshot = listing.binary_search(&(base, FileKind::Snapshot)).is_ok();
-        sealed.is_some_and(|seal| seal.end == base) && has_snapshot
+        let (segment, next) = (&candidates[at], candidates[at + 1].base);
+        let sealed = Seal::load(self.context.disk(), self.dir, segment.base, segment.limit);
+        let has_snapshot = listing.binary_search(&(next, FileKind::Snapshot)).is_ok();
+        sealed.is_some_and(|seal| seal.end == next) && has_snapshot
     }
 
     /// The newest snapshot of producers at or before `offset`.

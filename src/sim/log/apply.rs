@@ -23,7 +23,7 @@ pub(super) fn apply(subject: &mut Explored, op: &Op, model: &mut Model) -> Verdi
         return subject.look_only(model);
     }
     let Some(log) = subject.log.clone() else { return Ok(()) };
-    let mut call = Call { log, struck: subject.world.disk.struck(), subject, model };
+    let mut call = Call { log, subject, model };
     let outcome = call.run(op);
     let Call { log, .. } = call;
     drop(log);
@@ -35,7 +35,6 @@ pub(super) fn apply(subject: &mut Explored, op: &Op, model: &mut Model) -> Verdi
 
 struct Call<'a> {
     log: Log,
-    struck: u64,
     subject: &'a mut Explored,
     model: &'a mut Model,
 }
@@ -82,7 +81,7 @@ impl Call<'_> {
 
     /// An error is a value that something explains: a call that failed, a full disk, what failed before.
     fn explain(&mut self, error: Error) -> Result<Error, Violation> {
-        let is_explained = self.subject.world.disk.struck() > self.struck
+        let is_explained = self.subject.world.disk.struck() > 0
             || is_full(&error)
             || matches!(error, Error::Poisoned { .. } | Error::NotSynced { .. });
         match refusal(error) {

@@ -158,7 +158,6 @@ impl Explored {
     /// Closes the log, and takes into the model what that made durable.
     pub(super) fn close_log(&mut self, model: &mut Model) -> Verdict {
         let Some(log) = self.log.take() else { return Ok(()) };
-        let struck = self.world.disk.struck();
         let partitions: Vec<_> = each(&log).collect();
         let groups = log.find_topic(OFFSETS).and_then(|topic| topic.partition(0).ok());
         let closed = log.close();
@@ -174,7 +173,7 @@ impl Explored {
             Ok(()) if !self.is_stuck => all_synced(model),
             Ok(()) => Ok(()),
             Err(error) => {
-                let is_explained = self.is_stuck || self.world.disk.struck() > struck || is_full(&error);
+                let is_explained = self.is_stuck || self.world.disk.struck() > 0 || is_full(&error);
                 // Pages whose sync failed may be dropped from the cache at any time.
                 model.partitions_mut().for_each(|partition| partition.acknowledged = partition.synced);
                 model.groups.acknowledged = model.groups.synced;
@@ -251,6 +250,10 @@ impl Explored {
                     true => segment.len(),
                     false => position_of(partition, offsets.synced, segment.base()),
                 };
+                // An empty file holds nothing to promise, its name included.
+                if position == 0 {
+                    continue;
+                }
                 let claimed = disk.claim_synced(segment.path(), position);
                 claimed.map_err(|error| Violation::new("D4", format!("{}: {error}", segment.path().display())))?;
             }
