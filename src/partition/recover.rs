@@ -168,6 +168,11 @@ impl Recovery<'_> {
             found: version.0,
             supported: crate::disk::marks::VERSION,
         })?;
+        if mark.is_none() && SyncMark::is_begun(&page) {
+            // The file was being made: its first mark is there in part, and nothing else is.
+            probe::reached("recover.cut_mark");
+            candidate.limit = page_at;
+        }
         // A copy of the file has other sectors than those the mark speaks of.
         if let Some(mark) = mark.filter(|mark| mark.segment_base == base && mark.file == metadata.id) {
             candidate.limit = page_at;
@@ -190,8 +195,9 @@ impl Recovery<'_> {
 
     fn open_unclean(&self, candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
         let note = self.note(&candidates);
-        let mark = candidates.iter().rev().find_map(|candidate| candidate.mark);
-        let proven = self.hints.recovery_point.into_iter().chain(mark.map(|mark| mark.offset)).max();
+        // The first mark of a file is written before any sync of it: nothing is known of the segments before then.
+        let marks = candidates.iter().filter_map(|candidate| candidate.mark).filter(|mark| mark.position > 0);
+        let proven = self.hints.recovery_point.into_iter().chain(marks.map(|mark| mark.offset)).max();
         let proven = proven.unwrap_or(candidates[0].base).max(candidates[0].base);
         let (from, restored) = self.begin(&candidates, note, proven, listing);
         let followed = Followed::load(self.context, self.dir, self.snapshot(listing, from.offset), from.offset)?;
