@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use chiplog::sim::explore::{self, Report, Settings, Subject};
-use chiplog::sim::toy::Toy;
+use chiplog::sim::log::Explored;
 
 type Stage = fn(&Settings) -> Report;
 
@@ -41,7 +41,7 @@ impl Entry {
 }
 
 fn subjects() -> Vec<Entry> {
-    vec![Entry::of::<Toy>()]
+    vec![Entry::of::<Explored>()]
 }
 
 /// What to do when nothing is asked for: seconds, not minutes.

@@ -71,6 +71,18 @@ impl SyncMark {
         best([slot_at(page, 0, Self::SLOT_LEN), slot_at(page, Self::SLOT_B_AT, Self::SLOT_LEN)])
     }
 
+    /// Whether the page holds the first part of one mark, and zeros: what a kill leaves of the first mark.
+    pub(crate) fn is_begun(page: &[u8]) -> bool {
+        // The first one has the sequence 1.
+        let slot = Self::SLOT_B_AT..Self::SLOT_B_AT + Self::SLOT_LEN;
+        let written: Vec<usize> = (0..page.len()).filter(|at| page[*at] != 0).collect();
+        let is_in_place = |at: &usize| match at.checked_sub(slot.start).and_then(|at| Self::MAGIC.get(at)) {
+            Some(byte) => page[*at] == *byte,
+            None => slot.contains(at),
+        };
+        written.first() == Some(&slot.start) && written.iter().all(is_in_place)
+    }
+
     /// Where in its page this mark belongs: not where the one before it is.
     pub(crate) fn slot_at(&self) -> usize {
         if self.sequence & 1 == 0 { 0 } else { Self::SLOT_B_AT }

@@ -27,11 +27,12 @@ impl Opened {
 
 impl Inner {
     fn close(&self) -> Result<()> {
-        // Nothing was changed, so the mark that is there is still true.
-        if self.context.read_only || self.context.clean_mark.is_there() {
+        let cores = self.cores();
+        // Nothing was changed, so the mark that is there is still true; but it may not be about every partition.
+        let is_unchanged = self.context.clean_mark.is_there() && cores.iter().all(|core| core.is_settled());
+        if self.context.read_only || is_unchanged {
             return Ok(());
         }
-        let cores = self.cores();
         let settled: Vec<Result<()>> = cores.iter().map(|core| core.settle()).collect();
         self.checkpoint(&cores)?;
         self.write_kafka_checkpoints(&cores)?;

@@ -1,8 +1,8 @@
 //! Deleting a topic, which a crash may interrupt anywhere: the catalog says so first, and opening goes on from there.
 //!
 //! ```text
-//! fence the handles -> catalog: deleting (from here on it is gone) -> rename the directories -> remove them
-//!     -> catalog: forget it
+//! fence the handles -> catalog: deleting (from here on it is gone) -> remove what groups committed for it
+//!     -> rename the directories -> remove them -> catalog: forget it
 //! ```
 
 use std::path::Path;
@@ -32,6 +32,8 @@ pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
     inner.context.before_change()?;
     let mut without = catalog.clone();
     for topic in &topics {
+        // Before the catalog forgets it: a topic of this name that comes later must not inherit them.
+        inner.forget_topic_offsets(&topic.name)?;
         remove_directories(inner, topic)?;
         without.finish_delete(topic.id);
     }

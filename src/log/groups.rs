@@ -216,15 +216,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes what any group committed for a deleted topic.
+    /// Removes what any group committed for a deleted topic, durably.
     pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
         let shards = self.coordinator.partitions.lock().clone();
         for shard in shards {
-            let mut shard = shard.lock();
-            let records = shard.offsets.delete_topic(topic);
-            if !records.is_empty() {
-                shard.append(&records)?;
-            }
+            let core = {
+                let mut shard = shard.lock();
+                let records = shard.offsets.delete_topic(topic);
+                if !records.is_empty() {
+                    shard.append(&records)?;
+                }
+                Arc::clone(&shard.core)
+            };
+            // Also if there was nothing left to append: an attempt before may have failed at this.
+            core.sync_to(core.end())?;
         }
         Ok(())
     }

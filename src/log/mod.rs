@@ -423,7 +423,6 @@ impl Inner {
             }
         }
         self.damaged.write().retain(|damage| *damage.partition.topic != *name);
-        self.forget_topic_offsets(name)?;
         delete::finish_deletes(self)
     }
 }

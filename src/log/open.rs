@@ -74,12 +74,12 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         checkpoint_interval: settings.checkpoint_interval,
         closed: std::sync::atomic::AtomicBool::new(false),
     };
-    delete::finish_deletes(&inner)?;
     inner.open_topics(&known)?;
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
     }
     inner.load_groups()?;
+    delete::finish_deletes(&inner)?;
     let inner = Arc::new(inner);
     let is_threaded = settings.background == Background::Thread && !settings.read_only;
     let thread = if is_threaded { Some(Thread::start(&inner)?) } else { None };

@@ -108,6 +108,11 @@ impl Core {
         write_all_at(&*file, bytes, 0).map_err(Error::io("write", &*path))
     }
 
+    /// Whether nothing that recovery found is left to be done.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.writer.lock().is_settled()
+    }
+
     /// Makes everything durable, and the marks of it exact.
     pub(crate) fn settle(&self) -> Result<()> {
         self.check()?;

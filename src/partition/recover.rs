@@ -192,6 +192,11 @@ impl Recovery<'_> {
             found: version.0,
             supported: crate::disk::marks::VERSION,
         })?;
+        if mark.is_none() && SyncMark::is_begun(&page) {
+            // The file was being made: its first mark is there in part, and nothing else is.
+            probe::reached("recover.cut_mark");
+            candidate.limit = page_at;
+        }
         if let Some(mark) = mark.filter(|mark| mark.segment_base == base) {
             candidate.limit = page_at;
             // A copy of the file has other sectors than those the mark speaks of. The number of a device may change

@@ -194,6 +194,11 @@ impl SimDisk {
         self.shared.machine.lock().call_limit = calls;
     }
 
+    /// Fails every call from now on, without a word: the process is dying, and what it does no longer counts.
+    pub fn power_off(&self) {
+        self.shared.machine.lock().is_off = true;
+    }
+
     /// Notes that bytes of a file below `position` are final: from now on a write that changes them, or a cut, breaks
     /// the rules. For as long as the machine runs, and after a kill.
     ///

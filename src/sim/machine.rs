@@ -70,6 +70,7 @@ pub(super) struct Machine {
     pub(super) audit: Option<Audit>,
     pub(super) read_only: bool,
     pub(super) call_limit: u64,
+    pub(super) is_off: bool,
     next_handle: u64,
 }
 
@@ -101,12 +102,16 @@ impl Machine {
             audit: None,
             read_only: false,
             call_limit: u64::MAX,
+            is_off: false,
             next_handle: 0,
         }
     }
 
     /// The start of a call: what goes wrong before it, and what is to go wrong in it.
     pub(super) fn begin(&mut self, call: &Call<'_>, clock: &SimClock) -> Option<Fault> {
+        if self.is_off {
+            return Some(Fault::Error(Errno::Io));
+        }
         let index = self.trace.calls;
         if index >= self.call_limit {
             self.accuse(HANG, format!("{call} is one of more than {} calls", self.call_limit));

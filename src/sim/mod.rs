@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! explore    runs a subject through crashes, kills, errors and rot; shrinks what fails
+//! log        the log itself, with a model of what it must hold
 //! toy        the smallest log worth crashing, with mistakes to find
 //! disk       SimDisk: the seam in memory     machine   one run on it     image   what outlives a run
 //! ```
@@ -14,6 +15,7 @@ pub mod explore;
 mod fault;
 mod file;
 mod image;
+pub mod log;
 mod machine;
 mod ranges;
 mod rng;

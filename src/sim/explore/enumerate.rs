@@ -6,9 +6,6 @@ use super::subject::{Subject, Violation};
 use super::{Budget, Tally};
 use crate::sim::{DiskOptions, Image, Record};
 
-/// Beyond this many pending pieces the outcomes are no longer all run.
-const MOST_BITS: u32 = 12;
-
 /// The sequence number `number` of all, shorter ones first; `None` past the last of `longest` operations.
 pub(super) fn sequence<S: Subject>(mut number: u64, longest: u32) -> Option<Plan<S>> {
     let (options, alphabet) = S::alphabet();
@@ -56,7 +53,7 @@ pub(super) fn explore<S: Subject>(plan: &Plan<S>, tally: &Tally, budget: &Budget
             S::killed(&mut killed);
             S::crashed(&mut crashed);
             find(moment.image.clone(), &killed).map_err(|violation| place(violation, "kill"))?;
-            let outcomes = if moment.during { 0 } else { 1 << moment.image.crash_bits().min(MOST_BITS) };
+            let outcomes = if moment.during { 0 } else { 1 << moment.image.crash_bits().min(S::MOST_BITS) };
             for bits in 0..outcomes {
                 find(moment.image.crash_outcome(bits), &crashed)
                     .map_err(|violation| place(violation, &format!("crash outcome {bits:#b}")))?;

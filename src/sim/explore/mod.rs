@@ -159,12 +159,12 @@ pub fn crash<S: Subject>(settings: &Settings) -> Report {
     })
 }
 
-/// Runs every sequence of at most four operations of the alphabet, with a kill after each call and every outcome of a
+/// Runs every sequence of at most [`Subject::LONGEST`] operations of the alphabet, with a kill after each call and every outcome of a
 /// crash. All of them, whatever the goal.
 #[must_use]
 pub fn enumerate<S: Subject>(settings: &Settings) -> Report {
     stage("crash points, enumerated", settings, u64::MAX, |number, tally, budget| {
-        let Some(plan) = enumerate::sequence::<S>(number - settings.seed, 4) else {
+        let Some(plan) = enumerate::sequence::<S>(number - settings.seed, S::LONGEST) else {
             budget.stopped.store(true, Relaxed);
             return None;
         };

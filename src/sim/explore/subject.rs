@@ -82,6 +82,12 @@ pub trait Subject: Sized {
     const NAME: &'static str;
     /// The mistakes planted in it.
     const PLANTED: &'static [&'static str];
+    /// The rare states that a full run must reach.
+    const MARKS: &'static [&'static str] = &[];
+    /// The longest sequences of which all are run.
+    const LONGEST: u32 = 4;
+    /// Beyond this many pending pieces not all outcomes of a crash are run.
+    const MOST_BITS: u32 = 12;
     /// One call of a user.
     type Op: Clone + fmt::Debug + Send + Sync;
     /// Limits and weights, drawn anew for each plan: a random part of the kinds of operations is off (*swarm*).

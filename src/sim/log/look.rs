@@ -1,0 +1,133 @@
+//! Everything there is to see of a log, read once. Each payload is checked against the id it carries.
+
+use std::collections::BTreeMap;
+
+use super::model::Fold;
+use super::op::{key, value};
+use super::{GROUPS, OFFSETS, TOPICS};
+use crate::sim::explore::Violation;
+use crate::{Error, Log, Offset, Offsets, Partition, Records, Topic, TopicConfig};
+
+/// A log as it was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) topics: BTreeMap<&'static str, FoundTopic>,
+    pub(super) groups: Fold,
+    /// The end of the topic of the groups.
+    pub(super) groups_end: u64,
+    /// How much of it is synced.
+    pub(super) groups_synced: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct FoundTopic {
+    pub(super) config: TopicConfig,
+    pub(super) partitions: Vec<FoundPartition>,
+}
+
+#[derive(Debug)]
+pub(super) struct FoundPartition {
+    pub(super) offsets: Offsets,
+    /// From its start on.
+    pub(super) records: Vec<FoundRecord>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FoundRecord {
+    pub(super) id: u64,
+    pub(super) len: u16,
+    pub(super) timestamp: i64,
+}
+
+/// Why a look showed nothing.
+#[derive(Debug)]
+pub(super) enum Blind {
+    Failed(Error),
+    Wrong(Violation),
+}
+
+impl From<Error> for Blind {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Looks at all of it.
+pub(super) fn look(log: &Log) -> Result<Found, Blind> {
+    let mut found = Found::default();
+    for name in TOPICS {
+        if let Some(topic) = log.find_topic(name) {
+            found.topics.insert(name, topic_of(&topic)?);
+        }
+    }
+    if let Some(topic) = log.find_topic(OFFSETS) {
+        let offsets = topic.partition(0)?.offsets();
+        (found.groups_end, found.groups_synced) = (offsets.end.0, offsets.synced.0);
+        found.groups = groups(log)?;
+    }
+    Ok(found)
+}
+
+/// What all groups committed.
+pub(super) fn groups(log: &Log) -> Result<Fold, Error> {
+    let mut fold = Fold::new();
+    for (number, name) in GROUPS.iter().enumerate() {
+        for (at, committed) in log.group(name)?.offsets()? {
+            if let Some(topic) = TOPICS.into_iter().find(|topic| **topic == *at.topic) {
+                fold.insert((number as u8, topic, at.partition), committed.offset.0);
+            }
+        }
+    }
+    Ok(fold)
+}
+
+fn topic_of(topic: &Topic) -> Result<FoundTopic, Blind> {
+    let partitions = (0..topic.partition_count()).map(|number| {
+        let partition = topic.partition(number)?;
+        let offsets = partition.offsets();
+        let records = read(&partition, offsets.start.0, offsets.end.0)?;
+        Ok(FoundPartition { offsets, records })
+    });
+    Ok(FoundTopic { config: topic.config(), partitions: partitions.collect::<Result<_, Blind>>()? })
+}
+
+/// All records from `from` on, which must be there up to `end`.
+pub(super) fn read(partition: &Partition, from: u64, end: u64) -> Result<Vec<FoundRecord>, Blind> {
+    let mut records = Vec::new();
+    let mut at = from;
+    while at < end {
+        let read = partition.read(Offset(at))?;
+        check(&read, at, &mut records).map_err(Blind::Wrong)?;
+        if read.next_offset().0 <= at {
+            return Err(Blind::Wrong(Violation::new("R1", format!("no record at {at}, where {end} is the end"))));
+        }
+        at = read.next_offset().0;
+    }
+    match partition.read(Offset(end)).map(|read| read.is_empty()) {
+        Ok(true) => Ok(records),
+        other => Err(Blind::Wrong(Violation::new("R4", format!("at the end {end}: {other:?}")))),
+    }
+}
+
+/// Records must follow one another from `from` on, and hold what their ids say.
+pub(super) fn check(read: &Records, from: u64, into: &mut Vec<FoundRecord>) -> Result<(), Violation> {
+    let mut next = from;
+    for record in read {
+        let bytes = record.value.unwrap_or_default();
+        let Some(id) = bytes.first_chunk().map(|id| u64::from_be_bytes(*id)) else {
+            return Err(Violation::new("R1", format!("offset {} holds {} bytes", record.offset, bytes.len())));
+        };
+        if record.offset.0 != next {
+            return Err(Violation::new("R1", format!("offset {} where {next} comes next", record.offset)));
+        }
+        if bytes != value(id, bytes.len()) || record.key != key(id).as_ref().map(|key| &key[..]) {
+            return Err(Violation::new("R3", format!("offset {next} is not what was written as {id:x}")));
+        }
+        into.push(FoundRecord { id, len: bytes.len() as u16, timestamp: record.timestamp.0 });
+        next += 1;
+    }
+    match read.next_offset().0 == next {
+        true => Ok(()),
+        false => Err(Violation::new("R1", format!("{} follows where {next} does", read.next_offset()))),
+    }
+}

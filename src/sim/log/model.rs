@@ -1,0 +1,457 @@
+//! What a log must hold, as plain values; before the first look after a crash, what it may.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::op::{At, Batch, Op, Options, Sent};
+use super::{GROUPS, TOPICS};
+use crate::TopicConfig;
+
+/// A whole log.
+#[derive(Debug, Clone)]
+pub struct Model {
+    pub(super) options: Options,
+    pub(super) topics: [Topic; TOPICS.len()],
+    pub(super) groups: Groups,
+}
+
+/// A name of a topic.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Topic {
+    /// The topic, if there is one.
+    pub(super) live: Option<Live>,
+    /// One whose creation is under way, or failed, and may be found.
+    pub(super) pending: Option<Live>,
+    /// A deletion is under way, or failed, and may have happened.
+    pub(super) may_vanish: bool,
+}
+
+/// A topic that is there.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) config: TopicConfig,
+    /// Settings that are being stored, or could not be.
+    pub(super) config_may: Option<TopicConfig>,
+    pub(super) partitions: Vec<Partition>,
+}
+
+/// One partition: what was appended, how much of it must be there.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Partition {
+    /// The offset of the first record kept here.
+    pub(super) base: u64,
+    pub(super) records: Arc<Vec<Rec>>,
+    pub(super) start: u64,
+    /// The highest start that an operation under way may set.
+    pub(super) start_flight: Option<u64>,
+    /// The highest start that a failed operation may have set.
+    pub(super) start_doubt: Option<u64>,
+    /// What a crash may not take.
+    pub(super) synced: u64,
+    /// What a kill may not take.
+    pub(super) acknowledged: u64,
+    /// The end must be found at or above it; before the first look.
+    pub(super) floor: Option<u64>,
+    /// The batch under way: all of it or none.
+    pub(super) maybe: Vec<Rec>,
+}
+
+/// One record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rec {
+    pub(super) id: u64,
+    pub(super) len: u16,
+    pub(super) is_last: bool,
+    pub(super) timestamp: Option<i64>,
+    pub(super) producer: Option<Numbered>,
+}
+
+/// As an idempotent producer numbered it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Numbered {
+    pub(super) id: u8,
+    pub(super) epoch: i16,
+    pub(super) sequence: i32,
+}
+
+/// The number of the producer whose batches belong to a transaction.
+pub(super) const IN_TRANSACTION: u8 = 2;
+
+/// A batch of one producer that is stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentBatch {
+    pub(super) epoch: i16,
+    pub(super) first: i32,
+    pub(super) last: i32,
+    pub(super) offset: u64,
+}
+
+/// What must happen to a batch of a producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Stored,
+    /// It is known, and stored at this offset; beyond the newest one it may be forgotten.
+    Duplicate {
+        offset: u64,
+        may_be_forgotten: bool,
+    },
+    OutOfOrder,
+    Fenced,
+    /// The model cannot tell: it is not sent.
+    Unknown,
+}
+
+/// How a batch of a producer is numbered, and what must happen to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbering {
+    pub(super) epoch: i16,
+    pub(super) sequence: i32,
+    pub(super) count: u8,
+    pub(super) fate: Fate,
+}
+
+impl Model {
+    pub(super) fn new(options: Options) -> Self {
+        Self { options, topics: Default::default(), groups: Groups::default() }
+    }
+
+    /// The number of the partition meant, and what it holds. None if the topic is not there.
+    pub(super) fn partition(&self, at: At) -> Option<(usize, &Partition)> {
+        let live = self.topics[at.topic as usize].live.as_ref()?;
+        let number = at.partition as usize % live.partitions.len();
+        Some((number, &live.partitions[number]))
+    }
+
+    pub(super) fn partition_mut(&mut self, at: At) -> Option<&mut Partition> {
+        let live = self.topics[at.topic as usize].live.as_mut()?;
+        let number = at.partition as usize % live.partitions.len();
+        live.partitions.get_mut(number)
+    }
+
+    pub(super) fn partitions_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        let lives = self.topics.iter_mut().flat_map(|topic| topic.live.iter_mut().chain(&mut topic.pending));
+        lives.flat_map(|live| live.partitions.iter_mut())
+    }
+
+    /// Takes in that `op` is under way.
+    pub(super) fn expect(&mut self, op: &Op) {
+        match op {
+            Op::Append(at, batch) | Op::AppendSynced(at, batch) | Op::AppendIf(at, batch, true) => {
+                self.expect_append(*at, records(batch, None));
+            }
+            Op::AppendIf(at, _, false) => self.expect_append(*at, Vec::new()),
+            Op::Raw(at, batch, producer, sent) => self.expect_raw(*at, batch, *producer, *sent),
+            Op::Maintain => self.expect_maintain(),
+            Op::DeleteBefore(at, share) => {
+                if let Some(partition) = self.partition_mut(*at) {
+                    partition.start_flight = Some(partition.share(*share));
+                }
+            }
+            Op::Alter(topic, change) => {
+                if let Some(live) = &mut self.topics[*topic as usize].live {
+                    live.config_may = Some(change.of(live.config));
+                }
+            }
+            Op::Create(topic) => self.expect_topic(*topic),
+            Op::Delete(topic) => {
+                self.topics[*topic as usize].may_vanish |= self.topics[*topic as usize].live.is_some();
+                self.groups.maybe = self.groups.without_topic(TOPICS[*topic as usize]);
+            }
+            Op::Commit(group, at, count, offset) => {
+                let keys = commits(*group, *at, *count);
+                self.groups.maybe = keys.into_iter().map(|key| (key, Some(*offset))).collect();
+            }
+            Op::DeleteGroup(group) => self.groups.maybe = self.groups.without_group(*group),
+            Op::Sync | Op::Advance(_) | Op::Read(..) | Op::OffsetAt(..) | Op::ReadLast(..) => {}
+            Op::LookOnly | Op::OpenTwice => {}
+        }
+    }
+
+    fn expect_topic(&mut self, topic: u8) {
+        let config = self.options.config();
+        let topic = &mut self.topics[topic as usize];
+        if topic.live.is_none() {
+            topic.pending = Some(Live::new(config));
+        }
+    }
+
+    fn expect_append(&mut self, at: At, records: Vec<Rec>) {
+        self.expect_topic(at.topic);
+        let topic = &mut self.topics[at.topic as usize];
+        if let Some(live) = topic.live.as_mut().or(topic.pending.as_mut()) {
+            let number = at.partition as usize % live.partitions.len();
+            live.partitions[number].maybe = records;
+        }
+    }
+
+    fn expect_raw(&mut self, at: At, batch: &Batch, producer: u8, sent: Sent) {
+        let numbering = self.numbering(at, batch.count, producer, sent);
+        let stored = match numbering.fate {
+            Fate::Stored => records(batch, Some((producer, numbering))),
+            _ => Vec::new(),
+        };
+        if numbering.fate != Fate::Unknown {
+            self.expect_append(at, stored);
+        }
+    }
+
+    pub(super) fn numbering(&self, at: At, count: u8, producer: u8, sent: Sent) -> Numbering {
+        match self.partition(at) {
+            Some((_, partition)) => partition.numbering(count, producer, sent),
+            None => Partition::default().numbering(count, producer, sent),
+        }
+    }
+
+    fn expect_maintain(&mut self) {
+        self.groups.may_expire = self.options.offset_retention.is_some();
+        for live in self.topics.iter_mut().filter_map(|topic| topic.live.as_mut()) {
+            let retains = |config: &TopicConfig| config.retention_bytes >= 0 || config.retention_ms >= 0;
+            if retains(&live.config) {
+                for partition in &mut live.partitions {
+                    partition.start_flight = Some(partition.end());
+                }
+            }
+        }
+    }
+
+    /// The operation under way came to an end: nothing of it is left to happen.
+    pub(super) fn nothing_under_way(&mut self) {
+        self.groups.maybe.clear();
+        for partition in self.partitions_mut() {
+            partition.maybe.clear();
+            partition.start_flight = None;
+        }
+    }
+
+    /// The catalog was stored as this process knows it: what a failed change before may have left is gone.
+    pub(super) fn catalog_stored(&mut self) {
+        for topic in &mut self.topics {
+            topic.pending = None;
+            topic.may_vanish = false;
+            if let Some(live) = &mut topic.live {
+                live.config_may = None;
+            }
+        }
+    }
+
+    pub(super) fn crashed(&mut self) {
+        self.partitions_mut().for_each(|partition| partition.floor = Some(partition.synced));
+        self.groups.floor = Some(self.groups.synced);
+    }
+
+    pub(super) fn killed(&mut self) {
+        for partition in self.partitions_mut() {
+            partition.floor.get_or_insert(partition.acknowledged);
+        }
+        self.groups.floor.get_or_insert(self.groups.acknowledged);
+    }
+}
+
+impl Live {
+    pub(super) fn new(config: TopicConfig) -> Self {
+        let partitions = vec![Partition::default(); config.partitions as usize];
+        Self { config, config_may: None, partitions }
+    }
+
+    pub(super) fn set_config(&mut self, config: TopicConfig) {
+        self.partitions.resize_with(config.partitions as usize, Partition::default);
+        self.config = config;
+        self.config_may = None;
+    }
+}
+
+impl Partition {
+    pub(super) fn end(&self) -> u64 {
+        self.base + self.records.len() as u64
+    }
+
+    /// The records from offset `from` on.
+    pub(super) fn from(&self, from: u64) -> &[Rec] {
+        &self.records[from.saturating_sub(self.base).min(self.records.len() as u64) as usize..]
+    }
+
+    pub(super) fn push(&mut self, records: &[Rec]) {
+        Arc::make_mut(&mut self.records).extend_from_slice(records);
+    }
+
+    pub(super) fn raise_start(&mut self, to: u64) {
+        self.start = to;
+        let gone = to.saturating_sub(self.base);
+        if gone > 64 {
+            let records = Arc::make_mut(&mut self.records);
+            records.drain(..(gone as usize).min(records.len()));
+            self.base = to;
+        }
+    }
+
+    /// The offset that lies so many 255ths into what is there.
+    pub(super) fn share(&self, share: u8) -> u64 {
+        self.start + (self.end() - self.start) * u64::from(share) / 255
+    }
+
+    /// The first offset of a transaction without an outcome, as far as it is stored.
+    pub(super) fn first_unstable(&self) -> Option<u64> {
+        let is_open = |rec: &Rec| rec.producer.is_some_and(|producer| producer.id == IN_TRANSACTION);
+        let records = self.from(self.start);
+        records.iter().position(is_open).map(|at| self.end() - (records.len() - at) as u64)
+    }
+
+    /// The batches of a producer, the newest first.
+    pub(super) fn batches_of(&self, producer: u8) -> Vec<SentBatch> {
+        let mut batches: Vec<SentBatch> = Vec::new();
+        let mut is_open = false;
+        for (at, rec) in self.records.iter().enumerate().rev() {
+            is_open &= !rec.is_last;
+            let Some(sent) = rec.producer.filter(|sent| sent.id == producer) else { continue };
+            let offset = self.base + at as u64;
+            if let Some(batch) = batches.last_mut().filter(|_| is_open) {
+                (batch.first, batch.offset) = (sent.sequence, offset);
+                continue;
+            }
+            if batches.len() == 6 {
+                break;
+            }
+            batches.push(SentBatch { epoch: sent.epoch, first: sent.sequence, last: sent.sequence, offset });
+            is_open = true;
+        }
+        batches
+    }
+
+    fn numbering(&self, count: u8, producer: u8, sent: Sent) -> Numbering {
+        let unknown = Numbering { epoch: 0, sequence: 0, count, fate: Fate::Unknown };
+        let batches = self.batches_of(producer);
+        let Some(newest) = batches.first().copied() else {
+            // Of what was deleted, the log may remember more than the model.
+            let fate = if self.base == 0 && self.start == 0 { Fate::Stored } else { Fate::Unknown };
+            return Numbering { fate, ..unknown };
+        };
+        if newest.offset < self.start {
+            return unknown;
+        }
+        let next = newest.last + 1;
+        let numbered = |epoch, sequence, fate| Numbering { epoch, sequence, count, fate };
+        match sent {
+            Sent::Next => numbered(newest.epoch, next, Fate::Stored),
+            Sent::Gap => numbered(newest.epoch, next + 2, Fate::OutOfOrder),
+            Sent::New => numbered(newest.epoch + 1, 0, Fate::Stored),
+            Sent::Old if newest.epoch > 0 => numbered(newest.epoch - 1, next, Fate::Fenced),
+            Sent::Old => unknown,
+            Sent::Again(back) => match batches.get(back as usize) {
+                Some(batch) if batch.epoch == newest.epoch && batch.offset >= self.start && back < 5 => Numbering {
+                    epoch: batch.epoch,
+                    sequence: batch.first,
+                    count: (batch.last - batch.first + 1) as u8,
+                    fate: Fate::Duplicate { offset: batch.offset, may_be_forgotten: back > 0 },
+                },
+                _ => unknown,
+            },
+        }
+    }
+}
+
+/// The records of a batch.
+pub(super) fn records(batch: &Batch, producer: Option<(u8, Numbering)>) -> Vec<Rec> {
+    let rec = |number: u8| Rec {
+        id: batch.id + u64::from(number),
+        len: batch.len,
+        is_last: number + 1 == batch.count,
+        timestamp: batch.timestamp,
+        producer: producer.map(|(id, numbering)| Numbered {
+            id,
+            epoch: numbering.epoch,
+            sequence: numbering.sequence + i32::from(number),
+        }),
+    };
+    (0..batch.count).map(rec).collect()
+}
+
+/// A group, a topic, a partition.
+pub(super) type Key = (u8, &'static str, u32);
+
+/// The keys that a group commits for.
+pub(super) fn commits(group: u8, at: At, count: u8) -> Vec<Key> {
+    (0..count).map(|step| (group, TOPICS[at.topic as usize], u32::from(at.partition + step) % 4)).collect()
+}
+
+/// What groups committed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Groups {
+    pub(super) writes: Arc<Vec<Write>>,
+    pub(super) synced: u64,
+    pub(super) acknowledged: u64,
+    pub(super) floor: Option<u64>,
+    /// The batch under way.
+    pub(super) maybe: Vec<(Key, Option<u64>)>,
+    /// Offsets past their retention may be removed.
+    pub(super) may_expire: bool,
+}
+
+/// One batch in the topic of the groups.
+#[derive(Debug, Clone)]
+pub(super) struct Write {
+    /// The offset after it.
+    pub(super) end: u64,
+    pub(super) changes: Vec<(Key, Option<u64>)>,
+}
+
+/// What is committed.
+pub(super) type Fold = BTreeMap<Key, u64>;
+
+impl Groups {
+    pub(super) fn end(&self) -> u64 {
+        self.writes.last().map_or(0, |write| write.end)
+    }
+
+    pub(super) fn fold(&self) -> Fold {
+        let mut fold = Fold::new();
+        for (key, value) in self.writes.iter().flat_map(|write| &write.changes) {
+            match value {
+                Some(offset) => fold.insert(*key, *offset),
+                None => fold.remove(key),
+            };
+        }
+        fold
+    }
+
+    fn without_topic(&self, topic: &str) -> Vec<(Key, Option<u64>)> {
+        self.fold().into_keys().filter(|key| key.1 == topic).map(|key| (key, None)).collect()
+    }
+
+    fn without_group(&self, group: u8) -> Vec<(Key, Option<u64>)> {
+        self.fold().into_keys().filter(|key| key.0 == group).map(|key| (key, None)).collect()
+    }
+
+    pub(super) fn push(&mut self, changes: Vec<(Key, Option<u64>)>) {
+        let end = self.end() + changes.len() as u64;
+        Arc::make_mut(&mut self.writes).push(Write { end, changes });
+    }
+
+    /// The state is `found`, at `end`: it must be one that was written, or is about to be.
+    pub(super) fn settle(&mut self, end: u64, found: &Fold) -> Result<(), String> {
+        let maybe = std::mem::take(&mut self.maybe);
+        let floor = self.floor.take().unwrap_or(self.acknowledged);
+        if end < floor {
+            return Err(format!("{} groups end at {end}, not at {floor} or above", GROUPS.len()));
+        }
+        if end > self.end() && !maybe.is_empty() && end == self.end() + maybe.len() as u64 {
+            self.push(maybe);
+        }
+        self.expire(end, found);
+        let kept = self.writes.iter().take_while(|write| write.end <= end).count();
+        Arc::make_mut(&mut self.writes).truncate(kept);
+        if self.end() != end || self.fold() != *found {
+            return Err(format!("groups at {end} committed {found:?}, not {:?} at {}", self.fold(), self.end()));
+        }
+        self.acknowledged = end;
+        self.synced = self.synced.min(end);
+        Ok(())
+    }
+
+    /// Takes in the removal of offsets that are past their retention.
+    pub(super) fn expire(&mut self, end: u64, found: &Fold) {
+        let gone: Vec<_> = self.fold().into_keys().filter(|key| !found.contains_key(key)).collect();
+        if self.may_expire && end == self.end() + gone.len() as u64 && !gone.is_empty() {
+            self.push(gone.into_iter().map(|key| (key, None)).collect());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Short runs in which each call is failed, and the operations whose every sequence is run.
+
+use super::op::{At, Batch, Change, Op, Options, Sent};
+use super::subject::Explored;
+use crate::sim::explore::{End, Scenario};
+use crate::{Durability, ReadPath};
+
+const HERE: At = At { topic: 0, partition: 0 };
+
+/// One of each kind whose order matters.
+pub(super) fn alphabet() -> (Options, Vec<Op>) {
+    let options = Options { segment_bytes: 256, retention_bytes: Some(0), ..Options::TINY };
+    let ops = vec![
+        append(1, 60),
+        append(2, 170),
+        Op::Sync,
+        Op::Maintain,
+        Op::DeleteBefore(HERE, 255),
+        Op::Alter(0, Change::Durability(Durability::Each)),
+        Op::Delete(0),
+        Op::Commit(0, HERE, 1, 7),
+    ];
+    (options, ops)
+}
+
+/// The calls of each kind of operation, and of each kind of recovery.
+pub(super) fn all() -> Vec<Scenario<Explored>> {
+    let mapped = Options { read_path: ReadPath::Mapped, ..Options::TINY };
+    let each = Options { durability: Durability::Each, index_interval: 64, ..Options::TINY };
+    let records = |from: u64, count: u64| (from..from + count).map(|number| append(number, 60)).collect::<Vec<_>>();
+    let used = [records(1, 7), vec![raw(20, Sent::Next), Op::Sync], records(30, 3), vec![commit(1)]].concat();
+    let ends = [
+        ("after close", End::Close),
+        ("after kill", End::Kill),
+        ("after crash", End::Crash(1)),
+        ("after another crash", End::Crash(2)),
+        ("after a third crash", End::Crash(5)),
+    ];
+    let mut all = Vec::new();
+    for options in [mapped, each] {
+        let mut add = |name, setup: &[Op], end, ops: Vec<Op>| {
+            all.push(Scenario { name, options, setup: setup.to_vec(), end, ops });
+        };
+        add("open of nothing", &[], End::Close, vec![append(1, 8), Op::Sync]);
+        add("append by length", &[], End::Close, vec![append(1, 8), append(2, 60), append(3, 200), append(4, 20)]);
+        for (name, end) in ends {
+            add(name, &used, end, vec![append(50, 20), raw(51, Sent::Again(0)), raw(52, Sent::Next)]);
+        }
+        add("roll", &used, End::Close, [records(50, 5), vec![Op::Maintain], records(60, 2)].concat());
+        add("sync", &used, End::Kill, vec![Op::Sync, append(50, 20), Op::Sync, append(51, 20), Op::Sync]);
+        add("maintain", &used, End::Kill, vec![append(50, 200), append(51, 200), Op::Sync, Op::Maintain]);
+        let retain = Op::Alter(0, Change::Bytes(Some(0)));
+        add("retention", &used, End::Close, vec![retain, Op::Maintain, append(50, 20), Op::Maintain]);
+        let delete = vec![Op::DeleteBefore(HERE, 128), append(50, 20), Op::DeleteBefore(HERE, 255), append(51, 20)];
+        add("delete before", &used, End::Kill, delete);
+        let topics = vec![Op::Delete(0), append(50, 20), Op::Alter(0, Change::Partition), append(51, 20)];
+        add("topics", &used, End::Close, topics);
+        let groups = vec![commit(2), commit(3), Op::DeleteGroup(0), commit(4)];
+        add("groups", &used, End::Crash(3), groups);
+        add("reads", &used, End::Close, vec![Op::Read(HERE, 77), Op::OffsetAt(HERE, 5), Op::ReadLast(HERE, 4)]);
+        add("read-only", &used, End::Close, vec![append(50, 20), Op::LookOnly, append(51, 20)]);
+    }
+    all
+}
+
+fn append(number: u64, len: u16) -> Op {
+    Op::Append(HERE, batch(number, len))
+}
+
+fn batch(number: u64, len: u16) -> Batch {
+    Batch { id: number << 8, count: 1, len, timestamp: None }
+}
+
+fn raw(number: u64, sent: Sent) -> Op {
+    Op::Raw(HERE, batch(number, 20), 0, sent)
+}
+
+fn commit(offset: u64) -> Op {
+    Op::Commit(0, HERE, 2, offset)
+}

@@ -1,0 +1,121 @@
+//! Finding out which of the allowed futures came true.
+
+use std::sync::Arc;
+
+use super::TOPICS;
+use super::look::{Found, FoundPartition, FoundTopic};
+use super::model::{Live, Model, Partition, Topic};
+use crate::sim::explore::{Verdict, Violation};
+
+/// Checks that `found` is what the model allows, and makes the model say that.
+pub(super) fn settle(model: &mut Model, found: &Found) -> Verdict {
+    for (name, topic) in TOPICS.into_iter().zip(&mut model.topics) {
+        let vanished = topic.live.is_some() && !found.topics.contains_key(name);
+        settle_topic(topic, found.topics.get(name)).map_err(|violation| named(name, violation))?;
+        if vanished && found.groups.keys().any(|key| key.1 == name) {
+            return Err(Violation::new("G5", format!("{name} is gone, and groups have offsets of it")));
+        }
+    }
+    let groups = &mut model.groups;
+    groups.settle(found.groups_end, &found.groups).map_err(|detail| Violation::new("G1", detail))?;
+    groups.synced = groups.synced.max(found.groups_synced);
+    groups.may_expire = false;
+    model.nothing_under_way();
+    model.catalog_stored();
+    Ok(())
+}
+
+pub(super) fn named(name: &str, violation: Violation) -> Violation {
+    Violation::new(violation.invariant, format!("{name}: {}", violation.detail))
+}
+
+fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>) -> Verdict {
+    let Some(found) = found else {
+        return match topic.live.take() {
+            Some(_) if !topic.may_vanish => Err(Violation::new("L2", "a topic is gone")),
+            _ => Ok(()),
+        };
+    };
+    let live = topic.live.take().or_else(|| topic.pending.take());
+    let Some(mut live) = live else { return Err(Violation::new("L2", "a topic that nobody made")) };
+    let settled = settle_live(&mut live, found);
+    topic.live = Some(live);
+    settled
+}
+
+fn settle_live(live: &mut Live, found: &FoundTopic) -> Verdict {
+    match live.config_may {
+        _ if found.config == live.config => live.config_may = None,
+        Some(config) if found.config == config => live.set_config(config),
+        _ => return Err(Violation::new("L2", format!("settings {:?}, not {:?}", found.config, live.config))),
+    }
+    if found.partitions.len() != live.partitions.len() {
+        return Err(Violation::new("L2", format!("{} partitions", found.partitions.len())));
+    }
+    for (number, (partition, found)) in live.partitions.iter_mut().zip(&found.partitions).enumerate() {
+        settle_partition(partition, found).map_err(|violation| named(&format!("partition {number}"), violation))?;
+    }
+    Ok(())
+}
+
+fn settle_partition(partition: &mut Partition, found: &FoundPartition) -> Verdict {
+    let (start, end) = (found.offsets.start.0, found.offsets.end.0);
+    let highest = partition.start.max(partition.start_flight.unwrap_or(0)).max(partition.start_doubt.unwrap_or(0));
+    if start < partition.start || start > highest {
+        return Err(Violation::new("T2", format!("starts at {start}, not in {}..={highest}", partition.start)));
+    }
+    let floor = partition.floor.take().unwrap_or(partition.acknowledged);
+    let maybe = std::mem::take(&mut partition.maybe);
+    if end < floor {
+        return Err(Violation::new("D1", format!("ends at {end}, not at {floor} or above")));
+    }
+    if end > partition.end() && end == partition.end() + maybe.len() as u64 {
+        partition.push(&maybe);
+    }
+    if end > partition.end() {
+        return Err(Violation::new("D3", format!("ends at {end}, where {} were appended", partition.end())));
+    }
+    let kept = (end - partition.base) as usize;
+    // What is below the start may be gone, its last batch in part.
+    if start < end && kept > 0 && !partition.records[kept - 1].is_last {
+        return Err(Violation::new("D3", format!("ends at {end}, inside a batch")));
+    }
+    if kept < partition.records.len() {
+        Arc::make_mut(&mut partition.records).truncate(kept);
+    }
+    compare(partition, start, found)?;
+    partition.raise_start(start);
+    partition.start_doubt = None;
+    partition.acknowledged = end;
+    if found.offsets.synced.0 > end {
+        return Err(Violation::new("D13", format!("{:?}", found.offsets)));
+    }
+    partition.synced = partition.synced.min(end).max(found.offsets.synced.0);
+    Ok(())
+}
+
+fn compare(partition: &mut Partition, start: u64, found: &FoundPartition) -> Verdict {
+    let from = (start - partition.base) as usize;
+    let mut learned = Vec::new();
+    for (at, record) in found.records.iter().enumerate() {
+        let Some(rec) = partition.records.get(from + at) else {
+            return Err(Violation::new("R1", "more records than there are"));
+        };
+        if rec.id != record.id || rec.len != record.len {
+            return Err(Violation::new("D3", format!("{record:x?} at {}, not {rec:x?}", start + at as u64)));
+        }
+        match rec.timestamp {
+            None => learned.push((from + at, record.timestamp)),
+            Some(timestamp) if timestamp == record.timestamp => {}
+            Some(_) => return Err(Violation::new("A4", format!("{record:x?}, not {rec:x?}"))),
+        }
+    }
+    if found.records.len() != partition.records.len() - from {
+        return Err(Violation::new("R1", format!("{} records from {start} on", found.records.len())));
+    }
+    if !learned.is_empty() {
+        let records = Arc::make_mut(&mut partition.records);
+        learned.into_iter().for_each(|(at, timestamp)| records[at].timestamp = Some(timestamp));
+    }
+    Ok(())
+}
