@@ -120,10 +120,10 @@ fn run(options: &Options) -> Result<()> {
     let began = Instant::now();
     let all_appended = AtomicBool::new(false);
     let (produced, consumed) = std::thread::scope(|scope| {
-        let (group, seen, all_appended_ref) = (&group, &seen, &all_appended);
+        let (group, seen, is_over) = (&group, &seen, &all_appended);
         let consumers: Vec<_> = followers
             .into_iter()
-            .map(|follower| scope.spawn(move || consume(follower, group, seen, all_appended_ref)))
+            .map(|follower| scope.spawn(move || consume(follower, group, seen, is_over)))
             .collect();
         let producers: Vec<_> = (0..)
             .zip(&last_lines)
@@ -388,7 +388,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -57,7 +57,10 @@ fn torture(kills: u64, goal: u64, seed: u64) -> ExitCode {
     let (mut done, mut acks, mut records) = (0, 0, 0);
     while done < kills {
         let dir_seed = random.next();
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let Ok(dir) = tempfile::tempdir() else {
+            println!("there is no temporary directory");
+            return ExitCode::FAILURE;
+        };
         let mut model = Model::default();
         for generation in 0..CHILDREN_A_DIR.min(kills - done) {
             let outcome = one_kill(dir.path(), dir_seed, generation, &mut random, &mut model);
@@ -418,7 +421,7 @@ impl Worker<'_> {
         let (generation, thread, first) = (self.generation, self.thread, *count);
         let ids = (first..first + records).map(|count| Id { generation, thread, count });
         let values: Vec<Vec<u8>> = ids.map(|id| id.to_value(self.swarm.most_padding)).collect();
-        let appended = partition.append_all(values.iter().map(|value| Record::new(value)))?;
+        let appended = partition.append_all(values.iter().map(Record::new))?;
         *count += records;
         let (partition, offset) = (partition.number(), appended.offset());
         say(&format!("appended {partition} {offset} {records} {generation} {thread} {first}"));

@@ -9,7 +9,7 @@ use super::open::{CHECKPOINTS_FILE, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS
 use super::{Inner, Log};
 use crate::config::Durability;
 use crate::disk::checkpoint::OffsetCheckpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::RetentionReason;
 use crate::partition::core::Core;
 use crate::probe;
@@ -189,7 +189,11 @@ impl Inner {
 
     /// Raises the start of one partition, durably.
     pub(super) fn delete_before(&self, core: &Arc<Core>, offset: Offset) -> Result<()> {
-        if offset <= core.start() {
+        let (start, end) = (core.start(), core.end());
+        if offset > end {
+            return Err(Error::OffsetOutOfRange { requested: offset, start, end });
+        }
+        if offset <= start {
             return Ok(());
         }
         // Not beside a retention or a finishing of the same segments.

@@ -9,7 +9,8 @@
 //! Everything that can fail happens before the offset is given, except the sync of a topic that syncs each append.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -135,8 +136,16 @@ impl Appended<'_> {
             if ack == Ack::Written {
                 return Ok(());
             }
-            let reached = core.synced.reached(end.0);
-            core.context.doorbell.ring();
+            let mut reached = pin!(core.synced.reached(end.0));
+            let mut has_rung = false;
+            let reached = poll_fn(|context| {
+                let polled = reached.as_mut().poll(context);
+                // Only now is it known that somebody waits: who is woken before finds nothing to do and sleeps again.
+                if polled.is_pending() && !std::mem::replace(&mut has_rung, true) {
+                    core.context.doorbell.ring();
+                }
+                polled
+            });
             reached.await.map_err(|stop| core.stopped(stop))
         }
     }

@@ -1,0 +1,71 @@
+//! Damage is told, where it is, and stays where it is.
+
+use chiplog::{Durability, Error, ErrorKind, Log, Offset, TopicConfig};
+
+use crate::support::{append_numbers, flip, values};
+
+/// A log of five partitions that was closed in order, the middle one damaged since.
+fn damaged() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let config = TopicConfig::default().partitions(5).durability(Durability::Each);
+    let topic = log.create_topic("orders", config).unwrap();
+    (0..5).for_each(|number| append_numbers(&topic.partition(number).unwrap(), 0..20));
+    drop(topic);
+    log.close().unwrap();
+    // Not believed any more, every batch is looked at.
+    std::fs::remove_file(dir.path().join("clean")).unwrap();
+    flip(&dir.path().join("orders-2/00000000000000000000.log"), 200);
+    dir
+}
+
+#[test]
+fn one_damaged_partition_leaves_the_others_alone() {
+    let dir = damaged();
+    let log = Log::open(dir.path()).unwrap();
+    let found = log.damaged();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].partition.to_string(), "orders-2");
+    let Error::Corrupt(corruption) = &*found[0].error else { panic!("{:?}", found[0].error) };
+    assert!(corruption.path.ends_with("orders-2/00000000000000000000.log"), "{corruption}");
+    assert!(corruption.position <= 200, "{corruption}");
+
+    let topic = log.find_topic("orders").unwrap();
+    assert_eq!(topic.partition(2).unwrap_err().kind(), ErrorKind::Corrupt);
+    for number in [0, 1, 3, 4] {
+        let partition = topic.partition(number).unwrap();
+        assert_eq!(values(&partition).len(), 20);
+        append_numbers(&partition, 20..25);
+    }
+    assert_eq!(log.stats().unwrap().damaged_partitions, 1);
+}
+
+#[test]
+fn a_strict_open_refuses_a_damaged_log_and_changes_no_batch() {
+    let dir = damaged();
+    let path = dir.path().join("orders-2/00000000000000000000.log");
+    let before = std::fs::read(&path).unwrap();
+    assert_eq!(Log::builder(dir.path()).strict().open().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert!(Log::open(dir.path()).is_ok(), "the refusal let go of the lock");
+}
+
+/// After an orderly close nothing is looked at before it is read.
+#[test]
+fn rot_in_a_closed_log_is_an_error_at_the_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    append_numbers(&log.topic("orders").unwrap().partition(0).unwrap(), 0..20);
+    log.close().unwrap();
+    flip(&dir.path().join("orders-0/00000000000000000000.log"), 200);
+
+    let log = Log::open(dir.path()).unwrap();
+    let partition = log.find_topic("orders").unwrap().partition(0).unwrap();
+    let Err(Error::Corrupt(corruption)) = partition.read(Offset(0)).and_then(|first| {
+        assert!(first.next_offset() < Offset(20), "a damaged batch was served");
+        partition.read(first.next_offset())
+    }) else {
+        panic!("damage was not seen")
+    };
+    assert!(corruption.position <= 200, "{corruption}");
+}

@@ -1,0 +1,19 @@
+//! What the log does, through its public API, on the real file system. A module a subject.
+
+// The helpers of tests fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod closed;
+mod damage;
+mod futures;
+mod groups;
+mod locking;
+mod many;
+mod read_only;
+mod readme;
+mod retention;
+mod settings;
+mod support;
+mod threads;
+mod topics;
+mod watching;
