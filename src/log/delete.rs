@@ -30,7 +30,7 @@ pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
     }
     probe::reached("delete.finished");
     inner.context.before_change()?;
-    let mut without = catalog.clone();
+    let mut without = (**catalog).clone();
     for topic in &topics {
         // Before the catalog forgets it: a topic of this name that comes later must not inherit them.
         inner.forget_topic_offsets(&topic.name)?;
@@ -39,9 +39,7 @@ pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
     }
     let is_gone = |id: &TopicPartition| without.find(&id.topic).is_none();
     inner.forget_checkpoints(is_gone)?;
-    without.store(inner.context.disk(), &inner.dir.join(CATALOG_FILE))?;
-    *catalog = without;
-    Ok(())
+    catalog.replace(inner.context.disk(), &inner.dir.join(CATALOG_FILE), without)
 }
 
 fn remove_directories(inner: &Inner, topic: &CatalogTopic) -> Result<()> {

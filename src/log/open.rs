@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::background::Background as Thread;
 use super::builder::{Background, LogBuilder};
-use super::catalog::{Catalog, CatalogTopic, LogId};
+use super::catalog::{Catalog, CatalogTopic, LogId, Stored};
 use super::clean::{self, Clean};
 use super::groups::Coordinator;
 use super::maintain::Schedule;
@@ -47,6 +47,10 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         make_dir(disk, &dir)?;
     }
     let lock = take_lock(disk, &dir, settings.read_only)?;
+    if !settings.read_only {
+        // What the process before renamed may be in memory only. It must not count before it is on the disk.
+        disk.sync_dir(&dir).map_err(Error::io("sync directory", &*dir))?;
+    }
     let catalog = load_catalog(&settings, &dir)?;
     let volume = disk.volume(&dir).map_err(Error::io("describe", &*dir))?;
     sign_lock(lock.as_deref(), &settings, catalog.log_id());
@@ -59,7 +63,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         topics: RwLock::new(HashMap::new()),
         damaged: RwLock::new(Vec::new()),
         coordinator: Coordinator::default(),
-        catalog: Mutex::new(catalog),
+        catalog: Mutex::new(Stored::new(catalog)),
         checkpoints: Mutex::default(),
         schedule: Mutex::new(Schedule::default()),
         default_config: settings.default_config,

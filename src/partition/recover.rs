@@ -39,7 +39,8 @@ pub(crate) struct Recovered {
     pub(crate) active: Option<Found>,
     pub(crate) start: Offset,
     pub(crate) end: Offset,
-    /// Everything below is known to be on the disk.
+    /// Everything below is known to be on the disk. It may lie below `start`, inside a segment: what is above it there
+    /// is written again all the same, for the segment is read from its beginning.
     pub(crate) proven: Offset,
     pub(crate) followed: Followed,
     pub(crate) plan: Plan,
@@ -360,7 +361,7 @@ impl Recovery<'_> {
             active: Some(active),
             start,
             end: found.offset,
-            proven: proven.clamp(start, found.offset),
+            proven: proven.min(found.offset),
             followed,
             plan,
             scanned_bytes,
