@@ -175,6 +175,12 @@ fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
     let random = || u128::from(settings.entropy.random());
     let catalog = Catalog::new(LogId(random() << 64 | random()));
     if !settings.read_only {
+        // The directory may be the work of a process that was killed before it made its name durable.
+        sync_parent(disk, dir)?;
+        for above in dir.ancestors().skip(2).filter(|above| !above.as_os_str().is_empty()) {
+            // It may not be ours to read.
+            let _ = disk.sync_dir(above);
+        }
         catalog.store(disk, &path)?;
     }
     Ok(catalog)
@@ -208,12 +214,9 @@ impl Inner {
             self.topics.write().insert(Arc::clone(&topic.name), Arc::new(state));
         }
         let mut checkpoints = self.checkpoints.lock();
-        let is_live = |id: &TopicPartition| self.topics.read().contains_key(&id.topic);
-        let live = |entries: &BTreeMap<TopicPartition, Offset>| {
-            entries.iter().filter(|(id, _)| is_live(id)).map(|(id, offset)| (id.clone(), *offset)).collect()
-        };
-        checkpoints.recovery_points = OffsetCheckpoint(live(&known.recovery_points));
-        checkpoints.starts = OffsetCheckpoint(live(&known.starts));
+        // As they are on disk: those of topics that are being deleted are still to be taken out.
+        checkpoints.recovery_points = OffsetCheckpoint(known.recovery_points.clone());
+        checkpoints.starts = OffsetCheckpoint(known.starts.clone());
         Ok(())
     }
 

@@ -94,6 +94,7 @@ impl Core {
             followed: recovered.followed,
             found: recovered.active,
             plan: recovered.plan,
+            names_are_durable: recovered.names_are_durable,
         };
         Ok(Self {
             id: hints.id.clone(),
@@ -113,6 +114,11 @@ impl Core {
             health: Health::default(),
             counters: Counters::default(),
         })
+    }
+
+    /// Makes the names of the files in the directory durable.
+    pub(crate) fn sync_names(&self) -> Result<()> {
+        self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))
     }
 
     pub(crate) fn start(&self) -> Offset {

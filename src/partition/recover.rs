@@ -44,6 +44,8 @@ pub(crate) struct Recovered {
     pub(crate) proven: Offset,
     pub(crate) followed: Followed,
     pub(crate) plan: Plan,
+    /// Whether the names in the directory are known to be on the disk.
+    pub(crate) names_are_durable: bool,
     pub(crate) scanned_bytes: u64,
 }
 
@@ -144,6 +146,7 @@ impl Recovery<'_> {
             proven: start,
             followed: Followed::load(self.context, self.dir, None, start)?,
             plan: Plan::default(),
+            names_are_durable: false,
             scanned_bytes: 0,
         })
     }
@@ -194,7 +197,11 @@ impl Recovery<'_> {
         (id == note.file && note.position <= candidate.limit).then_some((segment, note))
     }
 
-    fn open_unclean(&self, candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
+    fn open_unclean(&self, mut candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
+        // What lies wholly below the start says nothing about the rest: it may be torn, or gone in part.
+        let start = self.hints.start.unwrap_or(Offset::ZERO);
+        let below = candidates.iter().skip(1).take_while(|next| next.base <= start).count();
+        let expired: Vec<_> = candidates.drain(..below).map(|candidate| candidate.base).collect();
         let note = self.note(&candidates);
         // The first mark of a file is written before any sync of it: nothing is known of the segments before then.
         let marks = candidates.iter().filter_map(|candidate| candidate.mark).filter(|mark| mark.position > 0);
@@ -207,7 +214,10 @@ impl Recovery<'_> {
         let (mut followed, scanned) = (walk.followed, walk.scanned);
         followed.producers.committed_to(found.offset);
         let written = note.map_or(proven, |(_, note)| proven.max(note.offset));
-        self.judge(candidates, followed, scanned, found, Known { proven, written, same_boot: note.is_some() })
+        let known = Known { start, proven, written, same_boot: note.is_some() };
+        let mut recovered = self.judge(candidates, followed, scanned, found, known)?;
+        recovered.plan.expired.splice(..0, expired);
+        Ok(recovered)
     }
 
     /// Where to begin: no later than the batch that anything unknown comes after.
@@ -280,7 +290,8 @@ impl Recovery<'_> {
         let is_torn = behind > found.position || !later.is_empty();
         let corrupt = |reason: &str| Error::corrupt(&at.path, found.position, reason);
         let salvage = self.context.recovery == RecoveryMode::Salvage;
-        if found.offset < known.written && !salvage {
+        let is_lost = found.offset < known.written && known.start < known.written;
+        if is_lost && !salvage {
             return Err(corrupt(&format!("{}, and the log was written to {}", found.reason, known.written)));
         }
         if is_torn && known.same_boot && !salvage && !self.is_one_write(at, &found, behind, later)? {
@@ -342,11 +353,10 @@ impl Recovery<'_> {
                 proven: start,
                 followed: Followed::load(self.context, self.dir, None, start)?,
                 plan,
+                names_are_durable: false,
                 scanned_bytes,
             });
         }
-        let below = candidates.iter().skip(1).take_while(|candidate| candidate.base <= start).count();
-        plan.expired = candidates.drain(..below).map(|candidate| candidate.base).collect();
         let segments = self.segments(&candidates, &found);
         let mark = candidates.last().and_then(|last| last.mark.map(|mark| (last.limit, mark)));
         let active = Found {
@@ -364,6 +374,7 @@ impl Recovery<'_> {
             proven: proven.min(found.offset),
             followed,
             plan,
+            names_are_durable: false,
             scanned_bytes,
         })
     }
@@ -422,6 +433,7 @@ impl Recovery<'_> {
             proven: clean.end,
             followed,
             plan: Plan::default(),
+            names_are_durable: true,
             scanned_bytes: 0,
         }))
     }
@@ -457,6 +469,8 @@ impl Candidate {
 /// What is known of the log's end beforehand.
 #[derive(Debug, Clone, Copy)]
 struct Known {
+    /// Nothing below is kept, so nothing there can be lost.
+    start: Offset,
     /// Everything below was synced.
     proven: Offset,
     /// Everything below was written, in this boot or on the disk.
@@ -495,12 +509,23 @@ impl Walk<'_> {
             ends.push((self.candidates[segment].base, end.position));
             let dense = self.recovery.hints.dense;
             match self.candidates.get(segment + 1) {
-                Some(next) if next.base == end.offset || (!dense && next.base > end.offset) => {
+                Some(next) if next.base == end.offset || (!dense && self.is_gap(segment, &end, next.base)) => {
                     (segment, position, offset) = (segment + 1, 0, next.base);
                 }
                 _ => return Ok(End { ends, ..end }),
             }
         }
+    }
+
+    /// Whether compaction may have left nothing between the end of a segment and the next one: not if its seal, or what
+    /// stopped the walk, says that there was more.
+    fn is_gap(&self, segment: usize, end: &End, next: Offset) -> bool {
+        let (recovery, candidate) = (self.recovery, &self.candidates[segment]);
+        let path = file_path(recovery.dir, candidate.base, FileKind::Seal);
+        let sealed = read_file(recovery.context.disk(), &path, 1 << 10).ok();
+        let sealed = sealed.and_then(|bytes| Seal::decode(&bytes).ok());
+        let was_longer = sealed.is_some_and(|seal| seal.base == candidate.base && seal.log_len > end.position);
+        next > end.offset && !was_longer
     }
 
     fn segment(&mut self, segment: usize, position: u64, offset: Offset) -> Result<End> {

@@ -49,6 +49,8 @@ impl Core {
             // The active segment stays: a partition always has one.
             let kept = segments.iter().skip(1).take(last).rev().find(|segment| segment.base() <= start);
             let Some(kept) = kept else { return Ok(0) };
+            // What comes to be the first segment must have a durable name before the one before it loses its own.
+            writer.sync_names(self)?;
             writer.forget_below(kept.base());
             self.drop_segments_below(kept.base())
         };

@@ -83,7 +83,7 @@ impl Writer {
             has_begun: false,
             rolled: Vec::new(),
             unfinished: VecDeque::new(),
-            names_changed: false,
+            names_changed: !recovered.names_are_durable,
             unproven: (recovered.proven < recovered.end).then_some((recovered.proven, recovered.end)),
             noted_position: 0,
             jitter_ms: 0,
@@ -105,6 +105,10 @@ impl Writer {
         let (shape, origin) = (self.shape(), core.context.origin());
         let Some(active) = &mut self.active else { return Ok(()) };
         active.cut()?;
+        // The first segment's name must outlive those of later ones: without it nobody could tell that records are
+        // missing at the front. And what a killed process made is in memory only, as far as anybody knows.
+        self.sync_names(core).map_err(Failure::Refused)?;
+        let Some(active) = &mut self.active else { return Ok(()) };
         if shape.durable && !active.is_reserved() {
             active.extend(shape, origin)?;
         }
@@ -301,6 +305,15 @@ impl Writer {
         }
     }
 
+    /// Makes the names of new segments durable.
+    pub(crate) fn sync_names(&mut self, core: &Core) -> Result<()> {
+        if self.names_changed {
+            core.sync_names()?;
+            self.names_changed = false;
+        }
+        Ok(())
+    }
+
     pub(crate) fn has_rolled(&self) -> bool {
         !self.rolled.is_empty()
     }
@@ -351,6 +364,7 @@ pub(crate) struct WriterParts {
     pub(crate) followed: Followed,
     pub(crate) found: Option<Found>,
     pub(crate) plan: Plan,
+    pub(crate) names_are_durable: bool,
 }
 
 /// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.
