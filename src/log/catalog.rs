@@ -32,6 +32,7 @@ use crate::config::TopicConfig;
 use crate::disk::replace::replace;
 use crate::disk::{Disk, read_file};
 use crate::error::{Error, Result};
+use crate::probe;
 use crate::types::TopicId;
 
 /// What topics there are. Changed as a value, then stored; only what is stored counts.
@@ -239,6 +240,50 @@ impl Catalog {
         }
         let wrong = self.topics.iter().find_map(|topic| topic.config.validate().err());
         wrong.map_or(Ok(()), |error| Err(error.to_string()))
+    }
+}
+
+/// The catalog and its file.
+///
+/// After a store that failed, the file may hold either text. So what is known here is stored again before anything else
+/// changes: what failed must not come true later, behind a change that contradicts it.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    catalog: Catalog,
+    is_certain: bool,
+}
+
+impl Stored {
+    /// A catalog that was just loaded or stored.
+    pub(crate) fn new(catalog: Catalog) -> Self {
+        Self { catalog, is_certain: true }
+    }
+
+    /// Makes the file hold what is known here, if that is in doubt.
+    pub(crate) fn settle(&mut self, disk: &dyn Disk, path: &Path) -> Result<()> {
+        if !self.is_certain {
+            probe::reached("catalog.stored_again");
+            self.catalog.store(disk, path)?;
+            self.is_certain = true;
+        }
+        Ok(())
+    }
+
+    /// Replaces the catalog, in the file first.
+    pub(crate) fn replace(&mut self, disk: &dyn Disk, path: &Path, with: Catalog) -> Result<()> {
+        self.settle(disk, path)?;
+        self.is_certain = false;
+        with.store(disk, path)?;
+        *self = Self::new(with);
+        Ok(())
+    }
+}
+
+impl std::ops::Deref for Stored {
+    type Target = Catalog;
+
+    fn deref(&self) -> &Catalog {
+        &self.catalog
     }
 }
 

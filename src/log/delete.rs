@@ -30,16 +30,14 @@ pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
     }
     probe::reached("delete.finished");
     inner.context.before_change()?;
-    let mut without = catalog.clone();
+    let mut without = (**catalog).clone();
     for topic in &topics {
         // Before the catalog forgets it: a topic of this name that comes later must not inherit them.
         inner.forget_topic_offsets(&topic.name)?;
         remove_directories(inner, topic)?;
         without.finish_delete(topic.id);
     }
-    without.store(inner.context.disk(), &inner.dir.join(CATALOG_FILE))?;
-    *catalog = without;
-    Ok(())
+    catalog.replace(inner.context.disk(), &inner.dir.join(CATALOG_FILE), without)
 }
 
 fn remove_directories(inner: &Inner, topic: &CatalogTopic) -> Result<()> {
@@ -48,8 +46,12 @@ fn remove_directories(inner: &Inner, topic: &CatalogTopic) -> Result<()> {
         let id = TopicPartition::new(std::sync::Arc::clone(&topic.name), number);
         let (dir, renamed) = (inner.partition_dir(&id), inner.dir.join(deleted_dir(&id, topic.id)));
         // A later topic of this name has directories of the same names, and another id in them.
-        let found = PartitionMetadata::read(disk, &dir.join("partition.metadata"));
-        if matches!(found, Ok(Some(found)) if found.topic == topic.id) {
+        let found = match PartitionMetadata::read(disk, &dir.join("partition.metadata")) {
+            // It is ours for all we know, and must not be forgotten.
+            Err(error @ Error::Io { .. }) => return Err(error),
+            found => found.ok().flatten(),
+        };
+        if found.is_some_and(|found| found.topic == topic.id) {
             disk.rename(&dir, &renamed).map_err(Error::io("rename", &*dir))?;
         }
     }

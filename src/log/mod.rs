@@ -30,8 +30,6 @@ pub use groups::Group;
 pub use maintain::Maintained;
 pub use topic::{Damage, Topic};
 
-#[cfg(not(any(fuzzing, test)))]
-use self::catalog::Catalog;
 use self::catalog::LogId;
 use self::checkpoints::Checkpoints;
 use self::groups::Coordinator;
@@ -91,7 +89,7 @@ pub(crate) struct Inner {
     log_id: LogId,
     context: Arc<Context>,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
-    catalog: Mutex<Catalog>,
+    catalog: Mutex<catalog::Stored>,
     topics: RwLock<HashMap<Arc<str>, Arc<TopicState>>>,
     damaged: RwLock<Vec<Damage>>,
     coordinator: Coordinator,
@@ -360,15 +358,16 @@ impl Inner {
         self.check_open()?;
         delete::finish_deletes(self)?;
         let mut catalog = self.catalog.lock();
-        let mut with = catalog.clone();
+        let mut with = (**catalog).clone();
         let id = self.new_topic_id();
         with.create(id, name, config)?;
         self.context.before_change()?;
+        let (disk, path) = (self.context.disk(), self.dir.join(CATALOG_FILE));
+        catalog.settle(disk, &path)?;
         let name: Arc<str> = name.into();
         // The directories first: a topic that the catalog names has its partitions.
         let partitions = self.make_partitions(id, &name, config, 0..config.partitions)?;
-        with.store(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
-        *catalog = with;
+        catalog.replace(disk, &path, with)?;
         let state = Arc::new(TopicState {
             id,
             name: Arc::clone(&name),
@@ -390,15 +389,14 @@ impl Inner {
     fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
         self.check_open()?;
         let mut catalog = self.catalog.lock();
-        let mut with = catalog.clone();
+        let mut with = (**catalog).clone();
         with.alter(name, config)?;
         self.context.before_change()?;
         let found = self.topics.read().get(name).map(Arc::clone);
         let state = found.ok_or_else(|| Error::TopicNotFound { topic: name.into() })?;
         let count = state.partitions.read().len() as u32;
         let added = self.make_partitions(state.id, &state.name, config, count..config.partitions)?;
-        with.store(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
-        *catalog = with;
+        catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)?;
         *state.config.write() = config;
         state.partitions.write().extend(added);
         state.cores().iter().for_each(|core| core.set_config(config));
@@ -413,11 +411,10 @@ impl Inner {
         }
         {
             let mut catalog = self.catalog.lock();
-            let mut with = catalog.clone();
+            let mut with = (**catalog).clone();
             with.begin_delete(name)?;
             self.context.before_change()?;
-            with.store(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
-            *catalog = with;
+            catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)?;
             if let Some(state) = self.topics.write().remove(name) {
                 state.cores().iter().for_each(|core| core.fence(Halt::Deleted));
             }

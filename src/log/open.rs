@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::background::Background as Thread;
 use super::builder::{Background, LogBuilder};
-use super::catalog::{Catalog, CatalogTopic, LogId};
+use super::catalog::{Catalog, CatalogTopic, LogId, Stored};
 use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
 use super::groups::Coordinator;
@@ -49,6 +49,10 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         make_dir(disk, &dir)?;
     }
     let lock = take_lock(disk, &dir, settings.read_only)?;
+    if !settings.read_only {
+        // What the process before renamed may be in memory only. It must not count before it is on the disk.
+        disk.sync_dir(&dir).map_err(Error::io("sync directory", &*dir))?;
+    }
     let catalog = load_catalog(&settings, &dir)?;
     let volume = disk.volume(&dir).map_err(Error::io("describe", &*dir))?;
     sign_lock(lock.as_deref(), &settings, catalog.log_id());
@@ -65,7 +69,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         topics: RwLock::new(HashMap::new()),
         damaged: RwLock::new(Vec::new()),
         coordinator: Coordinator::default(),
-        catalog: Mutex::new(catalog),
+        catalog: Mutex::new(Stored::new(catalog)),
         checkpoints: Mutex::new(known.checkpoints.clone()),
         schedule: Mutex::new(Schedule::default()),
         default_config: settings.default_config,
@@ -166,6 +170,12 @@ fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
     let random = || u128::from(settings.entropy.random());
     let catalog = Catalog::new(LogId(random() << 64 | random()));
     if !settings.read_only {
+        // The directory may be the work of a process that was killed before it made its name durable.
+        sync_parent(disk, dir)?;
+        for above in dir.ancestors().skip(2).filter(|above| !above.as_os_str().is_empty()) {
+            // It may not be ours to read.
+            let _ = disk.sync_dir(above);
+        }
         catalog.store(disk, &path)?;
     }
     Ok(catalog)

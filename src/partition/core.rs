@@ -102,6 +102,7 @@ impl Core {
             unfinished: recovered.unfinished,
             stale_snapshots: recovered.stale_snapshots,
             is_clean: recovered.is_clean,
+            names_are_durable: recovered.names_are_durable,
         };
         let writer = Writer::new(config, parts, &recovered.segments);
         Ok(Self {
@@ -111,7 +112,7 @@ impl Core {
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),
-            synced: Arc::new(Watermark::new(recovered.proven.0)),
+            synced: Arc::new(Watermark::new(recovered.proven.max(recovered.start).0)),
             first_unstable: AtomicU64::new(unstable.map_or(u64::MAX, |offset| offset.0)),
             segments: RwLock::new(recovered.segments.into()),
             generation: AtomicU64::new(0),

@@ -41,10 +41,13 @@ pub(crate) struct Recovered {
     pub(crate) active: Option<Found>,
     pub(crate) start: Offset,
     pub(crate) end: Offset,
-    /// Everything below is known to be on the disk.
+    /// Everything below is known to be on the disk. It may lie below `start`, inside a segment: what is above it there
+    /// is written again all the same, for the segment is read from its beginning.
     pub(crate) proven: Offset,
     pub(crate) followed: Followed,
     pub(crate) plan: Plan,
+    /// Whether the names in the directory are known to be on the disk.
+    pub(crate) names_are_durable: bool,
     pub(crate) scanned_bytes: u64,
     /// Sealed segments that the process before did not get to finish, oldest first.
     pub(crate) unfinished: Vec<UnfinishedParts>,
@@ -163,6 +166,7 @@ impl Recovery<'_> {
             proven: start,
             followed: Followed::load(self.context, self.dir, Vec::new(), start)?,
             plan: Plan::default(),
+            names_are_durable: false,
             scanned_bytes: 0,
             unfinished: Vec::new(),
             stale_snapshots: Vec::new(),
@@ -236,7 +240,7 @@ impl Recovery<'_> {
         let Walk { mut followed, scanned, unfinished, .. } = walk;
         followed.producers.committed_to(found.offset);
         let written = note.map_or(proven, |(_, note)| proven.max(note.offset));
-        let known = Known { proven, written, same_boot: note.is_some() };
+        let known = Known { start, proven, written, same_boot: note.is_some() };
         let plan = self.judge(&candidates, &found, known)?;
         let recovered = self.assemble(candidates, followed, scanned, found, proven, plan)?;
         let bases = |base: &Offset| recovered.segments.iter().any(|segment| segment.base() == *base);
@@ -331,7 +335,8 @@ impl Recovery<'_> {
         let is_torn = behind > found.position || !later.is_empty();
         let corrupt = |reason: &str| Error::corrupt(&at.path, found.position, reason);
         let salvage = self.context.recovery == RecoveryMode::Salvage;
-        if found.offset < known.written && !salvage {
+        let is_lost = found.offset < known.written && known.start < known.written;
+        if is_lost && !salvage {
             return Err(corrupt(&format!("{}, and the log was written to {}", found.reason, known.written)));
         }
         if is_torn && known.same_boot && !salvage && !self.is_one_write(&*file, at, found, behind, later)? {
@@ -406,6 +411,7 @@ impl Recovery<'_> {
                 proven: start,
                 followed: Followed::load(self.context, self.dir, Vec::new(), start)?,
                 plan,
+                names_are_durable: false,
                 scanned_bytes,
                 unfinished: Vec::new(),
                 stale_snapshots: Vec::new(),
@@ -426,9 +432,10 @@ impl Recovery<'_> {
             active: Some(active),
             start,
             end: found.offset,
-            proven: proven.clamp(start, found.offset),
+            proven: proven.min(found.offset),
             followed,
             plan,
+            names_are_durable: false,
             scanned_bytes,
             unfinished: Vec::new(),
             stale_snapshots: Vec::new(),
@@ -499,6 +506,7 @@ impl Recovery<'_> {
             proven: clean.end,
             followed,
             plan: Plan::default(),
+            names_are_durable: true,
             scanned_bytes: 0,
             unfinished: Vec::new(),
             stale_snapshots: listing
@@ -542,6 +550,8 @@ impl Candidate {
 /// What is known of the log's end beforehand.
 #[derive(Debug, Clone, Copy)]
 struct Known {
+    /// Nothing below is kept, so nothing there can be lost.
+    start: Offset,
     /// Everything below was synced.
     proven: Offset,
     /// Everything below was written, in this boot or on the disk.
@@ -581,7 +591,7 @@ impl Walk<'_> {
             ends.push((self.candidates[segment].base, end.position));
             let dense = self.recovery.hints.dense;
             match self.candidates.get(segment + 1) {
-                Some(next) if next.base == end.offset || (!dense && next.base > end.offset) => {
+                Some(next) if next.base == end.offset || (!dense && self.is_gap(segment, &end, next.base)) => {
                     self.finished(&self.candidates[segment], end);
                     (segment, position, offset) = (segment + 1, 0, next.base);
                 }
@@ -605,6 +615,17 @@ impl Walk<'_> {
             aborted: self.followed.aborted_between(sealed.base, end.offset),
             snapshot: self.followed.producers.snapshot(),
         });
+    }
+
+    /// Whether compaction may have left nothing between the end of a segment and the next one: not if its seal, or what
+    /// stopped the walk, says that there was more.
+    fn is_gap(&self, segment: usize, end: &End, next: Offset) -> bool {
+        let (recovery, candidate) = (self.recovery, &self.candidates[segment]);
+        let path = file_path(recovery.dir, candidate.base, FileKind::Seal);
+        let sealed = read_file(recovery.context.disk(), &path, 1 << 10).ok();
+        let sealed = sealed.and_then(|bytes| Seal::decode(&bytes).ok());
+        let was_longer = sealed.is_some_and(|seal| seal.base == candidate.base && seal.log_len > end.position);
+        next > end.offset && !was_longer
     }
 
     fn segment(&mut self, segment: usize, position: u64, offset: Offset) -> Result<End> {

@@ -50,6 +50,8 @@ impl Core {
             let last = segments.len().saturating_sub(1);
             // The active segment stays: a partition always has one.
             if let Some(kept) = segments.iter().skip(1).take(last).rev().find(|segment| segment.base() <= start) {
+                // What comes to be the first segment must have a durable name before the one before it loses its own.
+                writer.sync_names(self)?;
                 writer.forget_below(kept.base());
                 let dropped = self.drop_segments_below(kept.base());
                 writer.condemned.extend(dropped);

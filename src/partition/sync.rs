@@ -115,7 +115,7 @@ impl Core {
     }
 
     /// Makes the names in the directory durable, and its own: nothing is synced that cannot be found again.
-    fn sync_names(&self) -> Result<()> {
+    pub(crate) fn sync_names(&self) -> Result<()> {
         self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
         sync_parent(self.context.disk(), &self.dir)
     }

@@ -102,7 +102,7 @@ impl Writer {
             condemned: VecDeque::new(),
             stale_snapshots: recovered.stale_snapshots,
             is_clean: recovered.is_clean,
-            names_changed: false,
+            names_changed: !recovered.names_are_durable,
             unproven: (recovered.proven < recovered.end).then_some((recovered.proven, recovered.end)),
             noted_position: 0,
             jitter_ms: 0,
@@ -135,6 +135,10 @@ impl Writer {
         let Some(active) = &mut self.active else { return Ok(()) };
         active.cut()?;
         active.lower_mark()?;
+        // The first segment's name must outlive those of later ones: without it nobody could tell that records are
+        // missing at the front. And what a killed process made is in memory only, as far as anybody knows.
+        self.sync_names(core).map_err(Failure::Refused)?;
+        let Some(active) = &mut self.active else { return Ok(()) };
         if shape.durable && !active.is_reserved() {
             active.extend(shape, origin)?;
         }
@@ -326,6 +330,15 @@ impl Writer {
         }
     }
 
+    /// Makes the names of new segments durable.
+    pub(crate) fn sync_names(&mut self, core: &Core) -> Result<()> {
+        if self.names_changed {
+            core.sync_names()?;
+            self.names_changed = false;
+        }
+        Ok(())
+    }
+
     pub(crate) fn has_rolled(&self) -> bool {
         !self.rolled.is_empty()
     }
@@ -384,6 +397,7 @@ pub(crate) struct WriterParts {
     pub(crate) unfinished: Vec<UnfinishedParts>,
     pub(crate) stale_snapshots: Vec<Offset>,
     pub(crate) is_clean: bool,
+    pub(crate) names_are_durable: bool,
 }
 
 /// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.

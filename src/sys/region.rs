@@ -1,12 +1,15 @@
 //! Memory of a fixed capacity that one writer appends to while others read without a lock.
 //!
-//! Holds the index entries of an active segment. The capacity is address space: a page costs memory when its first
+//! Holds the index entries of an active segment. A large capacity is address space: pages come from the system, not
+//! from the allocator, which hands out recycled memory and has to zero all of it. So a page costs memory when its first
 //! byte is written.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
+
+use memmap2::{MmapMut, MmapRaw};
 
 use super::shim::{AtomicUsize, Ordering, Witness, ordering};
 
@@ -30,6 +33,8 @@ struct Memory {
     capacity: usize,
     bound: AtomicUsize,
     witness: Witness,
+    /// The pages that `base` is in; none if it is from the allocator.
+    pages: Option<MmapRaw>,
 }
 
 // SAFETY: `base` is an allocation owned by this value. The one `RegionWriter` writes at or above `bound` only, and
@@ -42,10 +47,16 @@ impl RegionWriter {
     /// A region of `capacity` bytes, none of them written; `None` if there is no such amount of memory.
     pub(crate) fn new(capacity: usize) -> Option<Self> {
         let capacity = capacity.max(1);
-        let layout = Layout::array::<u8>(capacity).ok()?;
-        // SAFETY: the layout has a size above zero.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        let memory = Memory { base, capacity, bound: AtomicUsize::new(0), witness: Witness::new(capacity) };
+        let (base, pages) = if capacity < LARGE {
+            let layout = Layout::array::<u8>(capacity).ok()?;
+            // SAFETY: the layout has a size above zero.
+            (unsafe { alloc_zeroed(layout) }, None)
+        } else {
+            let pages = MmapRaw::from(MmapMut::map_anon(capacity).ok()?);
+            (pages.as_mut_ptr(), Some(pages))
+        };
+        let (base, bound) = (NonNull::new(base)?, AtomicUsize::new(0));
+        let memory = Memory { base, capacity, bound, witness: Witness::new(capacity), pages };
         Some(Self { memory: Arc::new(memory), len: 0 })
     }
 
@@ -96,12 +107,17 @@ impl Region {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if let Ok(layout) = Layout::array::<u8>(self.capacity) {
+        if self.pages.is_none()
+            && let Ok(layout) = Layout::array::<u8>(self.capacity)
+        {
             // SAFETY: `RegionWriter::new` allocated `base` with this very layout; the last `Arc` is going.
             unsafe { dealloc(self.base.as_ptr(), layout) };
         }
     }
 }
+
+/// From this capacity on, memory comes as pages.
+const LARGE: usize = 64 << 10;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

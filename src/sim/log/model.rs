@@ -1,6 +1,6 @@
 //! What a log must hold, as plain values; before the first look after a crash, what it may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::op::{At, Batch, Op, Options, Sent};
@@ -156,6 +156,7 @@ impl Model {
             Op::Delete(topic) => {
                 self.topics[*topic as usize].may_vanish |= self.topics[*topic as usize].live.is_some();
                 self.groups.maybe = self.groups.without_topic(TOPICS[*topic as usize]);
+                self.groups.orphans.insert(TOPICS[*topic as usize]);
             }
             Op::Commit(group, at, count, offset) => {
                 let keys = commits(*group, *at, *count);
@@ -355,7 +356,8 @@ pub(super) fn records(batch: &Batch, producer: Option<(u8, Numbering)>) -> Vec<R
         id: batch.id + u64::from(number),
         len: batch.len,
         is_last: number + 1 == batch.count,
-        timestamp: batch.timestamp,
+        // By its records' time a producer is forgotten after a day.
+        timestamp: if producer.is_some() { None } else { batch.timestamp },
         producer: producer.map(|(id, numbering)| Numbered {
             id,
             epoch: numbering.epoch,
@@ -384,6 +386,8 @@ pub(super) struct Groups {
     pub(super) maybe: Vec<(Key, Option<u64>)>,
     /// Offsets past their retention may be removed.
     pub(super) may_expire: bool,
+    /// Topics that were deleted, or may have been: what is committed for them may be removed.
+    pub(super) orphans: BTreeSet<&'static str>,
 }
 
 /// One batch in the topic of the groups.
@@ -450,8 +454,14 @@ impl Groups {
     /// Takes in the removal of offsets that are past their retention.
     pub(super) fn expire(&mut self, end: u64, found: &Fold) {
         let gone: Vec<_> = self.fold().into_keys().filter(|key| !found.contains_key(key)).collect();
-        if self.may_expire && end == self.end() + gone.len() as u64 && !gone.is_empty() {
-            self.push(gone.into_iter().map(|key| (key, None)).collect());
+        let may_go = |key: &Key| self.may_expire || self.orphans.contains(key.1);
+        if gone.iter().all(may_go) && end == self.end() + gone.len() as u64 {
+            for group in 0..GROUPS.len() as u8 {
+                let gone: Vec<_> = gone.iter().filter(|key| key.0 == group).map(|key| (*key, None)).collect();
+                if !gone.is_empty() {
+                    self.push(gone);
+                }
+            }
         }
     }
 }

@@ -245,7 +245,9 @@ impl Explored {
         for segment in partition.segments() {
             // Nobody reads a file that retention has removed.
             let _ = disk.publish(segment.path(), segment.len());
-            if offsets.synced > synced_before && segment.end() > synced_before {
+            let is_news = offsets.synced > synced_before && segment.end() > synced_before;
+            // Of what lies below the start nothing is promised.
+            if is_news && offsets.synced > offsets.start {
                 let position = match segment.end() <= offsets.synced {
                     true => segment.len(),
                     false => position_of(partition, offsets.synced, segment.base()),
