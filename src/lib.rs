@@ -1,8 +1,100 @@
-//! Kafka's log as a library.
+//! Kafka's log as a library: topics, partitions, segments, offsets and retention, in your own process and in Kafka's
+//! own bytes on disk. No server, no network, no async runtime.
+//!
+//! A record goes to a topic, by its key to one of the topic's partitions, and gets the next offset there. It stays
+//! until retention removes it, and any number of readers read it, each at a place of its own. What is acknowledged
+//! survives: the death of the process as soon as [`append`](Topic::append) returns, a power cut once you waited for
+//! [`Ack::Synced`].
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! use std::time::Duration;
+//! use chiplog::{Ack, Log, Offset, Record, TopicConfig};
+//!
+//! // Open: creates the directory, locks it, recovers what a crash left.
+//! let log = Log::open(dir.path())?;
+//! let orders = log.create_topic("orders", TopicConfig::default().partitions(3))?;
+//!
+//! // Append: the key chooses the partition, as in Kafka. The offset is known at once.
+//! let appended = orders.append(Record::new("paid").key("o-17"))?;
+//! assert_eq!(appended.offset(), Offset(0));
+//! appended.wait(Ack::Synced)?; // from here on a power cut does not take it
+//!
+//! // Read: records borrow the stored bytes.
+//! let partition = orders.partition(appended.partition())?;
+//! let records = partition.read(Offset::ZERO)?;
+//! let paid = records.iter().next().unwrap();
+//! assert_eq!((paid.key, paid.value), (Some(&b"o-17"[..]), Some(&b"paid"[..])));
+//!
+//! // Tail: wait for what comes next, in another thread here.
+//! let mut reader = partition.reader();
+//! let next = records.next_offset();
+//! let tail = std::thread::spawn(move || {
+//!     assert!(reader.partition().wait_readable(next, Duration::from_secs(60))?);
+//!     let records = reader.read(next)?;
+//!     Ok::<_, chiplog::Error>(records.iter().next().unwrap().value.unwrap().to_vec())
+//! });
+//! orders.append(Record::new("sent").key("o-17"))?;
+//! assert_eq!(tail.join().unwrap()?, b"sent");
+//!
+//! // Commit: a group remembers where to go on.
+//! let billing = log.group("billing")?;
+//! billing.commit("orders", partition.number(), next)?;
+//!
+//! // Close and reopen: everything is there.
+//! let number = partition.number();
+//! log.close()?;
+//! drop((orders, partition, billing));
+//! let log = Log::open(dir.path())?;
+//! let from = log.group("billing")?.committed("orders", number)?.unwrap().offset;
+//! let records = log.topic("orders")?.partition(number)?.read(from)?;
+//! assert_eq!(records.iter().next().unwrap().value, Some(&b"sent"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is promised
+//!
+//! | After `append` returned, and | the process is killed | power is lost |
+//! |---|---|---|
+//! | nothing more ([`Ack::Written`]) | kept | may be lost; what remains is a prefix |
+//! | [`Ack::Synced`] was waited for, or the topic has [`Durability::Each`] | kept | kept |
+//!
+//! Every batch is verified before it is read. Damage is an error that names file and position. [`guide::durability`]
+//! has the rest.
+//!
+//! # Where to look
+//!
+//! | To | See |
+//! |---|---|
+//! | open with settings | [`Log::builder`], [`LogBuilder`] |
+//! | set up topics | [`Log::create_topic`], [`TopicConfig`] |
+//! | write | [`Topic::append`], [`Partition::append_all`], [`Partition::append_if_end`], [`Partition::append_raw`] |
+//! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
+//! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
+//! | remember places | [`Log::group`], [`Group`] |
+//! | remove | [`TopicConfig::retention_time`], [`Log::delete_before`], [`Log::delete_topic`] |
+//! | watch | [`Log::stats`], [`Observer`], [`Log::damaged`] |
+//! | handle errors | [`Error::kind`] |
+//! | encode and decode batches | [`record`] |
+//! | replace the disk | [`disk`] |
+//! | know how it works | [`guide`] |
+//!
+//! # Features
+//!
+//! | Feature | Adds |
+//! |---|---|
+//! | `lz4` (default) | lz4 batches |
+//! | `snappy`, `gzip`, `zstd` | batches of these codecs; `zstd` compiles C |
+//! | `sim` | the simulated disk and the explorers that the crate is tested with; unstable |
+//! | `planted-bugs` | our own deliberate mistakes, for the explorers to find; never for use |
+//!
+//! Without its feature, a codec's batches are stored and fetched as they are; reading their records is
+//! [`Error::Unsupported`]. A feature changes no format.
 
 #![deny(unsafe_code)]
 
 pub mod disk;
+pub mod guide;
 pub mod record;
 #[cfg(feature = "sim")]
 #[doc(hidden)]

@@ -59,10 +59,10 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 /// One open file. Positions are absolute; there is no cursor.
 pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// Reads at `position` and returns how many bytes it got: fewer than asked at the end of the file, or for no
-    /// reason at all. [`read_exact_at`] repeats.
+    /// reason at all. Callers repeat.
     fn read_at(&self, into: &mut [u8], position: u64) -> io::Result<usize>;
 
-    /// Writes at `position` and returns how many bytes it took, which may be fewer. [`write_all_at`] repeats.
+    /// Writes at `position` and returns how many bytes it took, which may be fewer. Callers repeat.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize>;
 
     /// Zeroes a range inside the file without changing its length, quickly where the file system can.

@@ -87,6 +87,32 @@ impl LogBuilder {
     }
 
     /// Sets the clock. Default: this machine's.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    /// use chiplog::{Clock, Log, Timestamp};
+    ///
+    /// /// A clock that stands still.
+    /// #[derive(Debug)]
+    /// struct Stopped;
+    ///
+    /// impl Clock for Stopped {
+    ///     fn now(&self) -> Timestamp {
+    ///         Timestamp(1_000)
+    ///     }
+    ///     fn monotonic(&self) -> Duration {
+    ///         Duration::ZERO
+    ///     }
+    /// }
+    ///
+    /// let log = Log::builder(dir.path()).clock(Arc::new(Stopped)).open()?;
+    /// assert_eq!(log.topic("orders")?.append("paid")?.timestamp(), Timestamp(1_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
@@ -99,6 +125,33 @@ impl LogBuilder {
     }
 
     /// Sets who is told what happens. Default: nobody.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use chiplog::{Log, Observer, Synced};
+    ///
+    /// #[derive(Debug, Default)]
+    /// struct Count {
+    ///     syncs: AtomicU64,
+    /// }
+    ///
+    /// impl Observer for Count {
+    ///     fn synced(&self, _: &Synced<'_>) {
+    ///         self.syncs.fetch_add(1, Ordering::Relaxed);
+    ///     }
+    /// }
+    ///
+    /// let count = Arc::new(Count::default());
+    /// let log = Log::builder(dir.path()).observer(count.clone()).open()?;
+    /// log.topic("orders")?.append("paid")?;
+    /// log.sync()?;
+    /// assert!(count.syncs.load(Ordering::Relaxed) >= 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
         self
@@ -117,18 +170,58 @@ impl LogBuilder {
     }
 
     /// Sets how the offsets of consumer groups are kept. Default: [`GroupConfig::default`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{GroupConfig, Log, Offset};
+    ///
+    /// let keep_for_ever = GroupConfig::default().offset_retention(None);
+    /// let log = Log::builder(dir.path()).groups(keep_for_ever).open()?;
+    /// log.group("billing")?.commit("orders", 0, Offset(42))?;
+    /// assert_eq!(log.groups()?, ["billing"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn groups(mut self, config: GroupConfig) -> Self {
         self.groups = config;
         self
     }
 
     /// Sets what to do with damage that a crash does not explain. Default: [`RecoveryMode::Report`].
+    ///
+    /// [`RecoveryMode::Salvage`] reaches what recovery reads: the end of a partition that was not closed in order. See
+    /// [`guide::operations`](crate::guide::operations).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, RecoveryMode};
+    ///
+    /// let log = Log::builder(dir.path()).recovery(RecoveryMode::Salvage).open()?;
+    /// assert!(log.damaged().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recovery(mut self, mode: RecoveryMode) -> Self {
         self.recovery = mode;
         self
     }
 
     /// Sets how segments are read. Default: [`ReadPath::Mapped`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset, ReadPath};
+    ///
+    /// let log = Log::builder(dir.path()).read_path(ReadPath::Positional).open()?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// partition.append("paid")?;
+    /// assert_eq!(partition.read(Offset::ZERO)?.iter().count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read_path(mut self, path: ReadPath) -> Self {
         self.read_path = path;
         self
@@ -138,6 +231,18 @@ impl LogBuilder {
     /// scattered reads faster; a process may have about 65,000 maps in all.
     ///
     /// Default: 4,096. Range: 1 and more.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{ErrorKind, Log};
+    ///
+    /// let refused = Log::builder(dir.path()).max_maps(0).open().unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::Invalid);
+    /// assert!(Log::builder(dir.path()).max_maps(100).open().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_maps(mut self, count: usize) -> Self {
         self.max_maps = count;
         self
@@ -147,6 +252,18 @@ impl LogBuilder {
     /// [`Full`](crate::ErrorKind::Full), while less is free, and go on when more is. Looked at every 16 MiB.
     ///
     /// Default: 0, no limit.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{ErrorKind, Log};
+    ///
+    /// let log = Log::builder(dir.path()).min_free_bytes(u64::MAX).open()?;
+    /// let refused = log.topic("orders")?.append("paid").unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::Full);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn min_free_bytes(mut self, bytes: u64) -> Self {
         self.min_free_bytes = bytes;
         self
@@ -155,6 +272,19 @@ impl LogBuilder {
     /// Sets how often segments past their limits are looked for.
     ///
     /// Default: 5 minutes. Range: 1 millisecond and more. Kafka: `log.retention.check.interval.ms`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Background, Log};
+    ///
+    /// let often = Duration::from_secs(10);
+    /// let log = Log::builder(dir.path()).background(Background::Caller).retention_interval(often).open()?;
+    /// assert!(log.maintain()?.next <= often);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn retention_interval(mut self, interval: Duration) -> Self {
         self.retention_interval = interval;
         self
@@ -163,6 +293,19 @@ impl LogBuilder {
     /// Sets how often it is written down how far each partition is synced.
     ///
     /// Default: 1 minute. Range: 1 millisecond and more. Kafka: `log.flush.offset.checkpoint.interval.ms`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Background, Log};
+    ///
+    /// let often = Duration::from_secs(10);
+    /// let log = Log::builder(dir.path()).background(Background::Caller).checkpoint_interval(often).open()?;
+    /// assert!(log.maintain()?.next <= often);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn checkpoint_interval(mut self, interval: Duration) -> Self {
         self.checkpoint_interval = interval;
         self
@@ -170,6 +313,23 @@ impl LogBuilder {
 
     /// Opens without changing anything: appends, commits and settings are refused. A damaged or full log can be read
     /// so. Nobody else may have the log open for writing meanwhile.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Error, Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// log.topic("orders")?.append("paid")?;
+    /// log.close()?;
+    ///
+    /// let log = Log::builder(dir.path()).read_only().open()?;
+    /// let orders = log.topic("orders")?.partition(0)?;
+    /// assert_eq!(orders.read(Offset::ZERO)?.iter().count(), 1);
+    /// assert!(matches!(orders.append("sent"), Err(Error::ReadOnly)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         self
@@ -177,6 +337,22 @@ impl LogBuilder {
 
     /// Refuses to open a log of which any partition is damaged. Without it, such a log opens, calls on the damaged
     /// partition fail, and [`Log::damaged`] lists it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{ErrorKind, Log};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// log.topic("orders")?;
+    /// log.close()?;
+    /// std::fs::remove_file(dir.path().join("orders-0/partition.metadata"))?;
+    ///
+    /// let refused = Log::builder(dir.path()).strict().open().unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn strict(mut self) -> Self {
         self.strict = true;
         self

@@ -57,6 +57,20 @@ impl Group {
     /// # Errors
     ///
     /// As for [`Partition::append`](crate::Partition::append).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let billing = log.group("billing")?;
+    /// billing.commit("orders", 0, Offset(42))?;
+    /// billing.commit("orders", 0, Offset(17))?; // go back
+    /// assert_eq!(billing.committed("orders", 0)?.unwrap().offset, Offset(17));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn commit(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
         self.commit_all(&[GroupOffset::new(topic, partition, offset)])
     }
@@ -98,7 +112,22 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`], [`Error::Io`] if the offsets could not be read when the log was opened; [`Error::Closed`].
+    /// [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{GroupOffset, Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let billing = log.group("billing")?;
+    /// assert!(billing.committed("orders", 0)?.is_none());
+    /// billing.commit_all(&[GroupOffset::new("orders", 0, Offset(42)).metadata("by worker 7")])?;
+    /// let committed = billing.committed("orders", 0)?.unwrap();
+    /// assert_eq!((committed.offset, &*committed.metadata), (Offset(42), "by worker 7"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn committed(&self, topic: &str, partition: u32) -> Result<Option<Committed>> {
         let found = self
             .opened
@@ -112,6 +141,20 @@ impl Group {
     /// # Errors
     ///
     /// As for [`committed`](Self::committed).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let billing = log.group("billing")?;
+    /// billing.commit("orders", 3, Offset(42))?;
+    /// let offsets = billing.offsets()?;
+    /// assert_eq!((offsets[0].0.to_string(), offsets[0].1.offset), ("orders-3".into(), Offset(42)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn offsets(&self) -> Result<Vec<(TopicPartition, Committed)>> {
         let found = self.opened.inner.with_group(&self.id, |offsets| {
             let all = offsets.offsets(&self.id);
@@ -126,6 +169,21 @@ impl Group {
     /// # Errors
     ///
     /// As for [`commit`](Self::commit).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let billing = log.group("billing")?;
+    /// billing.commit("orders", 0, Offset(42))?;
+    /// billing.delete()?;
+    /// assert!(billing.offsets()?.is_empty());
+    /// assert!(log.groups()?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn delete(&self) -> Result<()> {
         self.opened.inner.write_group(&self.id, |offsets| offsets.delete_group(&self.id))
     }

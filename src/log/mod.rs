@@ -111,11 +111,24 @@ impl Log {
     /// # Errors
     ///
     /// As for [`LogBuilder::open`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Error, Log};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// assert!(matches!(Log::open(dir.path()), Err(Error::Locked { .. })));
+    /// log.close()?;
+    /// assert!(Log::open(dir.path()).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         Self::builder(dir.as_ref()).open()
     }
 
-    /// Settings for opening the log in `dir`.
+    /// Settings for opening the log in `dir`; see [`LogBuilder`].
     pub fn builder(dir: impl Into<PathBuf>) -> LogBuilder {
         LogBuilder::new(dir.into())
     }
@@ -125,6 +138,18 @@ impl Log {
     /// # Errors
     ///
     /// [`Error::InvalidTopicName`]; those of [`create_topic`](Self::create_topic) if it is created.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::Log;
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// assert_eq!(log.topic("orders")?.id(), log.topic("orders")?.id());
+    /// assert!(log.topic("or/ders").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn topic(&self, name: &str) -> Result<Topic> {
         let inner = &self.opened.inner;
         Ok(self.handle(inner.topic_or_create(name, inner.default_config)?))
@@ -157,6 +182,19 @@ impl Log {
     }
 
     /// The topic of this name, if there is one.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::Log;
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// assert!(log.find_topic("orders").is_none());
+    /// log.topic("orders")?;
+    /// assert!(log.find_topic("orders").is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn find_topic(&self, name: &str) -> Option<Topic> {
         let found = self.opened.inner.topics.read().get(name).map(Arc::clone)?;
@@ -164,6 +202,21 @@ impl Log {
     }
 
     /// Every topic, the internal ones included, by name.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::Log;
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// log.topic("returns")?;
+    /// log.topic("orders")?;
+    /// let topics = log.topics();
+    /// let names: Vec<_> = topics.iter().map(|topic| topic.name()).collect();
+    /// assert_eq!(names, ["orders", "returns"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn topics(&self) -> Vec<Topic> {
         let mut states: Vec<_> = self.opened.inner.topics.read().values().map(Arc::clone).collect();
@@ -243,6 +296,18 @@ impl Log {
     /// # Errors
     ///
     /// [`Error::InvalidGroupId`] if the id is empty or too long.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::Log;
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// assert_eq!(log.group("billing")?.id(), "billing");
+    /// assert!(log.group("").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn group(&self, id: &str) -> Result<Group> {
         Group::new(id, Arc::clone(&self.opened))
     }
@@ -252,6 +317,18 @@ impl Log {
     /// # Errors
     ///
     /// [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// log.group("billing")?.commit("orders", 0, Offset(42))?;
+    /// assert_eq!(log.groups()?, ["billing"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn groups(&self) -> Result<Vec<String>> {
         self.opened.inner.group_ids()
     }
@@ -294,6 +371,24 @@ impl Log {
     /// # Errors
     ///
     /// The first of what went wrong: [`Error::Io`], [`Error::Poisoned`]. The other partitions were synced.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// for topic in ["orders", "returns"] {
+    ///     log.append(Record::new("paid").to(topic))?;
+    /// }
+    /// log.sync()?;
+    /// for topic in log.topics() {
+    ///     let offsets = topic.partition(0)?.offsets();
+    ///     assert_eq!(offsets.synced, offsets.end);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sync(&self) -> Result<()> {
         let inner = &self.opened.inner;
         inner.check_open()?;
@@ -303,6 +398,27 @@ impl Log {
 
     /// The partitions that could not be opened, and why. Calls on them fail with the same error; the rest of the log
     /// goes on.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{ErrorKind, Log};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// log.topic("orders")?;
+    /// log.topic("returns")?;
+    /// log.close()?;
+    /// std::fs::remove_file(dir.path().join("orders-0/partition.metadata"))?;
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let damaged = log.damaged();
+    /// assert_eq!(damaged[0].partition.to_string(), "orders-0");
+    /// assert_eq!(damaged[0].error.kind(), ErrorKind::Corrupt);
+    /// assert!(log.topic("orders")?.partition(0).is_err());
+    /// assert!(log.topic("returns")?.partition(0).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn damaged(&self) -> Vec<Damage> {
         self.opened.inner.damaged.read().clone()
@@ -320,6 +436,19 @@ impl Log {
     /// # Errors
     ///
     /// The first of what went wrong. The log is closed all the same; the next open recovers what is not in order.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Error, Log};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let orders = log.topic("orders")?;
+    /// log.close()?;
+    /// assert!(matches!(orders.append("paid"), Err(Error::Closed)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(self) -> Result<()> {
         self.opened.close()
     }

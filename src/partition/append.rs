@@ -116,6 +116,21 @@ impl Appended<'_> {
     ///
     /// - [`Error::Io`] if the sync failed: it was this call that tried. The partition is poisoned.
     /// - [`Error::Poisoned`], [`Error::Closed`], [`Error::TopicDeleted`] if it will not come to hold.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Ack, Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// let (one, two) = (partition.append("paid")?, partition.append("sent")?);
+    /// two.wait(Ack::Synced)?;
+    /// one.wait(Ack::Synced)?; // covered already: no second sync
+    /// assert_eq!(partition.offsets().synced, Offset(2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait(&self, ack: Ack) -> Result<()> {
         match ack {
             Ack::Written => Ok(()),
@@ -129,6 +144,26 @@ impl Appended<'_> {
     /// # Errors
     ///
     /// As for [`wait`](Self::wait).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::future::Future;
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    /// use chiplog::{Ack, Background, Log};
+    ///
+    /// let log = Log::builder(dir.path()).background(Background::Caller).open()?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// let mut acked = pin!(partition.append("paid")?.acked(Ack::Synced));
+    ///
+    /// let mut context = Context::from_waker(Waker::noop()); // your runtime's
+    /// assert!(acked.as_mut().poll(&mut context).is_pending());
+    /// log.maintain()?; // what the background thread does otherwise
+    /// assert!(matches!(acked.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn acked(&self, ack: Ack) -> impl Future<Output = Result<()>> + Send + 'static {
         let core = Arc::clone(self.core.core());
         let end = self.last_offset + 1;
@@ -156,7 +191,7 @@ impl Partition {
     ///
     /// When this returns, the record survives the death of the process ([`Ack::Written`]). It survives a power cut
     /// once [`Appended::wait`] for [`Ack::Synced`] returns, or right away if the topic's
-    /// [`Durability`](crate::Durability) is `Each`.
+    /// [`Durability`] is `Each`.
     ///
     /// # Errors
     ///

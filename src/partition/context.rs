@@ -21,7 +21,7 @@ use crate::segment::files::Files;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum RecoveryMode {
-    /// Report it as [`Error::Corrupt`](crate::Error::Corrupt), change nothing.
+    /// Report it as [`Error::Corrupt`], change nothing.
     #[default]
     Report,
     /// Keep what comes before it, put what follows aside in files named `*.cut`, and go on.

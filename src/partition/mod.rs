@@ -174,7 +174,7 @@ impl Partition {
         Offsets { start: core.start(), stable, committed, synced: core.synced(), end }
     }
 
-    /// A reader that keeps what it looked up: for following the tail.
+    /// A reader that keeps what it looked up: for following the tail. See [`Reader`].
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(self.clone())
@@ -184,7 +184,8 @@ impl Partition {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`], [`Error::TopicDeleted`], [`Error::Poisoned`], [`Error::Truncated`] if it will not come.
+    /// [`Closed`](crate::Error::Closed), [`TopicDeleted`](crate::Error::TopicDeleted),
+    /// [`Poisoned`](crate::Error::Poisoned), [`Truncated`](crate::Error::Truncated) if it will not come.
     ///
     /// # Example
     ///
@@ -210,6 +211,25 @@ impl Partition {
     /// # Errors
     ///
     /// As for [`wait_readable`](Self::wait_readable).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::future::Future;
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// let mut readable = pin!(partition.readable(Offset(0)));
+    /// let mut context = Context::from_waker(Waker::noop()); // your runtime's
+    /// assert!(readable.as_mut().poll(&mut context).is_pending());
+    /// partition.append("paid")?;
+    /// assert!(matches!(readable.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn readable(&self, at: Offset) -> impl Future<Output = Result<()>> + Send + 'static {
         let core = Arc::clone(&self.core);
         let reached = core.end.reached(at.0.saturating_add(1));
@@ -220,13 +240,44 @@ impl Partition {
     ///
     /// # Errors
     ///
-    /// - [`Error::Io`] if it failed: the partition is poisoned, for what is on disk is unknown.
-    /// - [`Error::Poisoned`], [`Error::Closed`], [`Error::TopicDeleted`], [`Error::ReadOnly`].
+    /// - [`Io`](crate::Error::Io) if it failed: the partition is poisoned, for what is on disk is unknown.
+    /// - [`Poisoned`](crate::Error::Poisoned), [`Closed`](crate::Error::Closed),
+    ///   [`TopicDeleted`](crate::Error::TopicDeleted), [`ReadOnly`](crate::Error::ReadOnly).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// partition.append("paid")?;
+    /// partition.sync()?;
+    /// assert_eq!(partition.offsets().synced, Offset(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sync(&self) -> Result<()> {
         self.core.sync_to(self.core.end())
     }
 
-    /// Its segments, in order; the last one is being written.
+    /// Its segments, in order; the last one is being written. A partition that was never written may have none.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// partition.append("paid")?;
+    /// let segments = partition.segments();
+    /// let last = &segments[0];
+    /// assert_eq!((last.base(), last.end(), last.is_sealed()), (Offset(0), Offset(1), false));
+    /// assert!(last.path().ends_with("orders-0/00000000000000000000.log"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
         let segments = self.core.segments();

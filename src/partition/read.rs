@@ -168,6 +168,21 @@ impl Partition {
     /// # Errors
     ///
     /// As for [`read`](Self::read).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset, Record, Timestamp};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// for at in [1_000, 3_000, 2_000] {
+    ///     partition.append(Record::new("paid").timestamp(Timestamp(at)))?;
+    /// }
+    /// assert_eq!(partition.largest_timestamp()?, Some((Offset(1), Timestamp(3_000))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn largest_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
         self.core.largest_timestamp()
     }

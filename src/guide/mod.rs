@@ -1,0 +1,31 @@
+//! How the crate works and what it promises, written for whoever runs it or changes it.
+//!
+//! | Page | Answers |
+//! |---|---|
+//! | [`design`] | How is it built, and where do I find things? |
+//! | [`format`](mod@format) | What is in each file, byte by byte? |
+//! | [`durability`] | What survives what, and how do we know? |
+//! | [`operations`] | Which settings are there, what does it need, what do I do when something broke? |
+//! | [`changelog`] | What changed, and what do I have to do? |
+//!
+//! The pages describe what is built. What is only planned is named as planned.
+
+pub mod design {
+    #![doc = include_str!("design.md")]
+}
+
+pub mod format {
+    #![doc = include_str!("format.md")]
+}
+
+pub mod durability {
+    #![doc = include_str!("durability.md")]
+}
+
+pub mod operations {
+    #![doc = include_str!("operations.md")]
+}
+
+pub mod changelog {
+    #![doc = include_str!("changelog.md")]
+}
