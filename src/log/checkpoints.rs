@@ -27,6 +27,8 @@ use crate::types::{Offset, TopicId};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Checkpoints {
     entries: BTreeMap<(TopicId, u32), Checkpoint>,
+    /// Storing others failed, so they may be in the file: these are to be stored again, or what failed comes true later.
+    pub(super) is_in_doubt: bool,
 }
 
 /// What is known of one partition, whatever happens to its files.

@@ -129,9 +129,11 @@ impl Inner {
         for (core, to) in raised {
             next.raise(core.topic, core.id.partition, to);
         }
-        if next == *checkpoints {
+        if next == *checkpoints && !checkpoints.is_in_doubt {
             return Ok(());
         }
+        checkpoints.is_in_doubt = true;
+        next.is_in_doubt = false;
         let live: HashSet<TopicId> = self.topics.read().values().map(|topic| topic.id).collect();
         next.retain(|topic| live.contains(&topic));
         next.store(self.context.disk(), &self.dir.join(CHECKPOINTS_FILE), self.log_id)?;

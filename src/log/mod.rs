@@ -1,6 +1,6 @@
 //! The log: a directory of topics, opened by one process.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,7 +90,7 @@ pub(crate) struct Inner {
     context: Arc<Context>,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
     catalog: Mutex<catalog::Stored>,
-    topics: RwLock<HashMap<Arc<str>, Arc<TopicState>>>,
+    topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
     damaged: RwLock<Vec<Damage>>,
     coordinator: Coordinator,
     checkpoints: Mutex<Checkpoints>,

@@ -1,6 +1,6 @@
 //! Opening a log: the directory, the lock, the catalog, then each partition.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,7 +66,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         log_id: catalog.log_id(),
         context,
         lock: Mutex::new(lock),
-        topics: RwLock::new(HashMap::new()),
+        topics: RwLock::new(BTreeMap::new()),
         damaged: RwLock::new(Vec::new()),
         coordinator: Coordinator::default(),
         catalog: Mutex::new(Stored::new(catalog)),
