@@ -5,14 +5,13 @@
 //! model     what must be there, and what may be
 //! look      everything there is to see of a log, with every payload checked
 //! subject   the log as the explorers run it      scenarios   the calls that are failed one by one
-//! marks     states that must be reached          planted     mistakes that must be found
+//! planted   mistakes that must be found
 //! ```
 //!
 //! A record's bytes are derived from its id, which they begin with: what is read is checked without a copy of it.
 
 mod apply;
 mod look;
-mod marks;
 mod model;
 mod op;
 mod planted;
@@ -20,7 +19,6 @@ mod scenarios;
 mod settle;
 mod subject;
 
-pub use marks::MARKS;
 pub use model::Model;
 pub use op::{Op, Options};
 pub use subject::Explored;

@@ -36,7 +36,6 @@ impl Subject for Explored {
     const PLANTED: &'static [&'static str] = PLANTED;
     const LONGEST: u32 = 3;
     const MOST_BITS: u32 = 5;
-    const MARKS: &'static [&'static str] = super::MARKS;
 
     type Op = Op;
     type Options = Options;
