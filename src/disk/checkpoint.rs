@@ -132,7 +132,7 @@ pub(crate) fn read_limited(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8
     match read_file(disk, path, LIMIT_BYTES) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             Err(Error::corrupt(path, LIMIT_BYTES, "longer than any file of its kind"))
         }
         Err(error) => Err(Error::io("read", path)(error)),

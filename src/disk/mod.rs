@@ -213,12 +213,12 @@ pub(crate) fn write_all_at(file: &dyn DiskFile, mut bytes: &[u8], mut position: 
     Ok(())
 }
 
-/// Reads a whole small file, or an error if it is longer than `limit`.
+/// Reads a whole small file. One longer than `limit` is an error of kind `InvalidData`: it is not what we wrote.
 pub(crate) fn read_file(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = disk.open(path, Open::Read)?;
     let len = file.metadata()?.len;
     if len > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{len} bytes, of {limit} allowed")));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes, of {limit} allowed")));
     }
     let mut bytes = vec![0; len as usize];
     read_exact_at(&*file, &mut bytes, 0)?;

@@ -61,7 +61,9 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path, how: Lock) -> io::Result<Option<Box<dyn DiskLock>>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        // Who shares the lock only reads, perhaps from where nothing can be written.
+        let writes = how == Lock::Exclusive;
+        let file = OpenOptions::new().read(true).write(writes).create(writes).truncate(false).open(path)?;
         let locked = match how {
             Lock::Exclusive => file.try_lock(),
             Lock::Shared => file.try_lock_shared(),

@@ -29,7 +29,8 @@ pub(crate) fn sync_parent(disk: &dyn Disk, path: &Path) -> Result<()> {
     if probe::planted("disk.no_dir_sync") {
         return Ok(());
     }
-    let dir = path.parent().unwrap_or(Path::new("."));
+    // A relative path of one name lies in the current directory.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     disk.sync_dir(dir).map_err(Error::io("sync directory", dir))
 }
 

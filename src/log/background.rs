@@ -10,55 +10,80 @@ use super::Inner;
 use crate::error::{Error, Result};
 use crate::partition::core::Halt;
 
-/// A thread that calls `maintain` when it is due, or somebody rings.
+/// A thread that calls `maintain` when it is due, or somebody rings. Dropping this stops it and waits for its end.
 #[derive(Debug)]
 pub(super) struct Background {
     inner: Arc<Inner>,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    stop: AtomicBool,
+    /// The thread closes the log when it has stopped.
+    close: AtomicBool,
 }
 
 impl Background {
     pub(super) fn start(inner: &Arc<Inner>) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (theirs, stopped) = (Arc::clone(inner), Arc::clone(&stop));
+        let orders = Arc::new(Orders::default());
+        let (theirs, heard) = (Arc::clone(inner), Arc::clone(&orders));
         let thread = std::thread::Builder::new()
             .name("chiplog".into())
-            .spawn(move || run(&theirs, &stopped))
+            .spawn(move || run(&theirs, &heard))
             .map_err(Error::io("start a thread for", &*inner.dir))?;
-        Ok(Self { inner: Arc::clone(inner), stop, thread: Some(thread) })
+        Ok(Self { inner: Arc::clone(inner), orders, thread: Some(thread) })
+    }
+
+    /// Whether the caller is an observer, called on the thread.
+    pub(super) fn is_current(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
+    }
+
+    /// Leaves the closing of the log to the thread, for a caller on it: it cannot wait for itself, and is in the
+    /// middle of something.
+    pub(super) fn close_on_thread(mut self) {
+        self.thread = None;
+        self.orders.close.store(true, Ordering::Release);
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.orders.stop.store(true, Ordering::Release);
         self.inner.context.doorbell.ring();
-        if let Some(thread) = self.thread.take()
-            // The last handle may go on the thread itself, out of an observer: it cannot wait for itself.
-            && thread.thread().id() != std::thread::current().id()
-        {
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn run(inner: &Inner, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        // Its errors are the partitions' own: they are poisoned, or it is tried again.
-        let maintained = catch_unwind(AssertUnwindSafe(|| inner.maintain()));
-        let next = match maintained {
-            Ok(Ok(maintained)) => maintained.next,
-            Ok(Err(_)) => RETRY,
+fn run(inner: &Inner, orders: &Orders) {
+    while !orders.stop.load(Ordering::Acquire) {
+        // Errors are the partitions' own: they are poisoned, or it is tried again.
+        let next = match catch_unwind(AssertUnwindSafe(|| inner.serve())) {
+            Ok(Ok((done, _))) => done.next,
+            // Closing: the order to stop is on its way.
+            Ok(Err(_)) => CLOSING,
             Err(_) => {
-                // Our mistake, or an observer's. What it left half done is unknown, so nobody goes on.
-                let reason: Arc<str> = "the background thread panicked".into();
-                inner.cores().iter().for_each(|core| core.fence(Halt::Poisoned(Arc::clone(&reason))));
-                return;
+                halt(inner);
+                break;
             }
         };
         inner.context.doorbell.wait(next);
     }
+    if orders.close.load(Ordering::Acquire) {
+        // There is nobody to tell.
+        let _ = inner.close();
+    }
 }
 
-const RETRY: Duration = Duration::from_secs(1);
+/// Our mistake, or an observer's. What it left half done is unknown, so nobody goes on.
+fn halt(inner: &Inner) {
+    let reason: Arc<str> = "the background thread panicked".into();
+    inner.context.closing.store(true, Ordering::Release);
+    inner.cores().iter().for_each(|core| core.fence(Halt::Poisoned(Arc::clone(&reason))));
+}
+
+const CLOSING: Duration = Duration::from_millis(100);

@@ -18,7 +18,8 @@
 //! version is told from rot.
 //!
 //! Invariants, of the value as of an accepted text:
-//! - No two topics have one id, no two live ones one name. A live one may have the name of one being deleted.
+//! - No two topics have one id, no two live ones one name. (A live one may have the name of one being deleted: the log
+//!   does not let it come to that.)
 //! - Every name is one that a topic may have, every setting is in its range.
 
 use std::fmt::Write as _;
@@ -85,6 +86,9 @@ impl Catalog {
     pub(crate) fn load(disk: &dyn Disk, path: &Path) -> Result<Option<Self>> {
         let bytes = match read_file(disk, path, MAX_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(Error::corrupt(path, MAX_BYTES, "longer than any catalog"));
+            }
             read => read.map_err(Error::io("read", path))?,
         };
         Self::parse(&bytes).map(Some).map_err(|invalid| match invalid {
@@ -170,6 +174,11 @@ impl Catalog {
         self.topics.iter().filter(|topic| topic.state == TopicState::Live)
     }
 
+    /// Whether something of a deleted topic of this name is left.
+    pub(crate) fn is_deleting(&self, name: &str) -> bool {
+        self.topics.iter().any(|topic| topic.state == TopicState::Deleting && *topic.name == *name)
+    }
+
     /// The live topic of this name.
     pub(crate) fn find(&self, name: &str) -> Option<&CatalogTopic> {
         self.live().find(|topic| *topic.name == *name)
@@ -186,6 +195,9 @@ impl Catalog {
         for topic in &self.topics {
             // Writing to a string does not fail.
             let _ = writeln!(text, "topic {} {} {} {}", topic.id, topic.state, topic.config.partitions, topic.name);
+            if topic.config == TopicConfig::default().partitions(topic.config.partitions) {
+                continue; // Most are: to look at each setting would be most of the work.
+            }
             for (key, value) in topic.config.changed_entries() {
                 let _ = writeln!(text, "set {key} {value}");
             }
@@ -276,6 +288,11 @@ impl Stored {
         with.store(disk, path)?;
         *self = Self::new(with);
         Ok(())
+    }
+
+    /// Whether a replacement that failed left the old text: it did not come as far as the renaming.
+    pub(crate) fn is_unchanged(&self, disk: &dyn Disk, path: &Path) -> bool {
+        matches!(Catalog::load(disk, path), Ok(Some(found)) if found == self.catalog)
     }
 }
 

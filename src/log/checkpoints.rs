@@ -50,7 +50,9 @@ impl Checkpoints {
     pub(super) fn load(disk: &dyn Disk, path: &Path, log: LogId) -> Result<Self> {
         match read_file(disk, path, MAX_BYTES) {
             Ok(bytes) => Ok(Self::parse(&bytes, log).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                Ok(Self::default())
+            }
             Err(error) => Err(Error::io("read", path)(error)),
         }
     }

@@ -17,16 +17,31 @@ impl Opened {
         }
         // Appends that are under way end; no other begins.
         self.inner.context.closing.store(true, Ordering::Release);
-        drop(self.thread.lock().take());
-        let closed = self.inner.close();
-        self.inner.cores().iter().for_each(|core| core.fence(Halt::Closed));
-        drop(self.inner.lock.lock().take());
-        closed
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            if thread.is_current() {
+                thread.close_on_thread();
+                return Ok(());
+            }
+            drop(thread);
+        }
+        self.inner.close()
     }
 }
 
 impl Inner {
-    fn close(&self) -> Result<()> {
+    /// The log is closing. What is under way ends before this begins, and whatever comes after finds it closed: both
+    /// look at that with one of these locks held.
+    pub(super) fn close(&self) -> Result<()> {
+        let _schedule = self.schedule.lock();
+        let _catalog = self.catalog.lock();
+        let closed = self.close_partitions();
+        self.cores().iter().for_each(|core| core.fence(Halt::Closed));
+        drop(self.lock.lock().take());
+        closed
+    }
+
+    fn close_partitions(&self) -> Result<()> {
         let cores = self.cores();
         // Nothing was changed, so the mark that is there is still true; but it may not be about every partition.
         let is_unchanged = self.context.clean_mark.is_there() && cores.iter().all(|core| core.is_settled());

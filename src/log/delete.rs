@@ -1,66 +1,125 @@
-//! Deleting a topic, which a crash may interrupt anywhere: the catalog says so first, and opening goes on from there.
+//! Deleting a topic, which a crash or an error may interrupt anywhere: the catalog says so first, and what is left is
+//! removed by the next call, the next maintenance, or the next open.
 //!
 //! ```text
-//! fence the handles -> catalog: deleting (from here on it is gone) -> remove what groups committed for it
-//!     -> rename the directories -> remove them -> catalog: forget it
+//! catalog: deleting (from here on it is gone) -> fence the handles
+//!     -> forget what groups committed -> rename the directories -> remove them -> catalog: forget it
 //! ```
+//!
+//! Until the end of it no topic of the same name can be created.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::Inner;
-use super::catalog::{CatalogTopic, TopicState};
-use super::names::deleted_dir;
+use super::catalog::{Catalog, CatalogTopic, Stored, TopicState};
+use super::names::{OFFSETS_TOPIC, deleted_dir};
 use super::open::CATALOG_FILE;
+use super::{FirstError, Inner};
 use crate::disk::Disk;
 use crate::disk::checkpoint::PartitionMetadata;
 use crate::error::{Error, Result};
+use crate::partition::core::Halt;
 use crate::probe;
 use crate::types::TopicPartition;
+
+impl Inner {
+    pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
+        if name == OFFSETS_TOPIC {
+            let reason = "it holds the offsets of all groups; delete groups instead";
+            return Err(Error::InvalidTopicName { name: name.into(), reason });
+        }
+        self.begin_delete(name)?;
+        finish_deletes(self)
+    }
+
+    fn begin_delete(&self, name: &str) -> Result<()> {
+        let mut catalog = self.lock_catalog()?;
+        let mut with = (**catalog).clone();
+        match with.begin_delete(name) {
+            // A call before this one began, and did not come to the end.
+            Err(Error::TopicNotFound { .. }) if with.is_deleting(name) => return self.context.before_change(),
+            begun => begun.map(drop)?,
+        }
+        self.context.before_change()?;
+        let stored = self.replace_catalog(&mut catalog, with);
+        match &stored {
+            Ok(()) => {
+                let gone = self.topics.write().remove(name);
+                gone.into_iter().for_each(|topic| topic.fence(&Halt::Deleted));
+                self.damaged.write().retain(|damage| *damage.partition.topic != *name);
+            }
+            Err(_) if catalog.is_unchanged(self.context.disk(), &self.dir.join(CATALOG_FILE)) => {}
+            Err(_) => {
+                // A crash may find the topic deleted: nothing that is appended from now on could be promised.
+                probe::reached("delete.unknown");
+                let reason = "a call to delete its topic failed half way: repeat it, or reopen the log";
+                self.find(name)?.fence(&Halt::Poisoned(reason.into()));
+            }
+        }
+        stored
+    }
+}
 
 /// Removes what is left of topics whose deletion began. Nothing in a log that is open read-only.
 pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
     if inner.context.read_only {
         return Ok(());
     }
-    let mut catalog = inner.catalog.lock();
-    let deleting = |topic: &&CatalogTopic| topic.state == TopicState::Deleting;
-    let topics: Vec<CatalogTopic> = catalog.topics().iter().filter(deleting).cloned().collect();
-    if topics.is_empty() {
-        return Ok(());
-    }
-    probe::reached("delete.finished");
-    inner.context.before_change()?;
-    let mut without = (**catalog).clone();
-    for topic in &topics {
-        // Before the catalog forgets it: a topic of this name that comes later must not inherit them.
-        inner.forget_topic_offsets(&topic.name)?;
-        remove_directories(inner, topic)?;
-        without.finish_delete(topic.id);
-    }
-    catalog.replace(inner.context.disk(), &inner.dir.join(CATALOG_FILE), without)
+    // Not beside maintenance, which is at work on files by their names.
+    let _schedule = inner.schedule.lock();
+    finish(inner, &mut *inner.lock_catalog()?)
 }
 
-fn remove_directories(inner: &Inner, topic: &CatalogTopic) -> Result<()> {
+/// As [`finish_deletes`], for who is maintenance. A topic that cannot be removed does not keep others.
+pub(super) fn finish(inner: &Inner, catalog: &mut Stored) -> Result<()> {
+    let mut without = (**catalog).clone();
+    let mut errors = FirstError::default();
+    for topic in catalog.topics().iter().filter(|topic| topic.state == TopicState::Deleting) {
+        let removed = inner.context.before_change().and_then(|()| remove(inner, catalog, topic));
+        match removed {
+            Ok(()) => without.finish_delete(topic.id),
+            Err(error) => errors.keep(Err(error)),
+        }
+    }
+    if without != **catalog {
+        probe::reached("delete.finished");
+        inner.replace_catalog(catalog, without)?;
+    }
+    errors.into_result()
+}
+
+fn remove(inner: &Inner, catalog: &Catalog, topic: &CatalogTopic) -> Result<()> {
+    if catalog.find(&topic.name).is_none() {
+        inner.forget_topic_offsets(&topic.name)?;
+    }
     let disk = inner.context.disk();
     for number in 0..topic.config.partitions {
-        let id = TopicPartition::new(std::sync::Arc::clone(&topic.name), number);
+        let id = TopicPartition::new(Arc::clone(&topic.name), number);
         let (dir, renamed) = (inner.partition_dir(&id), inner.dir.join(deleted_dir(&id, topic.id)));
-        // A later topic of this name has directories of the same names, and another id in them.
-        let found = match PartitionMetadata::read(disk, &dir.join("partition.metadata")) {
-            // It is ours for all we know, and must not be forgotten.
-            Err(error @ Error::Io { .. }) => return Err(error),
-            found => found.ok().flatten(),
-        };
-        if found.is_some_and(|found| found.topic == topic.id) {
+        if is_of(disk, &dir, catalog, topic)? {
             disk.rename(&dir, &renamed).map_err(Error::io("rename", &*dir))?;
         }
     }
     disk.sync_dir(&inner.dir).map_err(Error::io("sync directory", &*inner.dir))?;
     for number in 0..topic.config.partitions {
-        let id = TopicPartition::new(std::sync::Arc::clone(&topic.name), number);
+        let id = TopicPartition::new(Arc::clone(&topic.name), number);
         remove_dir(disk, &inner.dir.join(deleted_dir(&id, topic.id)))?;
     }
     disk.sync_dir(&inner.dir).map_err(Error::io("sync directory", &*inner.dir))
+}
+
+/// Whether the directory is there and that of this deleted topic. One that does not say whose it is, because it is
+/// damaged, has the name of the topic, and is, unless another topic has that name now.
+fn is_of(disk: &dyn Disk, dir: &Path, catalog: &Catalog, topic: &CatalogTopic) -> Result<bool> {
+    match disk.metadata(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        found => found.map_err(Error::io("describe", dir))?,
+    };
+    match PartitionMetadata::read(disk, &dir.join("partition.metadata")) {
+        Ok(Some(found)) => Ok(found.topic == topic.id),
+        Ok(None) | Err(Error::Corrupt(_)) => Ok(catalog.find(&topic.name).is_none()),
+        Err(error) => Err(error),
+    }
 }
 
 fn remove_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::names::OFFSETS_TOPIC;
-use super::topic::TopicState;
-use super::{Inner, Opened};
-use crate::config::{Cleanup, Compression, Durability, TopicConfig};
+use super::topic::{TopicState, again};
+use super::{FirstError, Inner, Opened};
+use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
 use crate::error::{Error, Result};
 use crate::group::{Committed, GroupOffset, GroupRecord, LogRecord, Offsets, check_group_id, partition_for_group};
 use crate::partition::core::Core;
 use crate::partition::{ReadOptions, append_records};
 use crate::probe;
 use crate::record::{BatchRef, Control, Record, RecordIter};
-use crate::types::{Offset, ProducerId, TopicPartition};
+use crate::types::{Offset, ProducerId, Timestamp, TopicPartition};
 
 /// A consumer group, by its id: what it committed. Made by [`Log::group`](crate::Log::group).
 ///
@@ -103,16 +103,19 @@ impl Group {
         let inner = &self.opened.inner;
         let now = inner.context.clock.now();
         let records = Offsets::commit(&self.id, offsets, now, &inner.group_config)?;
-        inner.write_group(&self.id, |_| records)?;
+        inner.write_group(&self.id, |shard| shard.append(&records))?;
         inner.context.observer.offsets_committed(&self.id, offsets.len());
         Ok(())
     }
 
-    /// What the group committed for a partition; `None` if nothing.
+    /// What the group committed for a partition; `None` if nothing. Only what survives a power cut: waits for a commit
+    /// that is under way.
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`].
+    /// - [`Error::Corrupt`], [`Error::Io`] if the offsets could not be read when the log was opened.
+    /// - [`Error::Poisoned`] if a commit could not be synced since: what is stored is known when the log is reopened.
+    /// - [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -185,39 +188,45 @@ impl Group {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn delete(&self) -> Result<()> {
-        self.opened.inner.write_group(&self.id, |offsets| offsets.delete_group(&self.id))
+        self.opened.inner.write_group(&self.id, |shard| {
+            let records = shard.offsets.delete_group(&self.id);
+            shard.append_each(&records)
+        })
     }
 }
 
 /// The state of all groups, one fold a partition of the topic; none until the topic is there.
 #[derive(Debug, Default)]
 pub(super) struct Coordinator {
-    partitions: Mutex<Vec<Arc<Mutex<Shard>>>>,
+    partitions: Mutex<Vec<ShardSlot>>,
 }
+
+/// The groups of one partition, or why they could not be read.
+type ShardSlot = Result<Arc<Mutex<Shard>>, Arc<Error>>;
 
 /// The groups of one partition.
 #[derive(Debug)]
 struct Shard {
     core: Arc<Core>,
     offsets: Offsets,
+    /// The offset after the last record that was appended here: what is told of the groups must be synced up to it.
+    appended: Offset,
 }
 
 impl Inner {
-    /// Replays the topic, if there is one.
-    pub(super) fn load_groups(&self) -> Result<()> {
+    /// Replays the topic, if there is one. A partition that cannot be read does not keep the others from it.
+    pub(super) fn load_groups(&self) {
         let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
-        let Some(topic) = topic else { return Ok(()) };
-        let shards = load(&topic)?;
-        *self.coordinator.partitions.lock() = shards;
-        Ok(())
+        if let Some(topic) = topic {
+            *self.coordinator.partitions.lock() = load(&topic);
+        }
     }
 
     /// Every group that has offsets.
     pub(super) fn group_ids(&self) -> Result<Vec<String>> {
         self.check_open()?;
-        let shards = self.coordinator.partitions.lock().clone();
         let mut ids = BTreeSet::new();
-        for shard in shards {
+        for shard in self.shards() {
             ids.extend(shard.lock().offsets.groups().map(str::to_owned));
         }
         Ok(ids.into_iter().collect())
@@ -225,68 +234,72 @@ impl Inner {
 
     fn with_group<R>(&self, group: &str, look: impl FnOnce(&Offsets) -> R) -> Result<Option<R>> {
         self.check_open()?;
-        let Some(shard) = self.shard(group) else { return Ok(None) };
-        let shard = shard.lock();
-        Ok(Some(look(&shard.offsets)))
+        let Some(shard) = self.shard(group)? else { return Ok(None) };
+        let (found, core, appended) = {
+            let shard = shard.lock();
+            (look(&shard.offsets), Arc::clone(&shard.core), shard.appended)
+        };
+        core.sync_to(appended)?;
+        Ok(Some(found))
     }
 
-    fn shard(&self, group: &str) -> Option<Arc<Mutex<Shard>>> {
+    /// Where the group is kept; `None` if there is no topic for it yet.
+    fn shard(&self, group: &str) -> Result<Option<Arc<Mutex<Shard>>>> {
         let shards = self.coordinator.partitions.lock();
-        let count = u32::try_from(shards.len()).ok().filter(|count| *count > 0)?;
-        shards.get(partition_for_group(group, count) as usize).map(Arc::clone)
+        let count = shards.len() as u32;
+        if count == 0 {
+            return Ok(None);
+        }
+        match &shards[partition_for_group(group, count) as usize] {
+            Ok(shard) => Ok(Some(Arc::clone(shard))),
+            Err(error) => Err(again(error)),
+        }
     }
 
-    /// Appends the records that `decide` gives for a group as one batch, replays them, and waits until they are
-    /// durable: concurrent commits share one sync.
-    fn write_group(&self, group: &str, decide: impl FnOnce(&Offsets) -> Vec<GroupRecord>) -> Result<()> {
+    /// All that could be read.
+    fn shards(&self) -> Vec<Arc<Mutex<Shard>>> {
+        self.coordinator.partitions.lock().iter().flatten().map(Arc::clone).collect()
+    }
+
+    /// Appends to where a group is kept, and waits until all that is there is durable: concurrent commits share one
+    /// sync.
+    fn write_group(&self, group: &str, append: impl FnOnce(&mut Shard) -> Result<()>) -> Result<()> {
         self.check_open()?;
-        let shard = match self.shard(group) {
+        let shard = match self.shard(group)? {
             Some(shard) => shard,
             None => {
                 self.make_offsets_topic()?;
-                self.shard(group).ok_or(Error::Closed)?
+                self.shard(group)?.ok_or(Error::Closed)?
             }
         };
-        let (core, end) = {
+        let core = {
             let mut shard = shard.lock();
-            let records = decide(&shard.offsets);
-            if records.is_empty() {
-                return Ok(());
-            }
-            (Arc::clone(&shard.core), shard.append(&records)?)
+            append(&mut shard)?;
+            Arc::clone(&shard.core)
         };
-        core.sync_to(end)
+        // Also if there was nothing to append: that may be so because of records that are not synced yet.
+        core.sync_to(core.end())
     }
 
     fn make_offsets_topic(&self) -> Result<()> {
-        let config = TopicConfig::default()
-            .partitions(self.group_config.offsets_partitions)
-            .cleanup(Cleanup::Compact)
-            .compression(Compression::Uncompressed)
-            .segment_bytes(100 << 20)
-            // Commits wait for their sync themselves; this makes the files those of a durable topic.
-            .durability(Durability::Every { records: None, time: Some(std::time::Duration::from_secs(1)) });
-        let topic = self.topic_or_create(OFFSETS_TOPIC, config)?;
+        let topic = self.topic_or_create(OFFSETS_TOPIC, offsets_config(&self.group_config))?;
         let mut shards = self.coordinator.partitions.lock();
         if shards.is_empty() {
-            *shards = load(&topic)?;
+            *shards = load(&topic);
         }
         Ok(())
     }
 
-    /// Removes what any group committed for a deleted topic, durably.
+    /// Removes what any group committed for a deleted topic, durably: a new one of its name must not find it.
     pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
-        let shards = self.coordinator.partitions.lock().clone();
-        for shard in shards {
+        for shard in self.shards() {
             let core = {
                 let mut shard = shard.lock();
                 let records = shard.offsets.delete_topic(topic);
-                if !records.is_empty() {
-                    shard.append(&records)?;
-                }
+                shard.append_each(&records)?;
                 Arc::clone(&shard.core)
             };
-            // Also if there was nothing left to append: an attempt before may have failed at this.
+            // Also if there was nothing to append: a process before this one may have died here.
             core.sync_to(core.end())?;
         }
         Ok(())
@@ -295,33 +308,51 @@ impl Inner {
     /// Removes offsets that are past their retention.
     pub(super) fn expire_group_offsets(&self) -> Result<()> {
         let now = self.context.clock.now();
-        let shards = self.coordinator.partitions.lock().clone();
-        for shard in shards {
-            let mut shard = shard.lock();
-            let expired: Vec<(String, Vec<GroupRecord>)> = shard
-                .offsets
-                .expired(now, &self.group_config)
-                .into_iter()
-                .map(|(group, records)| (group.to_owned(), records))
-                .collect();
-            for (group, records) in expired.iter().filter(|(_, records)| !records.is_empty()) {
-                probe::reached("groups.expired");
-                shard.append(records)?;
-                self.context.observer.offsets_expired(group, records.len());
+        let mut errors = FirstError::default();
+        for shard in self.shards() {
+            for (group, count) in errors.keep(shard.lock().expire(now, &self.group_config)) {
+                self.context.observer.offsets_expired(&group, count);
             }
         }
-        Ok(())
+        errors.into_result()
     }
 }
 
 impl Shard {
-    /// Appends records as one batch and replays them. Returns the offset after them.
-    fn append(&mut self, records: &[GroupRecord]) -> Result<Offset> {
-        let encoded = records.iter().map(|record| {
-            let mut encoded = Record::default();
-            encoded.key = Some(&record.key);
-            encoded.value = record.value.as_deref();
-            encoded
+    /// Removes offsets that are past their retention. Returns how many, by group.
+    fn expire(&mut self, now: Timestamp, config: &GroupConfig) -> Result<Vec<(String, usize)>> {
+        let due = self.offsets.expired(now, config);
+        let due: Vec<_> = due.into_iter().map(|(group, records)| (group.to_owned(), records)).collect();
+        let mut expired = Vec::with_capacity(due.len());
+        for (group, records) in due {
+            probe::reached("groups.expired");
+            self.append_each(&records)?;
+            expired.push((group, records.len()));
+        }
+        Ok(expired)
+    }
+
+    /// Appends any number of records, in batches that are short of every limit, and replays them.
+    fn append_each(&mut self, mut records: &[GroupRecord]) -> Result<()> {
+        while !records.is_empty() {
+            let mut bytes = 0;
+            let count = records.iter().take_while(|record| {
+                bytes += record.key.len() + record.value.as_ref().map_or(0, Vec::len) + RECORD_OVERHEAD;
+                bytes <= MAX_BATCH_BYTES
+            });
+            let (batch, rest) = records.split_at(count.count().max(1));
+            self.append(batch)?;
+            records = rest;
+        }
+        Ok(())
+    }
+
+    /// Appends records as one batch and replays them.
+    fn append(&mut self, records: &[GroupRecord]) -> Result<()> {
+        let encoded = records.iter().map(|record| Record {
+            key: Some(&record.key),
+            value: record.value.as_deref(),
+            ..Record::default()
         });
         let placed = append_records(&self.core, None, encoded)?;
         for (record, position) in records.iter().zip(placed.offset.0..) {
@@ -333,13 +364,44 @@ impl Shard {
             });
             debug_assert!(replayed.is_ok(), "what we wrote reads back");
         }
-        Ok(placed.last_offset + 1)
+        self.appended = placed.last_offset + 1;
+        Ok(())
     }
 }
 
-fn load(topic: &TopicState) -> Result<Vec<Arc<Mutex<Shard>>>> {
+/// What a record takes beside its key and value, at most.
+const RECORD_OVERHEAD: usize = 32;
+const MAX_BATCH_BYTES: usize = 256 << 10;
+
+/// The settings of the topic, as Kafka's coordinator chooses them.
+pub(super) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
+    TopicConfig::default()
+        .partitions(groups.offsets_partitions)
+        .cleanup(Cleanup::Compact)
+        .compression(Compression::Uncompressed)
+        .segment_bytes(100 << 20)
+        // Commits wait for their sync themselves; this makes the files those of a durable topic.
+        .durability(Durability::Every { records: None, time: Some(std::time::Duration::from_secs(1)) })
+}
+
+/// Refuses settings of the topic under which offsets would be lost.
+pub(super) fn check_alter(from: &TopicConfig, to: &TopicConfig) -> Result<()> {
+    if to.partitions != from.partitions {
+        let (value, allowed) = (to.partitions.to_string(), from.partitions.to_string());
+        let allowed = format!("{allowed}: a group is found by it").into();
+        return Err(Error::InvalidSetting { key: "partitions".into(), value: value.into(), allowed });
+    }
+    if to.cleanup.deletes() {
+        let allowed = "compact: retention would delete offsets in use".into();
+        return Err(Error::InvalidSetting { key: "cleanup.policy".into(), value: "delete".into(), allowed });
+    }
+    Ok(())
+}
+
+fn load(topic: &TopicState) -> Vec<ShardSlot> {
     let count = topic.partitions.read().len() as u32;
-    (0..count).map(|number| topic.core(number).and_then(replay).map(Mutex::new).map(Arc::new)).collect()
+    let load = |number| topic.core(number).and_then(replay);
+    (0..count).map(|number| load(number).map(Mutex::new).map(Arc::new).map_err(Arc::new)).collect()
 }
 
 /// Reads a whole partition of the topic into its state.
@@ -370,7 +432,7 @@ fn replay(core: Arc<Core>) -> Result<Shard> {
         }
         at = batches.next_offset();
     }
-    Ok(Shard { core, offsets })
+    Ok(Shard { core, offsets, appended: Offset::ZERO })
 }
 
 fn replay_batch(offsets: &mut Offsets, records: RecordIter<'_>, transaction: Option<ProducerId>, start: Offset) {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::checkpoints::Checkpoint;
 use super::open::{CHECKPOINTS_FILE, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
-use super::{Inner, Log};
+use super::{FirstError, Inner, Log, delete};
 use crate::config::Durability;
 use crate::disk::checkpoint::OffsetCheckpoint;
 use crate::error::{Error, Result};
 use crate::observe::RetentionReason;
 use crate::partition::core::Core;
 use crate::probe;
-use crate::types::{Offset, TopicId, TopicPartition};
+use crate::types::{Offset, TopicId};
 
 /// What a call of [`Log::maintain`] did, and when the next one is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +33,10 @@ pub struct Maintained {
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     /// When a partition was first seen with records that are not synced.
-    unsynced_since: HashMap<TopicPartition, Duration>,
+    unsynced_since: HashMap<(TopicId, u32), Duration>,
     next_retention: Duration,
     next_checkpoint: Duration,
+    next_finish: Duration,
     next_expiry: Duration,
 }
 
@@ -48,7 +49,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// The first of what went wrong; the other partitions were served all the same. [`Error::Closed`](crate::Error).
+    /// The first of what went wrong; the other partitions were served all the same, so call again within a second.
+    /// [`Error::Closed`](crate::Error).
     ///
     /// # Example
     ///
@@ -71,41 +73,50 @@ impl Log {
 
 impl Inner {
     pub(super) fn maintain(&self) -> Result<Maintained> {
-        self.check_open()?;
-        if self.context.read_only {
-            return Ok(Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 });
-        }
+        let (done, first_error) = self.serve()?;
+        first_error.map_or(Ok(done), Err)
+    }
+
+    /// What was done, and the first of what went wrong. Fails only if the log is closing.
+    pub(super) fn serve(&self) -> Result<(Maintained, Option<Error>)> {
         let mut schedule = self.schedule.lock();
-        let now = self.context.clock.monotonic();
+        self.check_open()?;
         let mut done = Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 };
-        let mut first_error = None;
-        let mut keep = |result: Result<()>| {
-            if let Err(error) = result {
-                first_error.get_or_insert(error);
-            }
-        };
-        let cores = self.cores();
-        for core in cores.iter().filter(|core| !core.has_stopped()) {
-            keep(sync_if_due(core, &mut schedule, now, &mut done));
+        if self.context.read_only {
+            return Ok((done, None));
         }
+        let mut errors = FirstError::default();
+        let now = self.context.clock.monotonic();
+        let cores = self.cores();
+        schedule.sync_due(&cores, now, &mut done, &mut errors);
         if now >= schedule.next_retention {
-            schedule.next_retention = now + self.retention_interval;
-            keep(self.retain(&cores, &mut done));
+            schedule.next_retention = now.saturating_add(self.retention_interval);
+            errors.keep(self.retain(&cores, &mut done));
+            errors.keep(self.finish_deletes_left());
         }
         if now >= schedule.next_expiry {
-            schedule.next_expiry = now + EXPIRY_INTERVAL;
-            keep(self.expire_group_offsets());
+            schedule.next_expiry = now.saturating_add(EXPIRY_INTERVAL);
+            errors.keep(self.expire_group_offsets());
         }
-        let has_unfinished = cores.iter().any(|core| core.has_unfinished());
-        if has_unfinished || now >= schedule.next_checkpoint {
-            schedule.next_checkpoint = now + self.checkpoint_interval;
-            keep(self.checkpoint(&cores));
-            keep(self.finish_sealed(&cores, &mut done));
+        let is_unfinished = |core: &Arc<Core>| !core.has_stopped() && core.has_unfinished();
+        let is_due = now >= schedule.next_finish && cores.iter().any(is_unfinished);
+        if is_due || now >= schedule.next_checkpoint {
+            schedule.next_checkpoint = now.saturating_add(self.checkpoint_interval);
+            let finished = self.checkpoint(&cores).and_then(|()| self.finish_sealed(&cores, &mut done));
+            schedule.next_finish = now + if finished.is_ok() { checkpoint_spacing(cores.len()) } else { RETRY };
+            errors.keep(finished);
         }
-        let deadlines = [schedule.next_retention, schedule.next_checkpoint, schedule.next_expiry];
-        let due = deadlines.into_iter().map(|deadline| deadline.saturating_sub(now));
+        let next_finish = if cores.iter().any(is_unfinished) { schedule.next_finish } else { Duration::MAX };
+        let deadlines = [schedule.next_retention, schedule.next_checkpoint, schedule.next_expiry, next_finish];
+        let due = deadlines.into_iter().map(|deadline| deadline.saturating_sub(now).max(SHORTEST));
         done.next = due.chain([done.next]).min().unwrap_or(IDLE);
-        first_error.map_or(Ok(done), Err)
+        Ok((done, errors.0))
+    }
+
+    /// Deletions of topics that an error or a crash cut short.
+    fn finish_deletes_left(&self) -> Result<()> {
+        let mut catalog = self.lock_catalog()?;
+        delete::finish(self, &mut catalog)
     }
 
     /// Writes down how far each partition is synced, if that is news.
@@ -158,104 +169,112 @@ impl Inner {
     fn retain(&self, cores: &[Arc<Core>], done: &mut Maintained) -> Result<()> {
         let now = self.context.clock.now();
         let mut due = Vec::new();
-        let mut first_error = None;
+        let mut errors = FirstError::default();
         for core in cores.iter().filter(|core| !core.has_stopped()) {
-            match core.retention_due(now) {
-                Ok(Some((start, reason))) => due.push((core, start, reason)),
-                Ok(None) if core.has_files_below_start() => due.push((core, core.start(), RetentionReason::Start)),
-                Ok(None) => {}
-                Err(error) => {
-                    first_error.get_or_insert(error);
-                }
+            match errors.keep(core.retention_due(now)) {
+                Some((start, reason)) => due.push((core, start, reason)),
+                None if core.has_files_below_start() => due.push((core, core.start(), RetentionReason::Start)),
+                None => {}
             }
         }
         if !due.is_empty() {
-            self.remove(&due, done)?;
+            errors.keep(self.remove(due, done));
         }
-        first_error.map_or(Ok(()), Err)
+        errors.into_result()
     }
 
-    /// Raises starts durably, then removes what lies below them.
-    fn remove(&self, due: &[(&Arc<Core>, Offset, RetentionReason)], done: &mut Maintained) -> Result<()> {
+    /// Raises starts durably, then removes what lies below them. A partition where that fails does not keep others.
+    fn remove(&self, mut due: Vec<(&Arc<Core>, Offset, RetentionReason)>, done: &mut Maintained) -> Result<()> {
         self.context.before_change()?;
-        for (core, start, _) in due {
-            core.roll_if_expired(*start)?;
-        }
-        self.checkpoint_starts(due)?;
+        let mut errors = FirstError::default();
+        due.retain(|(core, start, _)| errors.keep(core.roll_if_expired(*start).map(|()| true)));
+        self.checkpoint_starts(&due)?;
         for (core, start, reason) in due {
-            core.raise_start(*start);
-            done.removed += core.remove_below_start(*reason)?;
+            core.raise_start(start);
+            done.removed += errors.keep(core.remove_below_start(reason));
         }
-        Ok(())
+        errors.into_result()
     }
 
     /// Raises the start of one partition, durably.
     pub(super) fn delete_before(&self, core: &Arc<Core>, offset: Offset) -> Result<()> {
-        let (start, end) = (core.start(), core.end());
+        // Not beside a retention or a finishing of the same segments.
+        let _schedule = self.schedule.lock();
+        self.check_open()?;
+        let (start, end) = (core.start(), core.committed());
         if offset > end {
             return Err(Error::OffsetOutOfRange { requested: offset, start, end });
         }
         if offset <= start {
             return Ok(());
         }
-        // Not beside a retention or a finishing of the same segments.
-        let _schedule = self.schedule.lock();
         let mut done = Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 };
-        self.remove(&[(core, offset, RetentionReason::Start)], &mut done)
+        self.remove(vec![(core, offset, RetentionReason::Start)], &mut done)
     }
 
     fn finish_sealed(&self, cores: &[Arc<Core>], done: &mut Maintained) -> Result<()> {
         let checkpointed = self.checkpoints.lock().clone();
-        let mut first_error = None;
+        let mut errors = FirstError::default();
         for core in cores.iter().filter(|core| core.has_unfinished() && !core.has_stopped()) {
             let covered = checkpointed.get(core.topic, core.id.partition).unwrap_or_default().synced;
-            loop {
-                match core.finish_one(covered) {
-                    Ok(true) => done.finished += 1,
-                    Ok(false) => break,
-                    Err(error) => {
-                        first_error.get_or_insert(error);
-                        break;
-                    }
-                }
+            while errors.keep(core.finish_one(covered)) {
+                done.finished += 1;
             }
         }
-        first_error.map_or(Ok(()), Err)
+        errors.into_result()
     }
 }
 
-/// Syncs a partition if somebody waits for it, its topic asks for it, or a segment was rolled.
-fn sync_if_due(core: &Core, schedule: &mut Schedule, now: Duration, done: &mut Maintained) -> Result<()> {
-    let is_demanded = core.synced.demand().is_some_and(|offset| offset <= core.end().0);
+impl Schedule {
+    fn sync_due(&mut self, cores: &[Arc<Core>], now: Duration, done: &mut Maintained, errors: &mut FirstError) {
+        let seen = std::mem::take(&mut self.unsynced_since);
+        for core in cores.iter().filter(|core| !core.has_stopped()) {
+            let key = (core.topic, core.id.partition);
+            let since = seen.get(&key).copied().unwrap_or(now);
+            if errors.keep(sync_if_due(core, now.saturating_sub(since), done)) {
+                self.unsynced_since.insert(key, since);
+            }
+        }
+    }
+}
+
+/// Syncs a partition if somebody waits for it, its topic asks for it, or a segment was rolled. `waited` is how long it
+/// has been seen with records that are not synced. Returns whether such are left, of a topic that limits their time.
+fn sync_if_due(core: &Core, waited: Duration, done: &mut Maintained) -> Result<bool> {
     let interval = match core.config.read().sync_rule() {
         Durability::Every { time, .. } => time,
         _ => None,
     };
+    // Half of the time may have passed before they were first seen.
+    let half = interval.map(|interval| (interval / 2).max(SHORTEST));
+    done.next = done.next.min(half.unwrap_or(IDLE));
+    let is_demanded = core.synced.demand().is_some_and(|offset| offset <= core.end().0);
     let is_behind = core.synced() < core.end();
-    if !is_behind {
-        schedule.unsynced_since.remove(&core.id);
-    }
-    let is_late = interval.filter(|_| is_behind).is_some_and(|interval| {
-        let since = *schedule.unsynced_since.entry(core.id.clone()).or_insert(now);
-        // Half of it may have passed before this was first seen.
-        now.saturating_sub(since) >= interval / 2
-    });
-    if let Some(interval) = interval {
-        done.next = done.next.min(interval / 2);
-    }
+    let is_late = is_behind && half.is_some_and(|half| waited >= half);
     if is_demanded || is_late {
         core.sync_to(core.end())?;
-        schedule.unsynced_since.remove(&core.id);
         done.synced += 1;
-    } else if core.sync_rolled()? {
+        return Ok(false);
+    }
+    if core.sync_rolled()? {
         done.synced += 1;
     } else if !is_behind {
         core.settle()?;
     }
-    Ok(())
+    Ok(is_behind && half.is_some())
+}
+
+/// The checkpoints are one file of all partitions: the more there are, the less often it is written because of a
+/// sealed segment.
+fn checkpoint_spacing(partitions: usize) -> Duration {
+    Duration::from_millis(partitions as u64 / 16)
 }
 
 /// How long to sleep when nothing is due.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long to sleep at least, unless somebody rings.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// How long to wait after a sealed segment could not be finished: the disk is full, perhaps.
+const RETRY: Duration = Duration::from_secs(10);
 /// Kafka: `offsets.retention.check.interval.ms`.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(600);

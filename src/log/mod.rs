@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 mod background;
 mod builder;
@@ -23,6 +23,11 @@ mod partitioner;
 mod stats;
 mod topic;
 
+#[cfg(all(test, feature = "sim"))]
+mod crash_tests;
+#[cfg(test)]
+mod tests;
+
 pub use builder::{Background, LogBuilder};
 #[cfg(any(fuzzing, test))]
 pub(crate) use catalog::Catalog;
@@ -30,7 +35,7 @@ pub use groups::Group;
 pub use maintain::Maintained;
 pub use topic::{Damage, Topic};
 
-use self::catalog::LogId;
+use self::catalog::{LogId, Stored};
 use self::checkpoints::Checkpoints;
 use self::groups::Coordinator;
 use self::maintain::Schedule;
@@ -42,9 +47,9 @@ use crate::disk::DiskLock;
 use crate::error::{Error, Result};
 use crate::partition::Appended;
 use crate::partition::context::Context;
-use crate::partition::core::{Core, Halt};
+use crate::partition::core::Core;
 use crate::record::TopicRecord;
-use crate::types::TopicId;
+use crate::types::{Offset, TopicId};
 
 /// A log: topics in a directory, which this process has for itself.
 ///
@@ -83,13 +88,16 @@ impl Drop for Opened {
 }
 
 /// What all handles of a log share.
+///
+/// Order of locks: `schedule`, `catalog`, `topics` and those of the coordinator, those of a partition. Who changes
+/// files by their names holds one of the first two, and looks whether the log is closing after taking it.
 #[derive(Debug)]
 pub(crate) struct Inner {
     dir: PathBuf,
     log_id: LogId,
     context: Arc<Context>,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
-    catalog: Mutex<catalog::Stored>,
+    catalog: Mutex<Stored>,
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
     damaged: RwLock<Vec<Damage>>,
     coordinator: Coordinator,
@@ -358,11 +366,10 @@ impl Log {
     /// assert!(partition.read(Offset(1)).is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn delete_before(&self, topic: &str, partition: u32, offset: crate::Offset) -> Result<()> {
+    pub fn delete_before(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
         let inner = &self.opened.inner;
         inner.check_open()?;
-        let found = inner.topics.read().get(topic).map(Arc::clone);
-        let core = found.ok_or_else(|| Error::TopicNotFound { topic: topic.into() })?.core(partition)?;
+        let core = inner.find(topic)?.core(partition)?;
         inner.delete_before(&core, offset)
     }
 
@@ -392,8 +399,9 @@ impl Log {
     pub fn sync(&self) -> Result<()> {
         let inner = &self.opened.inner;
         inner.check_open()?;
-        let results: Vec<Result<()>> = inner.cores().iter().map(|core| core.sync_to(core.end())).collect();
-        results.into_iter().collect()
+        let mut errors = FirstError::default();
+        inner.cores().iter().for_each(|core| errors.keep(core.sync_to(core.end())));
+        errors.into_result()
     }
 
     /// The partitions that could not be opened, and why. Calls on them fail with the same error; the rest of the log
@@ -460,7 +468,32 @@ impl Log {
 
 impl Inner {
     fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+        if self.context.closing.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// The catalog, to be changed: what a failed change left of it is put right first.
+    fn lock_catalog(&self) -> Result<MutexGuard<'_, Stored>> {
+        let mut catalog = self.catalog.lock();
+        self.check_open()?;
+        catalog.settle(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
+        Ok(catalog)
+    }
+
+    fn replace_catalog(&self, catalog: &mut Stored, with: catalog::Catalog) -> Result<()> {
+        catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)
+    }
+
+    /// The catalog, with nothing left of a deleted topic of this name.
+    fn lock_catalog_for(&self, name: &str) -> Result<MutexGuard<'_, Stored>> {
+        loop {
+            let catalog = self.lock_catalog()?;
+            if !catalog.is_deleting(name) {
+                return Ok(catalog);
+            }
+            drop(catalog);
+            self.context.before_change()?;
+            delete::finish_deletes(self)?;
+        }
     }
 
     /// Every partition that could be opened.
@@ -473,6 +506,7 @@ impl Inner {
         if let Some(topic) = self.topics.read().get(name) {
             return Ok(Arc::clone(topic));
         }
+        let config = if name == OFFSETS_TOPIC { groups::offsets_config(&self.group_config) } else { config };
         match self.create_topic(name, config) {
             // Another thread was faster.
             Err(Error::TopicExists { topic }) if *topic == *name => match self.topics.read().get(name) {
@@ -484,19 +518,15 @@ impl Inner {
     }
 
     fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
-        self.check_open()?;
-        delete::finish_deletes(self)?;
-        let mut catalog = self.catalog.lock();
+        let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
         let id = self.new_topic_id();
         with.create(id, name, config)?;
         self.context.before_change()?;
-        let (disk, path) = (self.context.disk(), self.dir.join(CATALOG_FILE));
-        catalog.settle(disk, &path)?;
         let name: Arc<str> = name.into();
         // The directories first: a topic that the catalog names has its partitions.
         let partitions = self.make_partitions(id, &name, config, 0..config.partitions)?;
-        catalog.replace(disk, &path, with)?;
+        self.replace_catalog(&mut catalog, with)?;
         let state = Arc::new(TopicState {
             id,
             name: Arc::clone(&name),
@@ -505,6 +535,8 @@ impl Inner {
             sticky: partitioner::Sticky::default(),
         });
         self.topics.write().insert(name, Arc::clone(&state));
+        // It may ask for syncs sooner than the background work would look again.
+        self.context.doorbell.ring();
         Ok(state)
     }
 
@@ -516,40 +548,46 @@ impl Inner {
     }
 
     fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
-        self.check_open()?;
-        let mut catalog = self.catalog.lock();
+        let mut catalog = self.lock_catalog()?;
         let mut with = (**catalog).clone();
         with.alter(name, config)?;
+        let state = self.find(name)?;
+        if name == OFFSETS_TOPIC {
+            groups::check_alter(&state.config.read(), &config)?;
+        }
         self.context.before_change()?;
-        let found = self.topics.read().get(name).map(Arc::clone);
-        let state = found.ok_or_else(|| Error::TopicNotFound { topic: name.into() })?;
         let count = state.partitions.read().len() as u32;
         let added = self.make_partitions(state.id, &state.name, config, count..config.partitions)?;
-        catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)?;
+        self.replace_catalog(&mut catalog, with)?;
         *state.config.write() = config;
         state.partitions.write().extend(added);
         state.cores().iter().for_each(|core| core.set_config(config));
+        self.context.doorbell.ring();
         Ok(())
     }
 
-    fn delete_topic(&self, name: &str) -> Result<()> {
-        self.check_open()?;
-        if name == OFFSETS_TOPIC {
-            let reason = "it holds the offsets of all groups; delete groups instead";
-            return Err(Error::InvalidTopicName { name: name.into(), reason });
-        }
-        {
-            let mut catalog = self.catalog.lock();
-            let mut with = (**catalog).clone();
-            with.begin_delete(name)?;
-            self.context.before_change()?;
-            catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)?;
-            if let Some(state) = self.topics.write().remove(name) {
-                state.cores().iter().for_each(|core| core.fence(Halt::Deleted));
+    fn find(&self, name: &str) -> Result<Arc<TopicState>> {
+        let found = self.topics.read().get(name).map(Arc::clone);
+        found.ok_or_else(|| Error::TopicNotFound { topic: name.into() })
+    }
+}
+
+/// The first of several errors: the others were served all the same. A topic that was deleted meanwhile is none.
+#[derive(Debug, Default)]
+struct FirstError(Option<Error>);
+
+impl FirstError {
+    fn keep<T: Default>(&mut self, result: Result<T>) -> T {
+        result.unwrap_or_else(|error| {
+            if !matches!(error, Error::TopicDeleted { .. }) {
+                self.0.get_or_insert(error);
             }
-        }
-        self.damaged.write().retain(|damage| *damage.partition.topic != *name);
-        delete::finish_deletes(self)
+            T::default()
+        })
+    }
+
+    fn into_result(self) -> Result<()> {
+        self.0.map_or(Ok(()), Err)
     }
 }
 

@@ -82,8 +82,9 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
     }
-    inner.load_groups()?;
-    delete::finish_deletes(&inner)?;
+    inner.load_groups();
+    // What cannot be removed now (the disk may be full) is in nobody's way: maintenance tries again.
+    let _ = delete::finish_deletes(&inner);
     let inner = Arc::new(inner);
     let is_threaded = settings.background == Background::Thread && !settings.read_only;
     let thread = if is_threaded { Some(Thread::start(&inner)?) } else { None };
@@ -112,7 +113,6 @@ fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
     }
     match disk.create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create directory", dir)(error)),
-        _ if dir.parent().is_none_or(|parent| parent.as_os_str().is_empty()) => Ok(()),
         _ => sync_parent(disk, dir),
     }
 }
@@ -132,6 +132,10 @@ fn take_lock(disk: &dyn Disk, dir: &Path, read_only: bool) -> Result<Option<Box<
 
 /// Who holds the lock, as they signed it.
 fn holder(disk: &dyn Disk, path: &Path) -> Box<str> {
+    // Who only reads does not sign: the line is that of an earlier writer then.
+    if matches!(disk.lock(path, Lock::Shared), Ok(Some(_))) {
+        return "a process that only reads".into();
+    }
     let mut text = [0; 64];
     let file = disk.open(path, crate::disk::Open::Read);
     let len = file.and_then(|file| file.read_at(&mut text, 0)).unwrap_or(0);

@@ -32,15 +32,12 @@ impl Log {
         let mut states: Vec<Arc<TopicState>> = inner.topics.read().values().map(Arc::clone).collect();
         states.sort_by(|one, other| one.name.cmp(&other.name));
         let volume = inner.context.disk().volume(&inner.dir).map_err(Error::io("describe", &*inner.dir))?;
-        let mut stats = Stats::default();
-        stats.free_bytes = volume.free_bytes;
-        stats.open_maps = inner.context.files.open_maps() as u64;
+        let open_maps = inner.context.files.open_maps() as u64;
+        let mut stats = Stats { free_bytes: volume.free_bytes, open_maps, ..Stats::default() };
         for state in states {
             stats.damaged_partitions += damaged_count(&state.partitions.read()) as u64;
-            let mut topic = TopicStats::default();
-            topic.name = state.name.to_string();
-            topic.partitions = state.cores().iter().map(|core| of_partition(core)).collect();
-            stats.topics.push(topic);
+            let partitions = state.cores().iter().map(|core| of_partition(core)).collect();
+            stats.topics.push(TopicStats { name: state.name.to_string(), partitions });
         }
         Ok(stats)
     }
@@ -49,15 +46,18 @@ impl Log {
 fn of_partition(core: &Core) -> PartitionStats {
     let segments = core.segments();
     let (end, committed, stable) = (core.end(), core.committed(), core.stable());
-    let mut stats = PartitionStats::default();
-    stats.partition = core.id.partition;
-    (stats.start, stats.stable, stats.committed, stats.synced, stats.end) =
-        (core.start(), stable, committed, core.synced(), end);
-    stats.segments = segments.len() as u64;
-    stats.bytes = segments.iter().map(|segment| segment.len()).sum();
-    stats.appends = core.counters.appends();
-    stats.records = core.counters.records();
-    stats.appended_bytes = core.counters.bytes();
-    stats.syncs = core.counters.syncs.snapshot();
-    stats
+    PartitionStats {
+        partition: core.id.partition,
+        start: core.start(),
+        stable,
+        committed,
+        synced: core.synced(),
+        end,
+        segments: segments.len() as u64,
+        bytes: segments.iter().map(|segment| segment.len()).sum(),
+        appends: core.counters.appends(),
+        records: core.counters.records(),
+        appended_bytes: core.counters.bytes(),
+        syncs: core.counters.syncs.snapshot(),
+    }
 }

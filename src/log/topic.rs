@@ -8,7 +8,7 @@ use super::Opened;
 use super::partitioner::{Sticky, partition_for_key};
 use crate::config::TopicConfig;
 use crate::error::{Corruption, Error, Result};
-use crate::partition::core::Core;
+use crate::partition::core::{Core, Halt};
 use crate::partition::{Appended, Held, Partition, append_records};
 use crate::record::Record;
 use crate::types::{TopicId, TopicPartition};
@@ -65,6 +65,11 @@ impl TopicState {
         self.partitions.read().iter().filter_map(|slot| slot.core().ok().map(Arc::clone)).collect()
     }
 
+    /// Stops every partition.
+    pub(crate) fn fence(&self, halt: &Halt) {
+        self.cores().iter().for_each(|core| core.fence(halt.clone()));
+    }
+
     /// Appends to the partition that the key chooses, or to the one whose turn it is.
     pub(crate) fn append(&self, record: Record<'_>) -> Result<Appended<'static>> {
         let core = {
@@ -73,7 +78,10 @@ impl TopicState {
             let chosen = match (record.key, count) {
                 (_, 1) => 0,
                 (Some(key), _) => partition_for_key(key, count),
-                (None, _) => self.sticky.choose(count, weight(&record), || self.random(&partitions)),
+                (None, _) => {
+                    let chosen = self.sticky.choose(count, weight(&record), || self.random(&partitions));
+                    usable_from(&partitions, chosen)
+                }
             };
             Arc::clone(partitions[chosen as usize].core()?)
         };
@@ -85,6 +93,16 @@ impl TopicState {
         let open = partitions.iter().find_map(|slot| slot.core().ok());
         open.map_or(0, |core| core.context.entropy.random())
     }
+}
+
+/// The partition, or if that is damaged or poisoned the next that is not: a record without key goes anywhere.
+fn usable_from(partitions: &[Slot], chosen: u32) -> u32 {
+    let is_usable = |number: &u32| match &partitions[*number as usize] {
+        Slot::Open(core) => !core.has_stopped(),
+        Slot::Damaged(_) => false,
+    };
+    let count = partitions.len() as u32;
+    (chosen..count).chain(0..chosen).find(is_usable).unwrap_or(chosen)
 }
 
 /// How much a record counts for when partitions take turns.
@@ -172,13 +190,21 @@ pub(super) fn again(error: &Error) -> Error {
     match error {
         Error::Corrupt(corruption) => Error::Corrupt(Box::new(Corruption::clone(corruption))),
         Error::Io { action, path, source } => {
-            let source = std::io::Error::new(source.kind(), source.to_string());
+            let source = match source.raw_os_error() {
+                Some(code) => std::io::Error::from_raw_os_error(code),
+                None => std::io::Error::new(source.kind(), source.to_string()),
+            };
             Error::Io { action, path: path.clone(), source }
         }
         Error::NewerVersion { path, found, supported } => {
             Error::NewerVersion { path: path.clone(), found: *found, supported: *supported }
         }
-        other => Error::corrupt(std::path::Path::new(""), 0, other.to_string()),
+        Error::Unsupported { what } => Error::Unsupported { what },
+        Error::TooLong { what, len, limit } => Error::TooLong { what, len: *len, limit: *limit },
+        other => {
+            let source = std::io::Error::other(other.to_string());
+            Error::Io { action: "open", path: "the partition".into(), source }
+        }
     }
 }
 

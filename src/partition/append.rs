@@ -54,7 +54,6 @@ pub enum Ack {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "the records survive the process already; wait for `Ack::Synced` if they must survive a power cut"]
 pub struct Appended<'p> {
     core: Held<'p>,
     offset: Offset,

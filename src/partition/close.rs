@@ -29,7 +29,7 @@ impl Core {
         self.check()?;
         let unfinished = {
             let mut writer = self.lock();
-            if !writer.unfinished.front().is_some_and(|first| first.end <= checkpointed) {
+            if writer.unfinished.front().is_none_or(|first| first.end > checkpointed) {
                 return Ok(false);
             }
             writer.begin(self).map_err(|failure| self.fail(failure))?;

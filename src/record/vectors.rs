@@ -331,8 +331,8 @@ fn check_scenario(name: &str, scenario: &Value, outcome: &Result<Stored, Error>)
             }
         }
         ("INVALID_RECORD", Err(Error::InvalidBatch { .. })) => {}
-        ("INVALID_RECORD", Err(Error::InvalidRecord { index, .. })) => assert!(failed(&index), "{name}"),
-        ("INVALID_TIMESTAMP", Err(Error::InvalidTimestamp { index, .. })) => assert!(failed(&index), "{name}"),
+        ("INVALID_RECORD", Err(Error::InvalidRecord { index, .. })) => assert!(failed(index), "{name}"),
+        ("INVALID_TIMESTAMP", Err(Error::InvalidTimestamp { index, .. })) => assert!(failed(index), "{name}"),
         (expected, outcome) => panic!("{name}: {outcome:?}, not {expected}"),
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants:
-//! - `len` and `end` only rise, `len` first, always to a batch boundary; below `len` no byte ever changes.
+//! - `len` and `end` only rise, `end` first, always to a batch boundary; below `len` no byte ever changes.
 //! - An index is used only if somebody vouches for it: the writer that is growing it, or the segment's seal.
 //!   Otherwise it is rebuilt from the batches, so a look-up answers as a scan from the start would.
 
@@ -132,8 +132,9 @@ impl SegmentData {
     /// Lets readers see up to `len`, where the offset `end` comes next. For the one writer.
     pub(crate) fn publish(&self, len: u64, end: Offset) {
         debug_assert!(len >= self.len() && end >= self.end());
-        self.len.store(len, Ordering::Release);
+        // The end first: who sees a batch below `len` must not find it past the end.
         self.end.store(end.0, Ordering::Release);
+        self.len.store(len, Ordering::Release);
     }
 
     /// Records the largest timestamp so far. For the one writer.
@@ -199,6 +200,10 @@ impl SegmentData {
         while taken < stored.len() {
             let batch = match self.verify(&stored[taken..], position + taken as u64, next_offset, wanted.dense)? {
                 Some(batch) if batch.header().next_offset() <= wanted.limit => batch,
+                Some(batch) if batch.header().next_offset() > self.end() => {
+                    // Offsets are under no checksum: a later one would pass for records that are not there yet.
+                    return Err(self.corrupt(position + taken as u64, "offset past the end of the segment"));
+                }
                 _ => break,
             };
             // Epochs are under no checksum either: they never fall along the log, nor pass the latest.

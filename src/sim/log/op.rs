@@ -261,5 +261,5 @@ pub(super) fn value(id: u64, len: usize) -> Vec<u8> {
 /// Its key: every fourth record has none.
 pub(super) fn key(id: u64) -> Option<[u8; 4]> {
     let key = crate::sim::mix(id) as u32;
-    (key % 4 != 0).then_some(key.to_be_bytes())
+    (!key.is_multiple_of(4)).then_some(key.to_be_bytes())
 }
