@@ -15,7 +15,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (3, &["partition"]),
     (4, &["log"]),
     (5, &["client"]),
-    (6, &["sim", "openraft", "bin"]),
+    (6, &["sim", "fuzzing", "openraft", "bin"]),
 ];
 
 /// On the lowest layer, and open to all of it: the words the others are written in.
