@@ -31,7 +31,7 @@ use super::index::IndexWriter;
 use super::{FileKind, file_path};
 use crate::disk::marks::SyncMark;
 use crate::disk::{BootId, DiskFile, FileId, Metadata, Open, read_exact_at, write_all_at};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_full};
 use crate::probe;
 use crate::record::{BatchHeader, BatchRef};
 use crate::types::{Offset, Timestamp};
@@ -518,7 +518,14 @@ impl Marks {
             boot: self.boot,
             file: self.file,
         };
-        write_all_at(file, &mark.encode(), self.page + mark.slot_at() as u64).map_err(Error::io("mark", path))?;
+        match write_all_at(file, &mark.encode(), self.page + mark.slot_at() as u64) {
+            // Without the mark a recovery reads more, that is all; its slot is the one of the next.
+            Err(error) if is_full(&error) => {
+                state.sequence -= 1;
+                return Ok(());
+            }
+            written => written.map_err(Error::io("mark", path))?,
+        }
         state.marked = state.proven;
         Ok(())
     }
