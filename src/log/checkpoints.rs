@@ -27,6 +27,8 @@ use crate::types::{Offset, TopicId};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Checkpoints {
     entries: BTreeMap<(TopicId, u32), Checkpoint>,
+    /// Whether a file was read: then what it does not speak of starts at 0.
+    is_read: bool,
     /// Storing others failed, so they may be in the file: these are to be stored again, or what failed comes true later.
     pub(super) is_in_doubt: bool,
 }
@@ -49,7 +51,9 @@ impl Checkpoints {
     /// [`Error::Io`] if it is there and cannot be read.
     pub(super) fn load(disk: &dyn Disk, path: &Path, log: LogId) -> Result<Self> {
         match read_file(disk, path, MAX_BYTES) {
-            Ok(bytes) => Ok(Self::parse(&bytes, log).unwrap_or_default()),
+            Ok(bytes) => {
+                Ok(Self::parse(&bytes, log).map_or_else(Self::default, |read| Self { is_read: true, ..read }))
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
                 Ok(Self::default())
             }
@@ -64,6 +68,11 @@ impl Checkpoints {
 
     pub(super) fn get(&self, topic: TopicId, partition: u32) -> Option<Checkpoint> {
         self.entries.get(&(topic, partition)).copied()
+    }
+
+    /// Where a partition starts; `None` if there was no file to tell.
+    pub(super) fn start(&self, topic: TopicId, partition: u32) -> Option<Offset> {
+        self.is_read.then(|| self.get(topic, partition).unwrap_or_default().start)
     }
 
     /// Raises what is known of a partition; lower numbers than before change nothing.

@@ -119,10 +119,10 @@ impl Inner {
         delete::finish(self, &mut catalog)
     }
 
-    /// Writes down how far each partition is synced, if that is news.
+    /// Writes down where each partition starts and how far it is synced, if that is news.
     pub(super) fn checkpoint(&self, cores: &[Arc<Core>]) -> Result<()> {
-        let synced = |core: &Arc<Core>| Checkpoint { start: Offset::ZERO, synced: core.synced() };
-        self.raise_checkpoints(cores.iter().map(|core| (core, synced(core))))
+        let reached = |core: &Arc<Core>| Checkpoint { start: core.start(), synced: core.synced() };
+        self.raise_checkpoints(cores.iter().map(|core| (core, reached(core))))
     }
 
     /// Writes down the starts of partitions that are about to rise.

@@ -222,7 +222,7 @@ impl Inner {
             let hints = Hints {
                 topic: topic.id,
                 dense: !topic.config.cleanup.compacts(),
-                start: known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.start),
+                start: known.checkpoints.start(topic.id, number),
                 recovery_point: known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.synced),
                 clean: known.clean_entry(topic.id, number),
                 id,

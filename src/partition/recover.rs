@@ -227,6 +227,7 @@ impl Recovery<'_> {
         let start = self.hints.start.unwrap_or_default();
         let below = candidates.iter().skip(1).take_while(|candidate| candidate.base <= start).count();
         let expired: Vec<Offset> = candidates.drain(..below).map(|candidate| candidate.base).collect();
+        self.check_front(start, &candidates[0])?;
         let note = self.note(&candidates);
         // A mark at the start of its file was written when the file was made, and proves nothing of what came before.
         let marks = candidates.iter().rev().filter_map(|candidate| candidate.mark);
@@ -251,6 +252,17 @@ impl Recovery<'_> {
             unfinished: unfinished.into_iter().filter(|sealed| bases(&sealed.base)).collect(),
             ..recovered
         })
+    }
+
+    /// A start is stored before anything below it goes: if it is known, and the first segment begins after it, somebody
+    /// else has removed records.
+    fn check_front(&self, start: Offset, first: &Candidate) -> Result<()> {
+        let is_known = self.hints.start.is_some() && self.context.recovery != RecoveryMode::Salvage;
+        if is_known && first.base > start {
+            let reason = format!("the log starts at {start}, and no segment before this one is there");
+            return Err(Error::corrupt(&first.path, 0, reason));
+        }
+        Ok(())
     }
 
     /// Where to begin, and what is known of the batches before: no later than the batch that anything unknown comes

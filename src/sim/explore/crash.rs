@@ -80,8 +80,10 @@ pub(super) fn survive<S: Subject>(
     let opened = run.open();
     hold(&run, &mut held, before);
     opened?;
+    let mut ops = Vec::new();
     for _ in 0..OPS_AFTER {
         let op = S::operation(&run.options, &mut rng);
+        ops.push(op.clone());
         let mut before = run.model.clone();
         S::expect(&mut before, &op);
         let applied = run.apply(&op);
@@ -92,7 +94,8 @@ pub(super) fn survive<S: Subject>(
         run.close().and_then(|()| run.open()).map_err(|violation| violation.within("closed, opened"))?;
     }
     match held {
-        Some((moment, model)) => crash_again::<S>(&moment, &run, model, &mut rng),
+        Some((moment, model)) => crash_again::<S>(&moment, &run, model, &mut rng)
+            .map_err(|violation| violation.within(format!("then {ops:?}"))),
         None => Ok(()),
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn explore<S: Subject>(plan: &Plan<S>, tally: &Tally, budget: &Budget
             };
             let find = |image: Image, model: &S::Model| {
                 tally.add_point();
-                Run::<S>::on(image, &run.world, &run.options, model.clone(), 0).open()
+                Run::<S>::on(image, &run.world, &run.options, model.clone(), 1).open()
             };
             let (mut killed, mut crashed) = (during.clone(), during.clone());
             S::killed(&mut killed);

@@ -62,7 +62,7 @@ pub(super) fn faults() -> Vec<(Fault, Times)> {
 
 impl<S: Subject> Stage<'_, S> {
     fn start(&self) -> Run<S> {
-        Run::on(self.image.clone(), &self.run.world, &self.run.options, self.run.model.clone(), 1)
+        Run::on(self.image.clone(), &self.run.world, &self.run.options, self.run.model.clone(), mix(2))
     }
 
     /// Fails call number `call`.
@@ -76,7 +76,7 @@ impl<S: Subject> Stage<'_, S> {
         let mut model = run.model.clone();
         S::crashed(&mut model);
         let found = run.world.disk.image().crash(mix(call ^ seed));
-        let mut crashed = Run::<S>::on(found, &run.world, &run.options, model, call);
+        let mut crashed = Run::<S>::on(found, &run.world, &run.options, model, mix(3));
         crashed.open().map_err(|violation| violation.within("crash after it"))?;
         run.open().map_err(|violation| violation.within("opened after it"))?;
         run.close().map_err(|violation| violation.within("closed after it"))

@@ -42,7 +42,8 @@ impl<S: Subject> Run<S> {
         }
     }
 
-    /// A machine that starts on `image`, of which `model` allows several futures.
+    /// A machine that starts on `image`, of which `model` allows several futures. Its chance must be another than that
+    /// of the machines before, or it draws the ids once more that they drew: `seed` is new, too.
     pub(super) fn on(image: Image, world: &World, options: &S::Options, model: S::Model, seed: u64) -> Self {
         Self {
             world: World::on(SimDisk::on(image, world.clock.fork()), seed),

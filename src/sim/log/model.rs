@@ -176,7 +176,10 @@ impl Model {
         }
     }
 
-    fn expect_append(&mut self, at: At, records: Vec<Rec>) {
+    fn expect_append(&mut self, at: At, mut records: Vec<Rec>) {
+        if self.options.is_append_time {
+            records.iter_mut().for_each(|record| record.timestamp = None);
+        }
         self.expect_topic(at.topic);
         let topic = &mut self.topics[at.topic as usize];
         if let Some(live) = topic.live.as_mut().or(topic.pending.as_mut()) {
@@ -440,11 +443,20 @@ impl Groups {
         if end > self.end() && !maybe.is_empty() && end == self.end() + maybe.len() as u64 {
             self.push(maybe);
         }
-        self.expire(end, found);
-        let kept = self.writes.iter().take_while(|write| write.end <= end).count();
-        Arc::make_mut(&mut self.writes).truncate(kept);
-        if self.end() != end || self.fold() != *found {
-            return Err(format!("groups at {end} committed {found:?}, not {:?} at {}", self.fold(), self.end()));
+        // What was written and lost may have been followed by the removal of what is past its time: the longest part
+        // that leads to what was found is what came true.
+        let mut kept = self.writes.iter().take_while(|write| write.end <= end).count();
+        loop {
+            let mut part = Self { writes: Arc::new(self.writes[..kept].to_vec()), ..self.clone() };
+            part.expire(end, found);
+            if part.end() == end && part.fold() == *found {
+                self.writes = part.writes;
+                break;
+            }
+            if kept == 0 || self.writes[kept - 1].end <= floor {
+                return Err(format!("groups at {end} committed {found:?}, not {:?} at {}", self.fold(), self.end()));
+            }
+            kept -= 1;
         }
         self.acknowledged = end;
         self.synced = self.synced.min(end);
