@@ -35,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) id: TopicPartition,
     pub(crate) topic: TopicId,
     pub(crate) dir: PathBuf,
+    /// Whether offsets follow one another without gaps.
+    pub(crate) dense: bool,
     pub(crate) context: Arc<Context>,
     start: AtomicU64,
     pub(crate) end: Arc<Watermark>,
@@ -109,6 +111,7 @@ impl Core {
             id: hints.id.clone(),
             topic: hints.topic,
             dir,
+            dense: hints.dense,
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),

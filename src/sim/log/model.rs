@@ -24,6 +24,8 @@ pub(super) struct Topic {
     pub(super) pending: Option<Live>,
     /// A deletion is under way, or failed, and may have happened.
     pub(super) may_vanish: bool,
+    /// A deletion began, and may not have come to its end: repeating it is no error.
+    pub(super) may_be_left: bool,
 }
 
 /// A topic that is there.
@@ -154,7 +156,9 @@ impl Model {
             }
             Op::Create(topic) => self.expect_topic(*topic),
             Op::Delete(topic) => {
-                self.topics[*topic as usize].may_vanish |= self.topics[*topic as usize].live.is_some();
+                let deleted = &mut self.topics[*topic as usize];
+                deleted.may_vanish |= deleted.live.is_some();
+                deleted.may_be_left |= deleted.live.is_some();
                 self.groups.maybe = self.groups.without_topic(TOPICS[*topic as usize]);
                 self.groups.orphans.insert(TOPICS[*topic as usize]);
             }
@@ -440,7 +444,7 @@ impl Groups {
         if end < floor {
             return Err(format!("{} groups end at {end}, not at {floor} or above", GROUPS.len()));
         }
-        if end > self.end() && !maybe.is_empty() && end == self.end() + maybe.len() as u64 {
+        if !maybe.is_empty() {
             self.push(maybe);
         }
         // What was written and lost may have been followed by the removal of what is past its time: the longest part
