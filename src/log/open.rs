@@ -271,14 +271,7 @@ impl Inner {
             let dir = self.partition_dir(&id);
             self.make_partition_dir(&dir)?;
             PartitionMetadata { topic }.write(disk, &dir.join(METADATA_FILE))?;
-            let hints = Hints {
-                id,
-                topic,
-                dense: true,
-                start: None,
-                recovery_point: None,
-                clean: None,
-            };
+            let hints = Hints { id, topic, dense: true, start: None, recovery_point: None, clean: None };
             slots.push(Slot::Open(Arc::new(Core::open(&self.context, dir, config, &hints)?)));
         }
         disk.sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;

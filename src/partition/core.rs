@@ -115,7 +115,7 @@ impl Core {
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),
-            synced: Arc::new(Watermark::new(recovered.proven.max(recovered.start).0)),
+            synced: Arc::new(Watermark::new(recovered.proven.0)),
             first_unstable: AtomicU64::new(unstable.map_or(u64::MAX, |offset| offset.0)),
             segments: RwLock::new(recovered.segments.into()),
             generation: AtomicU64::new(0),

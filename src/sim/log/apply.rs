@@ -156,7 +156,8 @@ impl Call<'_> {
     }
 
     fn raw(&mut self, at: At, batch: &Batch, producer: u8, numbering: Numbering) -> Verdict {
-        if numbering.fate == Fate::Unknown {
+        let now = self.subject.world.clock.now().0;
+        if numbering.fate == Fate::Unknown || numbering.newest.is_some_and(|newest| now - newest > FORGOTTEN_MS / 2) {
             return Ok(());
         }
         let Some((topic, partition)) = self.partition(at)? else { return Ok(()) };
@@ -528,6 +529,9 @@ impl Call<'_> {
         }
     }
 }
+
+/// A producer that wrote nothing for a day may be forgotten. Kafka: `producer.id.expiration.ms`.
+const FORGOTTEN_MS: i64 = 86_400_000;
 
 fn same(expected: &[Rec], found: &[FoundRecord]) -> Verdict {
     let is_same = |(rec, record): (&Rec, &FoundRecord)| {

@@ -110,6 +110,8 @@ pub(super) struct Numbering {
     pub(super) sequence: i32,
     pub(super) count: u8,
     pub(super) fate: Fate,
+    /// The timestamp of the producer's newest batch, if that is known.
+    pub(super) newest: Option<i64>,
 }
 
 impl Model {
@@ -326,7 +328,7 @@ impl Partition {
     }
 
     fn numbering(&self, count: u8, producer: u8, sent: Sent) -> Numbering {
-        let unknown = Numbering { epoch: 0, sequence: 0, count, fate: Fate::Unknown };
+        let unknown = Numbering { epoch: 0, sequence: 0, count, fate: Fate::Unknown, newest: None };
         let batches = self.batches_of(producer);
         let Some(newest) = batches.first().copied() else {
             // Of what was deleted, the log may remember more than the model.
@@ -337,7 +339,8 @@ impl Partition {
             return unknown;
         }
         let next = newest.last + 1;
-        let numbered = |epoch, sequence, fate| Numbering { epoch, sequence, count, fate };
+        let unknown = Numbering { newest: self.records[(newest.offset - self.base) as usize].timestamp, ..unknown };
+        let numbered = |epoch, sequence, fate| Numbering { epoch, sequence, fate, ..unknown };
         match sent {
             Sent::Next => numbered(newest.epoch, next, Fate::Stored),
             Sent::Gap => numbered(newest.epoch, next + 2, Fate::OutOfOrder),
@@ -350,6 +353,7 @@ impl Partition {
                     sequence: batch.first,
                     count: (batch.last - batch.first + 1) as u8,
                     fate: Fate::Duplicate { offset: batch.offset, may_be_forgotten: back > 0 },
+                    ..unknown
                 },
                 _ => unknown,
             },
