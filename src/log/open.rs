@@ -149,7 +149,7 @@ fn holder(disk: &dyn Disk, path: &Path) -> Box<str> {
 /// Writes down who holds the lock, for the message that the next one gets. Not worth failing for.
 fn sign_lock(lock: Option<&dyn DiskLock>, settings: &LogBuilder, log: LogId) {
     if let Some(lock) = lock.filter(|_| !settings.read_only) {
-        let line = format!("process {}\nlog {log}\n", std::process::id());
+        let line = format!("process {}\nlog {log}\n", settings.process);
         let mut signed = [0; 64];
         let is_same = read_exact_at(lock.file(), &mut signed[..line.len().min(64)], 0).is_ok()
             && signed.starts_with(line.as_bytes());
