@@ -165,11 +165,6 @@ impl Producers {
         expired
     }
 
-    /// Forgets everything: the log was cut, and what is left is to be loaded and replayed.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// Decides what to do with a data batch, and changes nothing.
     ///
     /// # Errors
@@ -546,8 +541,6 @@ mod tests {
         // The forgotten one may begin anywhere; a clock that was set back forgets nobody.
         assert_eq!(producers.check(&batch(0, 77, 1), Origin::Client).unwrap(), Checked::New);
         assert_eq!(producers.expire(Timestamp(i64::MIN), day), 0);
-        producers.clear();
-        assert_eq!((producers.count(), producers.transactions.open_count()), (0, 0));
     }
 
     #[test]

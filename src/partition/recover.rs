@@ -240,7 +240,7 @@ impl Recovery<'_> {
         let Walk { mut followed, scanned, unfinished, .. } = walk;
         followed.producers.committed_to(found.offset);
         let written = note.map_or(proven, |(_, note)| proven.max(note.offset));
-        let known = Known { start, proven, written, same_boot: note.is_some() };
+        let known = Known { start, written, same_boot: note.is_some() };
         let plan = self.judge(&candidates, &found, known)?;
         let recovered = self.assemble(candidates, followed, scanned, found, proven, plan)?;
         let bases = |base: &Offset| recovered.segments.iter().any(|segment| segment.base() == *base);
@@ -552,8 +552,6 @@ impl Candidate {
 struct Known {
     /// Nothing below is kept, so nothing there can be lost.
     start: Offset,
-    /// Everything below was synced.
-    proven: Offset,
     /// Everything below was written, in this boot or on the disk.
     written: Offset,
     same_boot: bool,
