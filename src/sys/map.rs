@@ -235,6 +235,7 @@ impl MapWriter {
     }
 
     /// The highest bound the map was raised to.
+    #[cfg(feature = "sim")]
     pub(crate) fn bound(&self) -> usize {
         *self.heap.writing.lock()
     }
