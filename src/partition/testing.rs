@@ -1,5 +1,7 @@
 //! A partition on a simulated disk, with limits so small that each boundary is a few appends away.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
