@@ -123,6 +123,15 @@ mod tests {
         checkpoints
     }
 
+    /// The form on disk, so that a change of it is one on purpose.
+    #[test]
+    fn the_text_is_the_documented_one() {
+        let body = "chiplog checkpoints 1\nlog 00112233445566778899aabbccddeeff\n\
+            partition BwcHBwcHBwcHBwcHBwcHBw 3 start 3 synced 24\npartition CQkJCQkJCQkJCQkJCQkJCQ 0 start 0 synced 0\n";
+        let text = format!("{body}crc32 {:08x}\n", crc32(body.as_bytes()));
+        assert_eq!(any_checkpoints().to_text(LogId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff)), text);
+    }
+
     #[test]
     fn checkpoints_read_back_and_are_those_of_one_log() {
         let text = any_checkpoints().to_text(LogId(1));

@@ -169,6 +169,18 @@ mod tests {
         Clean::from([((id, 0), entry), ((id, 1), empty)])
     }
 
+    /// The form on disk, so that a change of it is one on purpose.
+    #[test]
+    fn the_text_is_the_documented_one() {
+        let body = "chiplog clean 1\nlog 00112233445566778899aabbccddeeff\n\
+            partition BwcHBwcHBwcHBwcHBwcHBw 0 start 3 end 24 batch 200 deadbeef index 8 9ae0daaf 0 00000000 \
+            grown 1700 22 195 first -1 producers 1 aborted 0\nsegment 0 630\nsegment 17 286\n\
+            partition BwcHBwcHBwcHBwcHBwcHBw 1 start 3 end 24 batch -1 00000000 index 8 9ae0daaf 0 00000000 \
+            grown -1 0 0 first -9223372036854775808 producers 1 aborted 0\nsegment 0 0\n";
+        let text = format!("{body}crc32 {:08x}\n", crc32(body.as_bytes()));
+        assert_eq!(to_text(LogId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff), &any_clean()), text);
+    }
+
     #[test]
     fn a_mark_reads_back() {
         let text = to_text(LogId(9), &any_clean());
