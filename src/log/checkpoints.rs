@@ -16,8 +16,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use super::catalog::LogId;
-use crate::checksum::crc32;
+use super::text::{self, Form, LogId};
 use crate::disk::replace::replace;
 use crate::disk::{Disk, read_file};
 use crate::error::{Error, Result};
@@ -78,22 +77,16 @@ impl Checkpoints {
     }
 
     fn to_text(&self, log: LogId) -> String {
-        let mut text = format!("{HEADER}\nlog {log}\n");
+        let mut text = FORM.begin(log);
         for ((topic, partition), Checkpoint { start, synced }) in &self.entries {
             let _ = writeln!(text, "partition {topic} {partition} start {start} synced {synced}");
         }
-        let _ = writeln!(text, "{TRAILER}{:08x}", crc32(text.as_bytes()));
-        text
+        text::seal(text)
     }
 
     fn parse(bytes: &[u8], log: LogId) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        let body = text.get(..text.len().checked_sub(TRAILER.len() + 9)?)?;
-        if text[body.len()..] != format!("{TRAILER}{:08x}\n", crc32(body.as_bytes())) {
-            return None;
-        }
-        let mut lines = body.lines();
-        if lines.next()? != HEADER || lines.next()? != format!("log {log}") {
+        let (found, lines) = FORM.open(bytes).ok()?;
+        if found != log {
             return None;
         }
         let mut checkpoints = Self::default();
@@ -108,13 +101,13 @@ impl Checkpoints {
     }
 }
 
-const HEADER: &str = "chiplog checkpoints 1";
-const TRAILER: &str = "crc32 ";
+const FORM: Form = Form { what: "checkpoints", version: 1 };
 const MAX_BYTES: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checksum::crc32;
 
     fn any_checkpoints() -> Checkpoints {
         let mut checkpoints = Checkpoints::default();
