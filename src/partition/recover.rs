@@ -57,6 +57,26 @@ pub(crate) struct Recovered {
     pub(crate) is_clean: bool,
 }
 
+impl Recovered {
+    /// A log without a record, and nothing to do about it.
+    fn empty(start: Offset, followed: Followed) -> Self {
+        Self {
+            segments: Vec::new(),
+            active: None,
+            start,
+            end: start,
+            proven: start,
+            followed,
+            plan: Plan::default(),
+            names_are_durable: false,
+            scanned_bytes: 0,
+            unfinished: Vec::new(),
+            stale_snapshots: Vec::new(),
+            is_clean: false,
+        }
+    }
+}
+
 /// What is needed to finish a sealed segment.
 #[derive(Debug)]
 pub(crate) struct UnfinishedParts {
@@ -158,20 +178,7 @@ impl Recovery<'_> {
             let reason = format!("no segment is left of a log that was synced to {}", self.proven_hint());
             return Err(Error::corrupt(self.dir, 0, reason));
         }
-        Ok(Recovered {
-            segments: Vec::new(),
-            active: None,
-            start,
-            end: start,
-            proven: start,
-            followed: Followed::load(self.context, self.dir, Vec::new(), start)?,
-            plan: Plan::default(),
-            names_are_durable: false,
-            scanned_bytes: 0,
-            unfinished: Vec::new(),
-            stale_snapshots: Vec::new(),
-            is_clean: false,
-        })
+        Ok(Recovered::empty(start, Followed::load(self.context, self.dir, Vec::new(), start)?))
     }
 
     fn proven_hint(&self) -> Offset {
@@ -403,20 +410,8 @@ impl Recovery<'_> {
             // What is left lies below the start: the log goes on, empty, in a new segment.
             probe::reached("recover.end_below_start");
             plan.expired = candidates.iter().map(|candidate| candidate.base).collect();
-            return Ok(Recovered {
-                segments: Vec::new(),
-                active: None,
-                start,
-                end: start,
-                proven: start,
-                followed: Followed::load(self.context, self.dir, Vec::new(), start)?,
-                plan,
-                names_are_durable: false,
-                scanned_bytes,
-                unfinished: Vec::new(),
-                stale_snapshots: Vec::new(),
-                is_clean: false,
-            });
+            let followed = Followed::load(self.context, self.dir, Vec::new(), start)?;
+            return Ok(Recovered { plan, scanned_bytes, ..Recovered::empty(start, followed) });
         }
         let segments = self.segments(&candidates, &found);
         let mark = candidates.last().and_then(|last| last.mark.map(|mark| (last.limit, mark)));
@@ -430,16 +425,11 @@ impl Recovery<'_> {
         Ok(Recovered {
             segments,
             active: Some(active),
-            start,
             end: found.offset,
             proven: proven.min(found.offset),
-            followed,
             plan,
-            names_are_durable: false,
             scanned_bytes,
-            unfinished: Vec::new(),
-            stale_snapshots: Vec::new(),
-            is_clean: false,
+            ..Recovered::empty(start, followed)
         })
     }
 
@@ -501,14 +491,9 @@ impl Recovery<'_> {
         Ok(Some(Recovered {
             segments: ends.collect(),
             active: Some(found),
-            start: clean.start,
             end: clean.end,
             proven: clean.end,
-            followed,
-            plan: Plan::default(),
             names_are_durable: true,
-            scanned_bytes: 0,
-            unfinished: Vec::new(),
             stale_snapshots: listing
                 .iter()
                 .filter(|(base, kind)| {
@@ -517,6 +502,7 @@ impl Recovery<'_> {
                 .map(|(base, _)| *base)
                 .collect(),
             is_clean: true,
+            ..Recovered::empty(clean.start, followed)
         }))
     }
 
