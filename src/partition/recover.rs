@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::context::{Context, RecoveryMode};
 use super::follow::Followed;
 use super::hints::{CleanPartition, Hints};
+use crate::checksum::Digest;
 use crate::disk::marks::{Note, SyncMark};
 use crate::disk::{Disk, DiskFile, FileId, Open, read_exact_at, read_file, read_vouched};
 use crate::error::{Error, Result};
@@ -279,7 +280,12 @@ impl Recovery<'_> {
             && has_epochs
             && !note.has_producers
             && note.offset >= proven
-            && let Some(index) = self.restore_index(candidates[last].base, &note)
+            && let Some(index) = self.restore_index(
+                candidates[last].base,
+                note.index,
+                note.time_index,
+                Grown { largest: note.largest, since_last: note.since_last },
+            )
         {
             probe::reached("recover.from_note");
             let followed = Followed::load(self.context, self.dir, Vec::new(), note.offset)?.with_aborted(aborted);
@@ -324,13 +330,13 @@ impl Recovery<'_> {
         (candidates.len() - 1, all)
     }
 
-    fn restore_index(&self, base: Offset, note: &Note) -> Option<IndexWriter> {
-        let mut index = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
+    /// The indexes of the last segment from their files, if these are what the digests were made of.
+    fn restore_index(&self, base: Offset, index: Digest, time_index: Digest, grown: Grown) -> Option<IndexWriter> {
+        let mut writer = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
         let disk = self.context.disk();
-        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), note.index)?;
-        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), note.time_index)?;
-        let grown = Grown { largest: note.largest, since_last: note.since_last };
-        index.restore(&offsets, &times, grown).then_some(index)
+        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), index)?;
+        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), time_index)?;
+        writer.restore(&offsets, &times, grown).then_some(writer)
     }
 
     /// Decides what the end that was found means, and so what is to be done about what lies behind it.
@@ -463,7 +469,9 @@ impl Recovery<'_> {
         if !self.last_batch_verifies(clean, last_base, last_len)? {
             return Ok(None);
         }
-        let Some(index) = self.restore_clean_index(last_base, clean) else { return Ok(None) };
+        let Some(index) = self.restore_index(last_base, clean.index, clean.time_index, clean.grown) else {
+            return Ok(None);
+        };
         // The mark does not vouch for indexes of aborted transactions.
         if clean.has_aborted {
             return Ok(None);
@@ -516,14 +524,6 @@ impl Recovery<'_> {
             Err(_) => false,
         };
         Ok(verified)
-    }
-
-    fn restore_clean_index(&self, base: Offset, clean: &CleanPartition) -> Option<IndexWriter> {
-        let mut index = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
-        let disk = self.context.disk();
-        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), clean.index)?;
-        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), clean.time_index)?;
-        index.restore(&offsets, &times, clean.grown).then_some(index)
     }
 }
 
