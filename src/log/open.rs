@@ -9,13 +9,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::background::Background as Thread;
 use super::builder::{Background, LogBuilder};
-use super::catalog::{Catalog, CatalogTopic, LogId, Stored};
+use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
 use super::groups::Coordinator;
 use super::maintain::Schedule;
 use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
+use super::text::LogId;
 use super::topic::{Damage, Slot, TopicState};
 use super::{Inner, Log, Opened, delete};
 use crate::config::TopicConfig;

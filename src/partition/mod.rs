@@ -46,11 +46,11 @@ mod writer;
 pub mod fuzzing;
 
 pub use append::{Ack, Appended};
-pub(crate) use append::{Held, append_raw, append_records};
+pub(crate) use append::{Held, append_records};
 pub use context::RecoveryMode;
 pub use read::Isolation;
 pub use reader::Reader;
-pub use records::{Aborted, Batches, FileRange, Iter, Records};
+pub use records::{Aborted, Batches, FileRange, Records};
 
 use self::core::Core;
 
