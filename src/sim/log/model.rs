@@ -32,8 +32,8 @@ pub(super) struct Topic {
 #[derive(Debug, Clone)]
 pub(super) struct Live {
     pub(super) config: TopicConfig,
-    /// Settings that are being stored, or could not be.
-    pub(super) config_may: Option<TopicConfig>,
+    /// Settings that are being stored, or could not be: all since the last time it worked.
+    pub(super) config_may: Vec<TopicConfig>,
     pub(super) partitions: Vec<Partition>,
 }
 
@@ -153,7 +153,7 @@ impl Model {
             }
             Op::Alter(topic, change) => {
                 if let Some(live) = &mut self.topics[*topic as usize].live {
-                    live.config_may = Some(change.of(live.config));
+                    live.config_may.push(change.of(live.config));
                 }
             }
             Op::Create(topic) => self.expect_topic(*topic),
@@ -239,7 +239,7 @@ impl Model {
             topic.pending = None;
             topic.may_vanish = false;
             if let Some(live) = &mut topic.live {
-                live.config_may = None;
+                live.config_may.clear();
             }
         }
     }
@@ -260,13 +260,13 @@ impl Model {
 impl Live {
     pub(super) fn new(config: TopicConfig) -> Self {
         let partitions = vec![Partition::default(); config.partitions as usize];
-        Self { config, config_may: None, partitions }
+        Self { config, config_may: Vec::new(), partitions }
     }
 
     pub(super) fn set_config(&mut self, config: TopicConfig) {
         self.partitions.resize_with(config.partitions as usize, Partition::default);
         self.config = config;
-        self.config_may = None;
+        self.config_may.clear();
     }
 }
 

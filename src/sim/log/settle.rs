@@ -44,10 +44,10 @@ fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>) -> Verdict {
 }
 
 fn settle_live(live: &mut Live, found: &FoundTopic) -> Verdict {
-    match live.config_may {
-        _ if found.config == live.config => live.config_may = None,
-        Some(config) if found.config == config => live.set_config(config),
-        _ => return Err(Violation::new("L2", format!("settings {:?}, not {:?}", found.config, live.config))),
+    match found.config {
+        config if config == live.config => live.config_may.clear(),
+        config if live.config_may.contains(&config) => live.set_config(config),
+        config => return Err(Violation::new("L2", format!("settings {config:?}, not {:?}", live.config))),
     }
     if found.partitions.len() != live.partitions.len() {
         return Err(Violation::new("L2", format!("{} partitions", found.partitions.len())));
