@@ -3,7 +3,7 @@
 //! No payloads: neither keys nor values nor headers of a record ever pass through here.
 //!
 //! Invariants:
-//! - An observer is called with no lock held, on the thread that did the work.
+//! - An observer is called with no lock held, on the thread that did the work: see [`tell`].
 //! - Recording a latency takes no lock and allocates nothing.
 
 use std::fmt;
@@ -13,10 +13,21 @@ use std::time::Duration;
 
 use crate::types::{Offset, TopicPartition};
 
+mod tell;
+
+pub(crate) use tell::{Later, Quiet, tell};
+
 /// Is told what happens in the log. Every method does nothing unless implemented.
 ///
-/// Calls come from the threads that append, sync and maintain, so return promptly: what takes long here makes them
-/// wait. No lock is held, the log may be called. Events get more fields over time, never fewer.
+/// An event is told on the thread that brought it about, before its call of the log returns: the caller's, or the one
+/// that does the background work. So return promptly. What one thread brings about is told in order.
+///
+/// No lock is held then: an observer may call the log, even to maintain or to close it. What it brings about there is
+/// told when it has returned, so see to it that this comes to an end. It must not wait for the background work, which may be what called it:
+/// [`Appended::wait`](crate::Appended::wait) is fine, blocking on [`Appended::acked`](crate::Appended::acked) is not. A
+/// panic on the log's own thread stops the log.
+///
+/// Events get more fields over time, never fewer.
 ///
 /// ```
 /// use chiplog::{Observer, TailCut};

@@ -10,7 +10,7 @@ use super::{FirstError, Inner, Log, delete};
 use crate::config::Durability;
 use crate::disk::checkpoint::OffsetCheckpoint;
 use crate::error::{Error, Result};
-use crate::observe::RetentionReason;
+use crate::observe::{Quiet, RetentionReason};
 use crate::partition::core::Core;
 use crate::probe;
 use crate::types::{Offset, TopicId};
@@ -79,7 +79,7 @@ impl Inner {
 
     /// What was done, and the first of what went wrong. Fails only if the log is closing.
     pub(super) fn serve(&self) -> Result<(Maintained, Option<Error>)> {
-        let mut schedule = self.schedule.lock();
+        let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let mut done = Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 };
         if self.context.read_only {
@@ -199,7 +199,7 @@ impl Inner {
     /// Raises the start of one partition, durably.
     pub(super) fn delete_before(&self, core: &Arc<Core>, offset: Offset) -> Result<()> {
         // Not beside a retention or a finishing of the same segments.
-        let _schedule = self.schedule.lock();
+        let _schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let (start, end) = (core.start(), core.committed());
         if offset > end {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 mod background;
 mod builder;
@@ -45,6 +45,7 @@ use self::topic::{Slot, TopicState};
 use crate::config::{GroupConfig, TopicConfig};
 use crate::disk::DiskLock;
 use crate::error::{Error, Result};
+use crate::observe::Quiet;
 use crate::partition::Appended;
 use crate::partition::context::Context;
 use crate::partition::core::Core;
@@ -472,8 +473,8 @@ impl Inner {
     }
 
     /// The catalog, to be changed: what a failed change left of it is put right first.
-    fn lock_catalog(&self) -> Result<MutexGuard<'_, Stored>> {
-        let mut catalog = self.catalog.lock();
+    fn lock_catalog(&self) -> Result<Quiet<'_, Stored>> {
+        let mut catalog = Quiet::lock(&self.catalog);
         self.check_open()?;
         catalog.settle(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
         Ok(catalog)
@@ -484,7 +485,7 @@ impl Inner {
     }
 
     /// The catalog, with nothing left of a deleted topic of this name.
-    fn lock_catalog_for(&self, name: &str) -> Result<MutexGuard<'_, Stored>> {
+    fn lock_catalog_for(&self, name: &str) -> Result<Quiet<'_, Stored>> {
         loop {
             let catalog = self.lock_catalog()?;
             if !catalog.is_deleting(name) {

@@ -23,6 +23,7 @@ use crate::disk::checkpoint::PartitionMetadata;
 use crate::disk::replace::sync_parent;
 use crate::disk::{Disk, DiskLock, Lock, Volume, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
+use crate::observe::tell;
 use crate::partition::context::{CleanMark, Context, Doorbell, Space};
 use crate::partition::core::Core;
 use crate::partition::hints::{CleanPartition, Hints};
@@ -247,7 +248,8 @@ impl Inner {
             Ok(core) => Slot::Open(Arc::new(core)),
             Err(error) => {
                 probe::reached("log.damaged_partition");
-                self.context.observer.partition_damaged(&hints.id, &error.to_string());
+                let (id, reason) = (hints.id.clone(), error.to_string());
+                tell(&self.context.observer, move |observer| observer.partition_damaged(&id, &reason));
                 let error = Arc::new(error);
                 self.damaged.write().push(Damage { partition: hints.id.clone(), error: Arc::clone(&error) });
                 Slot::Damaged(error)
