@@ -71,7 +71,8 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A partition that was not closed in order is being read through. Called now and then while it lasts.
     fn recovering(&self, progress: &Recovery<'_>) {}
 
-    /// A partition was opened after it had not been closed in order.
+    /// A partition was opened after it had not been closed in order, or differed from what the close had left. Not
+    /// called for a new one, nor for one in which nothing was ever written.
     fn recovered(&self, recovery: &Recovery<'_>) {}
 
     /// A partition cannot be used; the rest of the log can.

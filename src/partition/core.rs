@@ -20,7 +20,7 @@ use super::report::{Report, Reports};
 use super::writer::{Writer, WriterParts};
 use crate::config::{Durability, TopicConfig};
 use crate::error::{Error, Result};
-use crate::observe::Recovery;
+use crate::observe::{Recovery, tell};
 use crate::probe;
 use crate::segment::active::{Failure, Shape};
 use crate::segment::data::SegmentData;
@@ -83,13 +83,15 @@ impl Core {
         };
         let recovered = recover(context, &dir, shape, hints)?;
         let duration = context.clock.monotonic().saturating_sub(began);
-        context.observer.recovered(&Recovery {
-            partition: &hints.id,
-            end: recovered.end,
-            scanned_bytes: recovered.scanned_bytes,
-            total_bytes: recovered.scanned_bytes,
-            duration,
-        });
+        // A partition in which nothing was ever written has nothing to recover.
+        let is_new = recovered.segments.is_empty() && recovered.plan.is_empty();
+        if !recovered.is_clean && !is_new {
+            let (partition, end, bytes) = (hints.id.clone(), recovered.end, recovered.scanned_bytes);
+            tell(&context.observer, move |observer| {
+                let (scanned_bytes, total_bytes) = (bytes, bytes);
+                observer.recovered(&Recovery { partition: &partition, end, scanned_bytes, total_bytes, duration });
+            });
+        }
         let latest_epoch = recovered.followed.epochs.latest().unwrap_or_default();
         let unstable = recovered.followed.producers.transactions().first_unstable();
         let aborted = recovered.followed.aborted.entries().into();
