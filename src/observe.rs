@@ -65,10 +65,12 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// Opening found bytes at the end of a partition that are no whole batch, as a crash leaves them, and cut them off.
     fn corrupt_tail_cut(&self, cut: &TailCut<'_>) {}
 
-    /// An index was missing or wrong and was built again from the batches.
+    /// The index of a sealed segment was missing or wrong, so a read built it again from the batches, in memory. The
+    /// path is that of the offset index. Told again if the segment was unmapped in between.
     fn index_rebuilt(&self, partition: &TopicPartition, path: &Path) {}
 
-    /// A partition that was not closed in order is being read through. Called now and then while it lasts.
+    /// A partition that was not closed in order is being read through. **Not called yet**: only
+    /// [`recovered`](Self::recovered) is, when it is over.
     fn recovering(&self, progress: &Recovery<'_>) {}
 
     /// A partition was opened after it had not been closed in order, or differed from what the close had left. Not
@@ -81,10 +83,11 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// Retention removed the oldest records of a partition.
     fn retention_deleted(&self, event: &Retained<'_>) {}
 
-    /// Less space is free than the log is told to leave: appends are refused until there is more.
+    /// Less space is free than [`min_free_bytes`](crate::LogBuilder::min_free_bytes): an append found out and was
+    /// refused, and others are until there is more.
     fn space_low(&self, free_bytes: u64, limit_bytes: u64) {}
 
-    /// Enough space is free again: appends go on.
+    /// Enough space is free again: an append found out, and was taken.
     fn space_recovered(&self, free_bytes: u64) {}
 
     /// A group committed offsets of this many partitions.

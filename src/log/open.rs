@@ -187,7 +187,8 @@ fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
 }
 
 fn context(settings: &LogBuilder, dir: &Path, log: LogId, volume: &Volume, has_mark: bool) -> Context {
-    let files = Files::new(Arc::clone(&settings.disk), settings.read_path, settings.max_maps);
+    let (disk, observer) = (Arc::clone(&settings.disk), Arc::clone(&settings.observer));
+    let files = Files::new(disk, observer, settings.read_path, settings.max_maps);
     // A mark that was not believed is still to be erased before the first change.
     let has_mark = has_mark || settings.disk.metadata(&dir.join(CLEAN_FILE)).is_ok();
     Context {

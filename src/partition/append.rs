@@ -488,7 +488,8 @@ impl Core {
         expected_end: Option<Offset>,
         origin: Origin,
     ) -> Result<Placement> {
-        self.context.space.admit(self.context.disk(), batch.len() as u64)?;
+        let context = &self.context;
+        context.space.admit(context.disk(), &context.observer, batch.len() as u64)?;
         let (placement, sync_now, _woken) = self.append_locked(batch, header, expected_end, origin)?;
         if sync_now {
             self.sync_to(placement.last_offset + 1).map_err(|error| self.not_synced(placement.offset, &error))?;

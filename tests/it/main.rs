@@ -9,6 +9,7 @@ mod futures;
 mod groups;
 mod locking;
 mod many;
+mod observers;
 mod read_only;
 mod readme;
 mod retention;
