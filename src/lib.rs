@@ -77,6 +77,7 @@
 //! | handle errors | [`Error::kind`] |
 //! | encode and decode batches | [`record`] |
 //! | replace the disk | [`disk`] |
+//! | do the background work yourself | [`Background::Caller`], [`Log::maintain`], [`Log::wait_due`] |
 //! | know how it works | [`guide`] |
 //!
 //! # Features

@@ -18,6 +18,7 @@ impl Opened {
         }
         // Appends that are under way end; no other begins.
         self.inner.context.closing.store(true, Ordering::Release);
+        self.inner.context.doorbell.ring();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             if thread.is_current() {

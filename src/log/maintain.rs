@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::checkpoints::Checkpoint;
@@ -19,7 +20,8 @@ use crate::types::{Offset, TopicId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Maintained {
-    /// How long until there may be something to do. Sooner if somebody waits for a sync.
+    /// How long until there may be something to do. Sooner if somebody begins to wait for a sync meanwhile, which
+    /// [`Log::wait_due`] tells.
     pub next: Duration,
     /// How many partitions were synced.
     pub synced: u64,
@@ -43,7 +45,8 @@ pub(super) struct Schedule {
 impl Log {
     /// Does what is due: syncs that topics ask for by time and that futures wait for, finishing sealed segments,
     /// retention, expiry of group offsets. With [`Background::Caller`](crate::Background::Caller) the caller calls
-    /// this, when the call before said so or after it was told to; a thread of the log's does otherwise.
+    /// this, when the call before said so or when [`wait_due`](Self::wait_due) returns; a thread of the log's does
+    /// otherwise.
     ///
     /// Every step is short of one segment; a call does all that are due.
     ///
@@ -68,6 +71,50 @@ impl Log {
     /// ```
     pub fn maintain(&self) -> Result<Maintained> {
         self.opened.inner.maintain()
+    }
+
+    /// Blocks until somebody waits for what [`maintain`](Self::maintain) does, or until `timeout` has passed; `false` in
+    /// that case. For callers with a loop of their own for it; may return early, so that one call more is made than
+    /// needed. Takes nothing from a thread of the log's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], also if the log is closed meanwhile.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Background, Error, Log};
+    ///
+    /// let log = Log::builder(dir.path()).background(Background::Caller).open()?;
+    /// let ours = log.clone();
+    /// let upkeep = std::thread::spawn(move || {
+    ///     loop {
+    ///         let next = match ours.maintain() {
+    ///             Ok(maintained) => maintained.next,
+    ///             Err(Error::Closed) => break,
+    ///             Err(_) => Duration::from_secs(1), // of one partition: the others were served
+    ///         };
+    ///         if ours.wait_due(next).is_err() {
+    ///             break;
+    ///         }
+    ///     }
+    /// });
+    /// log.topic("orders")?.append("paid")?;
+    /// log.close()?; // ends the loop
+    /// upkeep.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_due(&self, timeout: Duration) -> Result<bool> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        let heard = inner.heard.load(Ordering::Acquire);
+        let rings = inner.context.doorbell.wait(heard, timeout);
+        inner.heard.fetch_max(rings, Ordering::AcqRel);
+        inner.check_open()?;
+        Ok(rings > heard)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -108,6 +108,8 @@ pub(crate) struct Inner {
     group_config: GroupConfig,
     retention_interval: Duration,
     checkpoint_interval: Duration,
+    /// How often the doorbell had rung when `wait_due` returned last.
+    heard: AtomicU64,
     closed: AtomicBool,
 }
 

@@ -77,6 +77,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         group_config: settings.groups,
         retention_interval: settings.retention_interval,
         checkpoint_interval: settings.checkpoint_interval,
+        heard: std::sync::atomic::AtomicU64::new(0),
         closed: std::sync::atomic::AtomicBool::new(false),
     };
     inner.open_topics(&known)?;

@@ -138,7 +138,8 @@ impl Appended<'_> {
     }
 
     /// Resolves once `ack` holds. Runs on any runtime; the sync itself is done by the log's background thread, or by
-    /// the caller's next [`Log::maintain`](crate::Log::maintain).
+    /// the caller's next [`Log::maintain`](crate::Log::maintain), which [`Log::wait_due`](crate::Log::wait_due) waits
+    /// for. As every future, it does nothing until it is first polled: only then is the sync asked for.
     ///
     /// # Errors
     ///

@@ -159,23 +159,22 @@ const LOOK_EVERY: u64 = 16 << 20;
 /// Wakes whoever does the background work: somebody waits for something only that can bring about.
 #[derive(Debug, Default)]
 pub(crate) struct Doorbell {
-    rung: Mutex<bool>,
+    /// How often it was rung.
+    rings: Mutex<u64>,
     wake: Condvar,
 }
 
 impl Doorbell {
     pub(crate) fn ring(&self) {
-        *self.rung.lock() = true;
-        self.wake.notify_one();
+        *self.rings.lock() += 1;
+        self.wake.notify_all();
     }
 
-    /// Waits until the bell was rung since the last wait ended, at most for `timeout`.
-    pub(crate) fn wait(&self, timeout: Duration) {
-        let mut rung = self.rung.lock();
-        if !*rung {
-            self.wake.wait_for(&mut rung, timeout);
-        }
-        *rung = false;
+    /// Waits until the bell was rung more than `heard` times, at most for `timeout`. Returns how often it was rung.
+    pub(crate) fn wait(&self, heard: u64, timeout: Duration) -> u64 {
+        let mut rings = self.rings.lock();
+        self.wake.wait_while_for(&mut rings, |rings| *rings <= heard, timeout);
+        *rings
     }
 }
 
