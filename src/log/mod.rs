@@ -380,7 +380,9 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// The first of what went wrong: [`Error::Io`], [`Error::Poisoned`]. The other partitions were synced.
+    /// - The first of what went wrong: [`Error::Io`], [`Error::Poisoned`], [`Error::ReadOnly`]. The other partitions were
+    ///   synced.
+    /// - [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -442,7 +444,18 @@ impl Log {
     }
 
     /// Closes the log, for all handles: makes everything durable, brings the files into the form of ordinary closed
-    /// Kafka directories, leaves a mark that lets the next open believe them, and gives back the lock.
+    /// Kafka directories, leaves a mark that lets the next open believe them, and gives back the lock. Calls that are
+    /// under way end first.
+    ///
+    /// What handles that are left answer from then on:
+    ///
+    /// | Call | Answer |
+    /// |---|---|
+    /// | what appends, commits, reads, syncs, maintains, creates, changes or counts; a second `close` | [`Error::Closed`] |
+    /// | [`Appended::wait`] and [`acked`](Appended::acked) for [`Ack::Synced`](crate::Ack::Synced) | done if it was synced, as all is by a close that succeeds; else [`Error::Closed`] |
+    /// | [`wait_readable`](crate::Partition::wait_readable), [`readable`](crate::Partition::readable) | done below the end, [`Error::Closed`] from there on |
+    /// | names, numbers, settings, [`offsets`](crate::Partition::offsets), [`segments`](crate::Partition::segments), [`find_topic`](Self::find_topic), [`topics`](Self::topics), [`damaged`](Self::damaged) | as when it was closed |
+    /// | [`Records`](crate::Records) that were read before | as before |
     ///
     /// # Errors
     ///

@@ -236,7 +236,8 @@ impl Partition {
         async move { reached.await.map_err(|stop| core.stopped(stop)) }
     }
 
-    /// Makes everything appended so far durable, names of files included.
+    /// Makes everything appended so far durable, names of files included. Blocks while the disk works; concurrent
+    /// calls share one sync.
     ///
     /// # Errors
     ///
@@ -258,6 +259,8 @@ impl Partition {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sync(&self) -> Result<()> {
+        // Also if there is nothing to sync: who asks wants to know that the log is there to keep it.
+        self.core.check()?;
         self.core.sync_to(self.core.end())
     }
 

@@ -78,6 +78,7 @@ fn handles_say_why_they_are_of_no_use_any_more() {
         topic.append("x").map(|_| ()).unwrap_err(),
         partition.append("x").map(|_| ()).unwrap_err(),
         partition.read(Offset(0)).map(|_| ()).unwrap_err(),
+        partition.sync().unwrap_err(),
         group.commit("orders", 0, Offset(1)).unwrap_err(),
         other.topic("orders").map(|_| ()).unwrap_err(),
         other.stats().map(|_| ()).unwrap_err(),
