@@ -218,7 +218,8 @@ impl Partition {
         self.append_records(None, [record.into()])
     }
 
-    /// Appends several records as one batch: all of them or none, at consecutive offsets.
+    /// Appends several records as one batch: all of them or none, at consecutive offsets. Takes what
+    /// [`append`](Self::append) takes, several of it.
     ///
     /// # Errors
     ///
@@ -232,12 +233,13 @@ impl Partition {
     ///
     /// let log = Log::open(dir.path())?;
     /// let orders = log.topic("orders")?.partition(0)?;
-    /// let appended = orders.append_all([Record::new("paid"), Record::new("sent")])?;
+    /// let appended = orders.append_all(["paid", "sent"])?;
     /// assert_eq!((appended.offset(), appended.last_offset()), (Offset(0), Offset(1)));
+    /// orders.append_all([Record::new("paid").key("o-17"), Record::new("sent").key("o-17")])?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn append_all<'r>(&self, records: impl IntoIterator<Item = Record<'r>>) -> Result<Appended<'_>> {
-        self.append_records(None, records)
+    pub fn append_all<'r>(&self, records: impl IntoIterator<Item = impl Into<Record<'r>>>) -> Result<Appended<'_>> {
+        self.append_records(None, records.into_iter().map(Into::into))
     }
 
     /// Appends as [`append_all`](Self::append_all) does, but only if the partition still ends at `expected_end`: what
@@ -251,22 +253,22 @@ impl Partition {
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
-    /// use chiplog::{Error, Log, Offset, Record};
+    /// use chiplog::{Error, Log, Offset};
     ///
     /// let log = Log::open(dir.path())?;
     /// let seats = log.topic("seats")?.partition(0)?;
-    /// seats.append_if_end(Offset(0), [Record::new("ann takes 4A")])?;
+    /// seats.append_if_end(Offset(0), ["ann takes 4A"])?;
     ///
-    /// let late = seats.append_if_end(Offset(0), [Record::new("bob takes 4A")]);
+    /// let late = seats.append_if_end(Offset(0), ["bob takes 4A"]);
     /// assert!(matches!(late, Err(Error::EndMismatch { actual: Offset(1), .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append_if_end<'r>(
         &self,
         expected_end: Offset,
-        records: impl IntoIterator<Item = Record<'r>>,
+        records: impl IntoIterator<Item = impl Into<Record<'r>>>,
     ) -> Result<Appended<'_>> {
-        self.append_records(Some(expected_end), records)
+        self.append_records(Some(expected_end), records.into_iter().map(Into::into))
     }
 
     /// Appends a batch that somebody else encoded, in Kafka's format v2: what a produce request carries. It is
