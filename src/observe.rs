@@ -313,11 +313,18 @@ impl LatencyRecorder {
 }
 
 /// How long something took, each time, to within a factor of two.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Latencies {
     buckets: [u64; BUCKET_COUNT],
     total_us: u64,
     max_us: u64,
+}
+
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, mean, max) = (self.count(), self.mean(), self.max());
+        write!(f, "Latencies {{ count: {count}, mean: {mean:?}, max: {max:?} }}")
+    }
 }
 
 impl Latencies {

@@ -1,6 +1,7 @@
 //! The log: a directory of topics, opened by one process.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,9 +70,15 @@ use crate::types::{Offset, TopicId};
 /// log.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Log {
     opened: Arc<Opened>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("dir", &self.opened.inner.dir).finish()
+    }
 }
 
 /// The part of a log that closes it when the last handle goes. The background thread has none.

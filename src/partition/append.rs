@@ -9,6 +9,7 @@
 //! Everything that can fail happens before the offset is given, except the sync of a topic that syncs each append.
 
 use std::cell::Cell;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -53,7 +54,6 @@ pub enum Ack {
 /// assert_eq!(partition.offsets().synced, Offset(1));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Appended<'p> {
     core: Held<'p>,
     offset: Offset,
@@ -62,8 +62,13 @@ pub struct Appended<'p> {
     is_duplicate: bool,
 }
 
+impl fmt::Debug for Appended<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Appended {{ {}, {}..={} }}", self.core.core().id, self.offset, self.last_offset)
+    }
+}
+
 /// A partition that is borrowed from the caller, or kept by the result.
-#[derive(Debug)]
 pub(crate) enum Held<'p> {
     Borrowed(&'p Arc<Core>),
     Shared(Arc<Core>),

@@ -4,6 +4,7 @@
 //! each thing that is done to a partition: [`append`], [`read`], [`sync`], [`recover`], [`retention`], [`close`].
 
 use std::any::Any;
+use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,12 +57,27 @@ use self::core::Core;
 
 /// A partition of a topic: records in the order of their offsets. Clones are handles to the same partition.
 ///
-/// A handle keeps the log open: the last one to go closes it.
-#[derive(Debug, Clone)]
+/// A handle keeps the log open, as do the [`Reader`]s made of it: the last one to go closes it.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let log = chiplog::Log::open(dir.path())?;
+/// let partition = log.topic("orders")?.partition(0)?;
+/// partition.append("paid")?;
+/// assert_eq!(format!("{partition:?}"), "Partition { orders-0, 0..1 }");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
 pub struct Partition {
     pub(crate) core: Arc<Core>,
     /// Whatever must live as long as a handle does.
     _keeps_open: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Partition {{ {}, {}..{} }}", self.core.id, self.core.start(), self.core.end())
+    }
 }
 
 /// How far a partition has come; see [`Partition::offsets`].

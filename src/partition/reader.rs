@@ -1,5 +1,6 @@
 //! A reader that follows the tail of a partition.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::core::Core;
@@ -28,12 +29,18 @@ use crate::types::Offset;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Reader {
     partition: Partition,
     segments: Arc<[Arc<SegmentData>]>,
     generation: u64,
     options: ReadOptions,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("partition", &self.partition).field("options", &self.options).finish()
+    }
 }
 
 impl Reader {

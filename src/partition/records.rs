@@ -179,12 +179,19 @@ impl<'a> Hidden<'a> {
 ///
 /// Begins with the batch that holds the offset asked for, so its first records may lie before it: readers skip them,
 /// as Kafka's do.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Batches {
     pub(super) stored: Bytes,
     pub(super) next_offset: Offset,
     pub(super) file: Option<FileRange>,
     pub(super) aborted: Vec<Aborted>,
+}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let len = self.bytes().len();
+        f.debug_struct("Batches").field("bytes", &len).field("next_offset", &self.next_offset).finish()
+    }
 }
 
 /// A transaction that was aborted: its batches are to be left out by readers of committed data.

@@ -7,6 +7,7 @@ mod closed;
 mod damage;
 mod futures;
 mod groups;
+mod handles;
 mod locking;
 mod many;
 mod observers;
