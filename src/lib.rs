@@ -135,7 +135,7 @@ pub use observe::{
 };
 pub use partition::{
     Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ReadOptions, Reader, Records,
-    RecoveryMode, Segment,
+    RecordsIter, RecoveryMode, Segment,
 };
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use segment::ReadPath;

@@ -51,7 +51,7 @@ pub(crate) use append::{Held, append_raw, append_records};
 pub use context::RecoveryMode;
 pub use read::Isolation;
 pub use reader::Reader;
-pub use records::{Aborted, Batches, FileRange, Iter, Records};
+pub use records::{Aborted, Batches, FileRange, Records, RecordsIter};
 
 use self::core::Core;
 

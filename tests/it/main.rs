@@ -12,6 +12,7 @@ mod locking;
 mod many;
 mod observers;
 mod read_only;
+mod reading;
 mod readme;
 mod retention;
 mod settings;
