@@ -151,11 +151,14 @@ impl Log {
         LogBuilder::new(dir.into())
     }
 
-    /// The topic of this name; created with the default settings if there is none.
+    /// The topic of this name; created with the [default settings](LogBuilder::default_config) if there is none. So a
+    /// misspelled name makes a topic: [`find_topic`](Self::find_topic) only looks. For settings of the caller's, see
+    /// [`topic_with`](Self::topic_with).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidTopicName`]; those of [`create_topic`](Self::create_topic) if it is created.
+    /// - [`Error::TopicNotFound`] if there is none and the log is open read-only.
+    /// - Those of [`create_topic`](Self::create_topic) if it is created; [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -169,11 +172,41 @@ impl Log {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn topic(&self, name: &str) -> Result<Topic> {
-        let inner = &self.opened.inner;
-        Ok(self.handle(inner.topic_or_create(name, inner.default_config)?))
+        self.topic_with(name, self.opened.inner.default_config)
     }
 
-    /// Creates a topic. It survives a power cut when this returns.
+    /// The topic of this name; created with these settings if there is none. One that is there keeps its own:
+    /// [`alter_topic`](Self::alter_topic) changes them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`topic`](Self::topic); [`Error::InvalidSetting`] also if the topic is there.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, TopicConfig};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let config = TopicConfig::default().partitions(3).retention_time(None);
+    /// assert_eq!(log.topic_with("orders", config)?.partition_count(), 3);
+    /// assert_eq!(log.topic_with("orders", TopicConfig::default())?.config(), config);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn topic_with(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        config.validate()?;
+        if inner.context.read_only {
+            return inner.find(name).map(|found| self.handle(found));
+        }
+        Ok(self.handle(inner.topic_or_create(name, config)?))
+    }
+
+    /// Creates a topic. It survives a power cut when this returns. Records are kept for 7 days by default, by their own
+    /// timestamps: [`TopicConfig::retention_time`] says otherwise. A program that runs twice wants
+    /// [`topic_with`](Self::topic_with).
     ///
     /// # Errors
     ///
@@ -285,8 +318,8 @@ impl Log {
         self.opened.inner.delete_topic(name)
     }
 
-    /// Appends a record to the topic it names, which is created if there is none: see
-    /// [`Topic::append`].
+    /// Appends a record to the topic it names, which is created if there is none, also for a misspelled name: see
+    /// [`Topic::append`] and [`topic`](Self::topic).
     ///
     /// # Errors
     ///
