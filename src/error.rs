@@ -94,6 +94,10 @@ pub enum Error {
     #[error("group id {id:?} is invalid: {reason}")]
     InvalidGroupId { id: Box<str>, reason: &'static str },
 
+    /// The log keeps offsets of groups in this topic, and only itself appends to it: commit to a group.
+    #[error("topic {topic:?} is the log's own")]
+    InternalTopic { topic: Box<str> },
+
     /// There is no such topic.
     #[error("there is no topic {topic:?}")]
     TopicNotFound { topic: Box<str> },

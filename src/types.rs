@@ -220,6 +220,9 @@ const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 #[error("not a topic id: 22 characters of URL-safe base64 are")]
 pub struct InvalidTopicId;
 
+/// The topic of consumer groups: their offsets and members. Only the log itself appends to it.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
 /// A partition of a topic, by name. Displayed as `topic-partition`, like its directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {

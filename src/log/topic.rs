@@ -101,6 +101,7 @@ impl TopicState {
             };
             Arc::clone(partitions[chosen as usize].core()?)
         };
+        core.check_external()?;
         let placed = append_records(&core, None, [record])?;
         Ok(placed.into_appended(Held::Shared(core)))
     }

@@ -205,6 +205,7 @@ impl Partition {
     /// - [`Error::Io`] or [`Error::LowSpace`] if it could not be written: nothing was appended. Of kind
     ///   [`Full`](crate::ErrorKind::Full), appends go on once space is freed.
     /// - [`Error::NotSynced`] if it was appended, and the sync that the topic asks for failed.
+    /// - [`Error::InternalTopic`] if the topic holds the offsets of groups: commit to a [`Group`](crate::Group).
     /// - [`Error::Poisoned`], [`Error::Closed`], [`Error::TopicDeleted`], [`Error::ReadOnly`].
     ///
     /// # Example
@@ -304,6 +305,7 @@ impl Partition {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append_raw(&self, batch: &[u8]) -> Result<Appended<'_>> {
+        self.core.check_external()?;
         let appended = append_raw(&self.core, batch, BatchOrigin::Client)?;
         Ok(appended.into_appended(Held::Borrowed(&self.core)))
     }
@@ -313,6 +315,7 @@ impl Partition {
         expected_end: Option<Offset>,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Appended<'_>> {
+        self.core.check_external()?;
         let placed = append_records(&self.core, expected_end, records)?;
         Ok(placed.into_appended(Held::Borrowed(&self.core)))
     }

@@ -26,7 +26,7 @@ use crate::segment::active::{Failure, Shape};
 use crate::segment::data::SegmentData;
 use crate::segment::txn_index::AbortedTxn;
 use crate::turn::Turn;
-use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use crate::types::{LeaderEpoch, OFFSETS_TOPIC, Offset, TopicId, TopicPartition};
 use crate::watermark::{Stop, Watermark};
 
 /// One partition.
@@ -35,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) id: TopicPartition,
     pub(crate) topic: TopicId,
     pub(crate) dir: PathBuf,
+    /// Only the log itself appends to it.
+    is_internal: bool,
     pub(crate) context: Arc<Context>,
     start: AtomicU64,
     pub(crate) end: Arc<Watermark>,
@@ -111,6 +113,7 @@ impl Core {
             id: hints.id.clone(),
             topic: hints.topic,
             dir,
+            is_internal: *hints.id.topic == *OFFSETS_TOPIC,
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),
@@ -223,6 +226,15 @@ impl Core {
             return Ok(());
         }
         Err(self.halted())
+    }
+
+    /// Refuses appends of the application's to a topic whose records have a meaning to the log.
+    #[inline]
+    pub(crate) fn check_external(&self) -> Result<()> {
+        match self.is_internal {
+            true => Err(Error::InternalTopic { topic: (*self.id.topic).into() }),
+            false => Ok(()),
+        }
     }
 
     /// Why the partition stopped, as an error.
