@@ -216,7 +216,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The sum over all topics. Its `synced`, `end` and other offsets are meaningless and 0.
+    /// The sum over all topics, the internal `__consumer_offsets` included. Its `synced`, `end` and other offsets are
+    /// meaningless and 0.
     #[must_use]
     pub fn total(&self) -> PartitionStats {
         sum(self.topics.iter().flat_map(|topic| &topic.partitions))
@@ -241,7 +242,9 @@ impl TopicStats {
     }
 }
 
-/// What one partition holds, and has done since the log was opened.
+/// What one partition holds, and what was appended to it since the log was opened.
+///
+/// How many records it holds is not counted: `end - start`, or fewer where offsets have gaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionStats {
@@ -261,13 +264,13 @@ pub struct PartitionStats {
     pub segments: u64,
     /// The length of its batches on disk.
     pub bytes: u64,
-    /// How many batches were appended.
-    pub appends: u64,
+    /// How many batches were appended since the log was opened.
+    pub appended_batches: u64,
     /// How many records were in them.
-    pub records: u64,
+    pub appended_records: u64,
     /// The length of those batches.
     pub appended_bytes: u64,
-    /// Each sync, by how long it took.
+    /// Each sync since the log was opened, by how long it took.
     pub syncs: Latencies,
 }
 
@@ -276,8 +279,8 @@ fn sum<'a>(partitions: impl IntoIterator<Item = &'a PartitionStats>) -> Partitio
     for one in partitions {
         total.segments += one.segments;
         total.bytes += one.bytes;
-        total.appends += one.appends;
-        total.records += one.records;
+        total.appended_batches += one.appended_batches;
+        total.appended_records += one.appended_records;
         total.appended_bytes += one.appended_bytes;
         total.syncs.add(&one.syncs);
     }
@@ -428,14 +431,14 @@ mod tests {
         recorder.record(Duration::from_micros(100));
         let one = PartitionStats {
             bytes: 10,
-            records: 2,
+            appended_records: 2,
             end: Offset(2),
             syncs: recorder.snapshot(),
             ..Default::default()
         };
         let topic = TopicStats { name: "orders".into(), partitions: vec![one.clone(), one] };
         let total = topic.total();
-        assert_eq!((total.bytes, total.records, total.syncs.count(), total.end), (20, 4, 2, Offset::ZERO));
+        assert_eq!((total.bytes, total.appended_records, total.syncs.count(), total.end), (20, 4, 2, Offset::ZERO));
         let stats = Stats { topics: vec![topic.clone(), topic], ..Default::default() };
         assert_eq!(stats.total().bytes, 40);
     }
