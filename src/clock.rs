@@ -3,7 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -56,6 +56,13 @@ impl Clock for SystemClock {
     }
 }
 
+/// In whole milliseconds; a time before 1970 counts as 1970.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        Self(0) + time.duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
 /// Gives random numbers: topic ids, the choice of a partition for records without key, jitter.
 ///
 /// Nothing here needs to be secret; it needs to differ between two processes.
@@ -83,8 +90,6 @@ impl Entropy for SystemEntropy {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
     use super::*;
 
     #[test]
@@ -93,6 +98,12 @@ mod tests {
         let clock = SystemClock::new();
         let (before, now, after) = (exact(), clock.now().0, exact());
         assert!((before - 20..=after).contains(&now), "{before} <= {now} <= {after}");
+    }
+
+    #[test]
+    fn a_system_time_is_a_timestamp() {
+        assert_eq!(Timestamp::from(UNIX_EPOCH + Duration::from_micros(1_500)), Timestamp(1));
+        assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_secs(1)), Timestamp(0));
     }
 
     #[test]
