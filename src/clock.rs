@@ -23,8 +23,9 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
 /// The clock of the operating system.
 ///
-/// [`now`](Clock::now) is its coarse reading, up to one timer tick late: 4 ms or less on Linux as it is mostly built.
-/// It costs 8 ns where the exact one costs 30, at every append.
+/// [`now`](Clock::now) is its coarse reading, up to one timer tick behind: at most 4 ms on usual kernels. It costs 8 ns
+/// where the exact one costs 30, at every append. So a record may carry a time a little before that of a
+/// [`SystemTime`] taken ahead of its append.
 #[derive(Debug)]
 pub struct SystemClock {
     started: Instant,

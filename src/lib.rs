@@ -52,6 +52,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A topic keeps its records for 7 days by default, by their own timestamps; [`TopicConfig::retention_time`] sets another
+//! time, or `None` to keep them. What a group committed is forgotten after 7 days, too: [`GroupConfig::offset_retention`].
+//!
 //! # What is promised
 //!
 //! | After `append` returned, and | the process is killed | power is lost |

@@ -21,7 +21,9 @@ use crate::types::{Offset, ProducerId, Timestamp, TopicPartition};
 
 /// A consumer group, by its id: what it committed. Made by [`Log::group`](crate::Log::group).
 ///
-/// A group need not be created: it is there while it has offsets.
+/// A group need not be created: it is there while it has offsets. What it committed is forgotten after 7 days by
+/// default, counted from the commit: one that only waits has to commit again now and then, or begins anew.
+/// [`GroupConfig::offset_retention`] says otherwise.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -117,7 +119,7 @@ impl Group {
         Ok(())
     }
 
-    /// What the group committed for a partition; `None` if nothing. Only what survives a power cut: waits for a commit
+    /// What the group committed for a partition; `None` if nothing, or so long ago that it was forgotten. Only what survives a power cut: waits for a commit
     /// that is under way.
     ///
     /// # Errors

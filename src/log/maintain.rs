@@ -48,12 +48,14 @@ impl Log {
     /// this, when the call before said so or when [`wait_due`](Self::wait_due) returns; a thread of the log's does
     /// otherwise.
     ///
-    /// Every step is short of one segment; a call does all that are due.
+    /// The first call looks for segments that retention removes, then one every
+    /// [`retention_interval`](crate::LogBuilder::retention_interval), 5 minutes by default; other calls leave them.
+    /// Every step is short of one segment; a call does all that are due, and blocks meanwhile.
     ///
     /// # Errors
     ///
     /// The first of what went wrong; the other partitions were served all the same, so call again within a second.
-    /// [`Error::Closed`](crate::Error).
+    /// [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -67,6 +69,28 @@ impl Log {
     /// log.create_topic("orders", TopicConfig::default().durability(each_second))?;
     /// let maintained = log.maintain()?;
     /// assert!(maintained.next <= Duration::from_secs(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Retention by age and size:
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Background, Log, TopicConfig};
+    ///
+    /// let log = Log::builder(dir.path()).background(Background::Caller).open()?;
+    /// let config = TopicConfig::default()
+    ///     .retention_time(Duration::from_secs(86_400)) // a day,
+    ///     .retention_bytes(4_096) // and of that 4 KiB in each partition,
+    ///     .segment_bytes(1_024); // or up to a segment more
+    /// let orders = log.create_topic("orders", config)?.partition(0)?;
+    /// for _ in 0..100 {
+    ///     orders.append(&[0; 100])?;
+    /// }
+    /// assert!(log.maintain()?.removed > 0);
+    /// let kept: u64 = orders.segments().iter().map(|segment| segment.len()).sum();
+    /// assert!((4_096..4_096 + 1_024).contains(&kept));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn maintain(&self) -> Result<Maintained> {

@@ -55,8 +55,8 @@ use crate::types::{Offset, TopicId};
 
 /// A log: topics in a directory, which this process has for itself.
 ///
-/// Clones are handles to the same log, and so are topics, partitions and groups: the last one to go closes it.
-/// [`Log::close`] does so at once, and says what went wrong.
+/// Clones are handles to the same log, and topics, partitions, their readers and groups keep it open, too: the last one
+/// to go closes it. [`Log::close`] does so at once, and says what went wrong. Records that were read stay.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -384,8 +384,9 @@ impl Log {
         self.opened.inner.group_ids()
     }
 
-    /// Raises the start of a partition to `offset`: what lies before can no longer be read, and its segments are
-    /// removed once they lie wholly before. An offset below the start changes nothing. Durable when this returns.
+    /// Raises the start of a partition to `offset`: what lies before can no longer be read. The files of segments that
+    /// lie wholly before it are removed within this call. An offset below the start changes nothing. Durable when this
+    /// returns.
     ///
     /// # Errors
     ///

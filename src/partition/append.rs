@@ -102,7 +102,8 @@ impl Appended<'_> {
         self.core.core().id.partition
     }
 
-    /// The largest timestamp the records were stored with.
+    /// The largest timestamp the records were stored with: the records' own, or that of the log's clock, which with
+    /// [`SystemClock`](crate::SystemClock) is up to a tick behind.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp

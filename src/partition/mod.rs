@@ -196,7 +196,11 @@ impl Partition {
         Reader::new(self.clone())
     }
 
-    /// Waits until a record at `at` can be read; `false` if `timeout` passed before.
+    /// Waits until the end has passed `at`, so that a record there can be read; `false` if `timeout` passed before.
+    ///
+    /// Returns at once for an offset that the end has passed already, also if it lies below the start by now or the log
+    /// was closed since: the read that follows says so. Counts records of open transactions, too, as a read with
+    /// [`Isolation::Uncommitted`] does; one with [`Isolation::Committed`] may still find nothing.
     ///
     /// # Errors
     ///
@@ -222,7 +226,8 @@ impl Partition {
         reached.map_err(|stop| self.core.stopped(stop))
     }
 
-    /// Resolves once a record at `at` can be read, on any runtime.
+    /// Resolves once the end has passed `at`, so that a record there can be read, on any runtime. At once, and for
+    /// which records, as for [`wait_readable`](Self::wait_readable).
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use crate::segment::data::SegmentData;
 use crate::types::Offset;
 
 /// Reads one partition again and again, without taking the lock that even [`Partition::read`] takes for a moment: the
-/// list of segments is kept, and looked up anew only when it changed.
+/// list of segments is kept, and looked up anew only when it changed. Keeps the log open, as its partition does.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;

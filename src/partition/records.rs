@@ -65,7 +65,10 @@ impl Records {
         self.next_offset
     }
 
-    /// Whether there is no record.
+    /// Whether there is no record. That does not make it the end of the partition: what is there may be markers of
+    /// transactions, or not yet visible. Read on from [`next_offset`](Self::next_offset) later, which may lie past the
+    /// offset that was asked for even then. How many records there are, only [`iter`](Self::iter) tells: offsets may
+    /// have gaps.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
