@@ -10,6 +10,7 @@ mod groups;
 mod handles;
 mod locking;
 mod many;
+mod new_user;
 mod observers;
 mod read_only;
 mod reading;
