@@ -1,6 +1,7 @@
 //! What must be true of the lines that come out: none missing, none twice, none changed, each key's in order.
 //!
-//! A bit a line and a number a producer, whatever the length of the input.
+//! A bit a line and a number a producer, whatever the length of the input; four bytes a line where acknowledgements are
+//! held against the log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -66,15 +67,8 @@ pub(crate) struct Seen {
 impl Seen {
     /// None of this many lines.
     pub(crate) fn new(lines: u64) -> Self {
-        let mut seen = Self { lines: 0, bits: Vec::new(), digest: AtomicU64::new(0) };
-        seen.grow_to(lines);
-        seen
-    }
-
-    /// Makes room for this many lines, if there is less.
-    pub(crate) fn grow_to(&mut self, lines: u64) {
-        self.lines = self.lines.max(lines);
-        self.bits.resize_with(self.lines.div_ceil(64) as usize, AtomicU64::default);
+        let bits = (0..lines.div_ceil(64)).map(|_| AtomicU64::default()).collect();
+        Self { lines, bits, digest: AtomicU64::new(0) }
     }
 
     /// Notes that a line was seen, for the first time.
@@ -90,11 +84,6 @@ impl Seen {
         Ok(())
     }
 
-    pub(crate) fn contains(&self, line: u64) -> bool {
-        let word = self.bits.get((line / 64) as usize);
-        word.is_some_and(|word| word.load(Ordering::Relaxed) >> (line % 64) & 1 == 1)
-    }
-
     /// Checks that every line was seen, and that their digest is that of the input.
     pub(crate) fn check_complete(&self, expected: u64) -> Result<()> {
         if let Some(missing) = (0..self.lines).find(|line| !self.contains(*line)) {
@@ -105,4 +94,56 @@ impl Seen {
         }
         Ok(())
     }
+
+    fn contains(&self, line: u64) -> bool {
+        let word = self.bits.get((line / 64) as usize);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) >> (line % 64) & 1 == 1)
+    }
 }
+
+/// Which lines a log holds, and from which producer, for acknowledgements to be held against.
+#[derive(Debug, Default)]
+pub(crate) struct StoredBy {
+    producers: Vec<u32>,
+    count: u64,
+}
+
+impl StoredBy {
+    /// Notes a line of the log, for the first time.
+    pub(crate) fn note(&mut self, line: &Line<'_>) -> Result<()> {
+        let at = usize::try_from(line.number)?;
+        if at >= self.producers.len() {
+            self.producers.resize(at + 1, NOBODY);
+        }
+        if self.producers[at] != NOBODY {
+            return Err(format!("line {at} was stored twice").into());
+        }
+        self.producers[at] = line.producer;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Takes an acknowledgement, for the first time. All lines have to be noted before.
+    pub(crate) fn acknowledge(&mut self, producer: u32, line: u64) -> Result<()> {
+        let found = usize::try_from(line).ok().and_then(|at| self.producers.get_mut(at));
+        let wrong = match found {
+            Some(found) if *found == producer => {
+                *found = ACKNOWLEDGED;
+                return Ok(());
+            }
+            None | Some(&mut NOBODY) => "is missing".to_owned(),
+            Some(&mut ACKNOWLEDGED) => "was acknowledged before".to_owned(),
+            Some(other) => format!("was stored by producer {other}"),
+        };
+        Err(format!("line {line} was acknowledged to producer {producer} and {wrong}").into())
+    }
+
+    /// How many lines are stored.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+// There are no producers of these numbers.
+const NOBODY: u32 = u32::MAX;
+const ACKNOWLEDGED: u32 = u32::MAX - 1;

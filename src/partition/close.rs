@@ -142,6 +142,10 @@ impl Core {
             // Left by a process that did not close it: it takes a change to make it an ordinary directory.
             writer.begin(self).map_err(|failure| self.fail(failure))?;
         }
+        if self.synced() < writer.end {
+            // Its sync failed: what is there is for a recovery to judge.
+            return Ok(None);
+        }
         let has_begun = writer.has_begun();
         let segments = self.segments();
         let Some(last) = segments.last() else { return Ok(None) };

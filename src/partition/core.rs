@@ -37,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) dir: PathBuf,
     /// Only the log itself appends to it.
     is_internal: bool,
+    /// Whether offsets follow one another without gaps.
+    pub(crate) dense: bool,
     pub(crate) context: Arc<Context>,
     start: AtomicU64,
     pub(crate) end: Arc<Watermark>,
@@ -114,10 +116,11 @@ impl Core {
             topic: hints.topic,
             dir,
             is_internal: *hints.id.topic == *OFFSETS_TOPIC,
+            dense: hints.dense,
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),
-            synced: Arc::new(Watermark::new(recovered.proven.max(recovered.start).0)),
+            synced: Arc::new(Watermark::new(recovered.proven.0)),
             first_unstable: AtomicU64::new(unstable.map_or(u64::MAX, |offset| offset.0)),
             segments: RwLock::new(recovered.segments.into()),
             generation: AtomicU64::new(0),

@@ -9,7 +9,7 @@ use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
 pub(crate) struct Hints {
     pub(crate) id: TopicPartition,
     pub(crate) topic: TopicId,
-    /// Whether offsets follow one another without gaps: the topic is not compacted.
+    /// Whether offsets follow one another without gaps: nothing was compacted.
     pub(crate) dense: bool,
     /// From the checkpoint of log starts.
     pub(crate) start: Option<Offset>,

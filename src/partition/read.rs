@@ -318,7 +318,7 @@ impl Core {
         limit: Offset,
         options: ReadOptions,
     ) -> Result<Option<(&'s Arc<SegmentData>, Piece)>> {
-        let dense = !self.config.read().cleanup.compacts();
+        let dense = self.dense;
         let wanted = Wanted { from, limit, max_bytes: options.max_bytes, dense, max_epoch: self.latest_epoch() };
         let first = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
         for segment in &segments[first.min(segments.len())..] {

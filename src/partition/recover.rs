@@ -604,7 +604,7 @@ impl Walk<'_> {
             let dense = self.recovery.hints.dense;
             match self.candidates.get(segment + 1) {
                 Some(next) if next.base == end.offset || (!dense && self.is_gap(segment, &end, next.base)) => {
-                    self.finished(&self.candidates[segment], end);
+                    self.finished(&self.candidates[segment], end, next.base);
                     (segment, position, offset) = (segment + 1, 0, next.base);
                 }
                 _ => return Ok(End { ends, ..end }),
@@ -613,31 +613,28 @@ impl Walk<'_> {
     }
 
     /// Keeps what a sealed segment still needs, if its seal is not there or it was not cut to its length.
-    fn finished(&mut self, sealed: &Candidate, mut end: End) {
+    fn finished(&mut self, sealed: &Candidate, mut end: End, next: Offset) {
         let recovery = self.recovery;
         let seal = Seal::load(recovery.context.disk(), recovery.dir, sealed.base, end.position);
-        if seal.is_some_and(|seal| seal.end == end.offset) && sealed.limit == end.position {
+        if seal.is_some_and(|seal| seal.end == next) && sealed.limit == end.position {
             return;
         }
         end.index.close();
         self.unfinished.push(UnfinishedParts {
             base: sealed.base,
-            end: end.offset,
+            end: next,
             index: end.index,
-            aborted: self.followed.aborted_between(sealed.base, end.offset),
+            aborted: self.followed.aborted_between(sealed.base, next),
             snapshot: self.followed.producers.snapshot(),
         });
     }
 
-    /// Whether compaction may have left nothing between the end of a segment and the next one: not if its seal, or what
-    /// stopped the walk, says that there was more.
+    /// Whether compaction left nothing between the end of a segment and the next one, as the seal of the segment says.
+    /// Without one that does, what is missing is missing.
     fn is_gap(&self, segment: usize, end: &End, next: Offset) -> bool {
         let (recovery, candidate) = (self.recovery, &self.candidates[segment]);
-        let path = file_path(recovery.dir, candidate.base, FileKind::Seal);
-        let sealed = read_file(recovery.context.disk(), &path, 1 << 10).ok();
-        let sealed = sealed.and_then(|bytes| Seal::decode(&bytes).ok());
-        let was_longer = sealed.is_some_and(|seal| seal.base == candidate.base && seal.log_len > end.position);
-        next > end.offset && !was_longer
+        let seal = Seal::load(recovery.context.disk(), recovery.dir, candidate.base, end.position);
+        next > end.offset && seal.is_some_and(|seal| seal.end == next)
     }
 
     fn segment(&mut self, segment: usize, position: u64, offset: Offset) -> Result<End> {

@@ -117,6 +117,12 @@ impl SimDisk {
         self.shared.machine.lock().image.capacity = bytes;
     }
 
+    /// Whether there is a limit to what the disk holds.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.shared.machine.lock().image.capacity.is_some()
+    }
+
     /// Leaves this many bytes free from now on; `None` for no limit.
     pub fn set_free(&self, bytes: Option<u64>) {
         let mut machine = self.shared.machine.lock();
@@ -137,6 +143,16 @@ impl SimDisk {
     /// Drops clean pages from the cache: bytes that a failed sync lost show as the disk has them.
     pub fn evict(&self) {
         self.shared.machine.lock().evict();
+    }
+
+    /// Whether what a file holds at `position` may have vanished by an eviction, after a failed sync and with no promise
+    /// broken.
+    #[must_use]
+    pub fn may_have_dropped(&self, path: &Path, position: u64) -> bool {
+        let machine = self.shared.machine.lock();
+        let node = machine.image.tree.find(path);
+        let file = node.and_then(|node| machine.file(node.inode));
+        file.is_ok_and(|file| file.has_dropped && file.claimed <= position)
     }
 
     /// Keeps moments of the run from now on, and forgets those kept before.
@@ -348,7 +364,9 @@ impl Disk for SimDisk {
                 Some(_) if node.is_dir => return Err(io::ErrorKind::NotADirectory.into()),
                 _ => {}
             }
-            if machine.image.files.get(&node.inode).is_some_and(|file| !file.is_clean()) {
+            // What is put aside may have been lost to a failed sync, for good.
+            let is_aside = to.extension().is_some_and(|extension| extension == "cut");
+            if !is_aside && machine.image.files.get(&node.inode).is_some_and(|file| !file.is_clean()) {
                 machine.accuse("rename of unsynced bytes", format!("{} to {}", from.display(), to.display()));
             }
             machine.change();

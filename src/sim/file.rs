@@ -34,6 +34,8 @@ pub(super) struct File {
     pub(super) published: u64,
     /// Bytes below it were promised to survive a crash.
     pub(super) claimed: u64,
+    /// Whether an eviction took away bytes that were there before. They were promised to nobody.
+    pub(super) has_dropped: bool,
     /// Write-back errors so far. A handle that has seen fewer reports one at its next sync, once.
     pub(super) failures: u32,
     pub(super) born: u64,
@@ -65,6 +67,7 @@ impl File {
             unproven: Ranges::default(),
             published: 0,
             claimed: 0,
+            has_dropped: false,
             failures: 0,
             born,
             modified_ms: 0,
@@ -145,7 +148,10 @@ impl File {
     /// Drops clean pages from the cache: what was lost now shows as the disk has it. Returns what changed.
     pub(super) fn evict(&mut self) -> Vec<Range<u64>> {
         let lost: Vec<_> = std::mem::take(&mut self.lost).iter().collect();
+        self.has_dropped |= !lost.is_empty();
         for range in &lost {
+            // What is gone is final no more, unless it was promised to survive.
+            self.published = self.published.min(range.start.max(self.claimed));
             let mut bytes = vec![0; range.end.min(self.cached.len()).saturating_sub(range.start) as usize];
             self.durable.read(range.start, &mut bytes);
             self.cached.write(range.start, &bytes);

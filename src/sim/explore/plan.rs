@@ -117,5 +117,10 @@ fn draw_fault<Op>(rng: &mut Rng, silent: bool) -> Step<Op> {
         1 => Times::Count(1 + rng.below(3) as u32),
         _ => Times::Once,
     };
+    let fault = match (fault, times) {
+        // Producers are forgotten after a day, which a few hundred calls must not take.
+        (Fault::Slow(time), Times::Sticky) => Fault::Slow(time / 100),
+        _ => fault,
+    };
     Step::Fault(rng.below(12), fault, times)
 }

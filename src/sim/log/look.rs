@@ -17,6 +17,8 @@ pub(super) struct Found {
     pub(super) groups_end: u64,
     /// How much of it is synced.
     pub(super) groups_synced: u64,
+    /// Whether the disk may be full, so that what was to be removed is still there.
+    pub(super) is_full: bool,
 }
 
 #[derive(Debug)]

@@ -24,6 +24,8 @@ pub(super) struct Topic {
     pub(super) pending: Option<Live>,
     /// A deletion is under way, or failed, and may have happened.
     pub(super) may_vanish: bool,
+    /// A deletion began, and may not have come to its end: repeating it is no error.
+    pub(super) may_be_left: bool,
 }
 
 /// A topic that is there.
@@ -108,6 +110,8 @@ pub(super) struct Numbering {
     pub(super) sequence: i32,
     pub(super) count: u8,
     pub(super) fate: Fate,
+    /// The timestamp of the producer's newest batch, if that is known.
+    pub(super) newest: Option<i64>,
 }
 
 impl Model {
@@ -154,7 +158,9 @@ impl Model {
             }
             Op::Create(topic) => self.expect_topic(*topic),
             Op::Delete(topic) => {
-                self.topics[*topic as usize].may_vanish |= self.topics[*topic as usize].live.is_some();
+                let deleted = &mut self.topics[*topic as usize];
+                deleted.may_vanish |= deleted.live.is_some();
+                deleted.may_be_left |= deleted.live.is_some();
                 self.groups.maybe = self.groups.without_topic(TOPICS[*topic as usize]);
                 self.groups.orphans.insert(TOPICS[*topic as usize]);
             }
@@ -322,7 +328,7 @@ impl Partition {
     }
 
     fn numbering(&self, count: u8, producer: u8, sent: Sent) -> Numbering {
-        let unknown = Numbering { epoch: 0, sequence: 0, count, fate: Fate::Unknown };
+        let unknown = Numbering { epoch: 0, sequence: 0, count, fate: Fate::Unknown, newest: None };
         let batches = self.batches_of(producer);
         let Some(newest) = batches.first().copied() else {
             // Of what was deleted, the log may remember more than the model.
@@ -333,7 +339,8 @@ impl Partition {
             return unknown;
         }
         let next = newest.last + 1;
-        let numbered = |epoch, sequence, fate| Numbering { epoch, sequence, count, fate };
+        let unknown = Numbering { newest: self.records[(newest.offset - self.base) as usize].timestamp, ..unknown };
+        let numbered = |epoch, sequence, fate| Numbering { epoch, sequence, fate, ..unknown };
         match sent {
             Sent::Next => numbered(newest.epoch, next, Fate::Stored),
             Sent::Gap => numbered(newest.epoch, next + 2, Fate::OutOfOrder),
@@ -346,6 +353,7 @@ impl Partition {
                     sequence: batch.first,
                     count: (batch.last - batch.first + 1) as u8,
                     fate: Fate::Duplicate { offset: batch.offset, may_be_forgotten: back > 0 },
+                    ..unknown
                 },
                 _ => unknown,
             },
@@ -440,7 +448,7 @@ impl Groups {
         if end < floor {
             return Err(format!("{} groups end at {end}, not at {floor} or above", GROUPS.len()));
         }
-        if end > self.end() && !maybe.is_empty() && end == self.end() + maybe.len() as u64 {
+        if !maybe.is_empty() {
             self.push(maybe);
         }
         // What was written and lost may have been followed by the removal of what is past its time: the longest part

@@ -68,7 +68,7 @@ impl Subject for Explored {
         let looked = look(&log);
         world.disk.pause_faults(false);
         let found = match looked {
-            Ok(found) => Ok(found),
+            Ok(found) => Ok(Found { is_full: world.disk.is_limited(), ..found }),
             Err(Blind::Wrong(violation)) => Err(violation),
             Err(Blind::Failed(error)) => return Err(refusal(error)),
         };
@@ -176,8 +176,10 @@ impl Explored {
                 // Pages whose sync failed may be dropped from the cache at any time.
                 model.partitions_mut().for_each(|partition| partition.acknowledged = partition.synced);
                 model.groups.acknowledged = model.groups.synced;
+                let is_dropped = self.is_dropped(&error);
                 match (is_explained, refusal(error)) {
                     (true, Refusal::Failed(_)) => Ok(()),
+                    (_, Refusal::Corrupt(_)) if is_dropped => Ok(()),
                     (_, refused) => Err(Violation::new("close", refused.to_string())),
                 }
             }
@@ -198,6 +200,11 @@ impl Explored {
             self.promise(OFFSETS, &partition, offsets)?;
         }
         Ok(())
+    }
+
+    /// Whether damage is what an eviction after a failed sync leaves: it was promised to nobody that this is there.
+    pub(super) fn is_dropped(&self, error: &Error) -> bool {
+        matches!(error, Error::Corrupt(found) if self.world.disk.may_have_dropped(&found.path, found.position))
     }
 
     /// A topic was deleted: one of its name is another.
