@@ -5,7 +5,7 @@
 
 /// CRC-32C of `bytes`: what Kafka stores in batch headers and producer snapshots.
 #[must_use]
-pub fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     // The low half is the checksum: the library serves every width through one `u64`.
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
@@ -29,7 +29,7 @@ impl Crc32c {
 
 /// CRC-32 of `bytes`: what our own files carry.
 #[must_use]
-pub fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 

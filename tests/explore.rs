@@ -1,13 +1,13 @@
 //! The explorers from the command line.
 //!
 //! ```text
-//! explore [STAGE] [--subject NAME] [--goal N] [--seed N] [--seeds N] [--threads N] [--seconds N] [--blind 1]
+//! explore [STAGE] [--subject NAME] [--goal N] [--seed N] [--seeds N] [--threads N] [--seconds N] [--blind 1] [--trace 1]
 //! ```
 //!
 //! Stages: `crash`, `enumerate`, `errors`, `sequences`, `planted`; without one, each with a small goal. `--points` and
 //! `--count` are other words for `--goal`. One line a stage tells how much was done beside the goal; the process fails
 //! if it was less, or something was found. `planted` is the other way round: each mistake must be found. With `--blind`
-//! the disk's audit is off: only what is lost in the end counts.
+//! the disk's audit is off: only what is lost in the end counts. With `--trace` each call to it is told.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -167,6 +167,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
             "--seeds" => (settings.seeds, settings.goal) = (Some(number()?), u64::MAX),
             "--threads" => settings.threads = number()? as usize,
             "--blind" => settings.blind = number()? != 0,
+            "--trace" => settings.traced = number()? != 0,
             "--seconds" => settings.time_limit = Some(Duration::from_secs(number()?)),
             _ => return Err(format!("there is no option {name}")),
         }

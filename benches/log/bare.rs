@@ -140,14 +140,6 @@ impl Contender for Walk {
     }
 }
 
-/// A file as a bare loop leaves it.
-pub(crate) fn make_file(dir: &Path, shape: Shape, batch_count: u64) -> io::Result<PathBuf> {
-    let path = dir.join("bare.log");
-    let file = create(&path)?;
-    write_batches(shape, batch_count, |batch, position| file.write_all_at(batch, position))?;
-    Ok(path)
-}
-
 fn write_batches(
     shape: Shape,
     batch_count: u64,

@@ -10,13 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checksum::Digest;
-use crate::sys::Map;
 
 pub(crate) mod checkpoint;
 pub(crate) mod marks;
 mod real;
 pub(crate) mod replace;
 
+pub use crate::sys::Map;
 pub use real::RealDisk;
 
 /// The file system as this crate uses it. Implementations are shared between threads.

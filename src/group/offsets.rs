@@ -239,18 +239,6 @@ impl Offsets {
         records.collect()
     }
 
-    /// The tombstones that remove these offsets of a group, by topic and partition. Those it does not have are
-    /// passed over.
-    pub(crate) fn delete<'a>(
-        &self,
-        group: &str,
-        partitions: impl IntoIterator<Item = (&'a str, u32)>,
-    ) -> Vec<GroupRecord> {
-        let partitions = partitions.into_iter();
-        let there = partitions.filter(|(topic, partition)| self.committed(group, topic, *partition).is_some());
-        there.filter_map(|(topic, partition)| tombstone(group, topic, partition)).collect()
-    }
-
     /// The tombstones that remove everything a group committed.
     pub(crate) fn delete_group(&self, group: &str) -> Vec<GroupRecord> {
         self.offsets(group).filter_map(|(topic, partition, _)| tombstone(group, topic, partition)).collect()

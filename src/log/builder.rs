@@ -44,6 +44,8 @@ pub struct LogBuilder {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
+    /// What the lock is signed with.
+    pub(super) process: u32,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) background: Background,
     pub(super) default_config: TopicConfig,
@@ -59,12 +61,20 @@ pub struct LogBuilder {
 }
 
 impl LogBuilder {
+    /// Sets what the lock is signed with: in a simulation the same every time.
+    #[cfg(feature = "sim")]
+    pub(crate) fn process(mut self, id: u32) -> Self {
+        self.process = id;
+        self
+    }
+
     pub(super) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
             disk: Arc::new(RealDisk),
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(SystemEntropy::default()),
+            process: std::process::id(),
             observer: Arc::new(NoObserver),
             background: Background::default(),
             default_config: TopicConfig::default(),

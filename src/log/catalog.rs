@@ -13,9 +13,8 @@
 //! crc32 1a2b3c4d
 //! ```
 //!
-//! A `set` line belongs to the topic above it; only settings that differ from the default have one. The last line is
-//! the CRC-32 of everything before it. First and last line keep their form in every version to come, so that a newer
-//! version is told from rot.
+//! A `set` line belongs to the topic above it; only settings that differ from the default have one. First
+//! and last line are those of all our text files, see `text`.
 //!
 //! Invariants, of the value as of an accepted text:
 //! - No two topics have one id, no two live ones one name. (A live one may have the name of one being deleted: the log
@@ -28,7 +27,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::names;
-use crate::checksum::crc32;
+use super::text::{self, Form, Invalid, LogId, number};
 use crate::config::TopicConfig;
 use crate::disk::replace::replace;
 use crate::disk::{Disk, read_file};
@@ -41,16 +40,6 @@ use crate::types::TopicId;
 pub(crate) struct Catalog {
     log_id: LogId,
     topics: Vec<CatalogTopic>,
-}
-
-/// The identity of a log: drawn when its directory is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct LogId(pub(crate) u128);
-
-impl fmt::Display for LogId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
 }
 
 /// One topic. Its partition count is in its settings.
@@ -92,7 +81,7 @@ impl Catalog {
             read => read.map_err(Error::io("read", path))?,
         };
         Self::parse(&bytes).map(Some).map_err(|invalid| match invalid {
-            Invalid::Newer(found) => Error::NewerVersion { path: path.to_owned(), found, supported: VERSION },
+            Invalid::Newer(found) => Error::NewerVersion { path: path.to_owned(), found, supported: FORM.version },
             Invalid::At(position, reason) => Error::corrupt(path, position as u64, reason),
         })
     }
@@ -191,7 +180,7 @@ impl Catalog {
 
     /// The text of the file.
     pub(crate) fn to_text(&self) -> String {
-        let mut text = format!("{HEADER}{VERSION}\nlog {}\n", self.log_id);
+        let mut text = FORM.begin(self.log_id);
         for topic in &self.topics {
             // Writing to a string does not fail.
             let _ = writeln!(text, "topic {} {} {} {}", topic.id, topic.state, topic.config.partitions, topic.name);
@@ -202,25 +191,15 @@ impl Catalog {
                 let _ = writeln!(text, "set {key} {value}");
             }
         }
-        let _ = writeln!(text, "{TRAILER}{:08x}", crc32(text.as_bytes()));
-        text
+        text::seal(text)
     }
 
     /// Reads the text of a file, which may be anything.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
-        let text = checked_body(bytes)?;
-        let mut lines = Lines { text, at: 0 };
-        let version: u32 = lines
-            .next()
-            .and_then(|line| number(line.strip_prefix(HEADER)?))
-            .ok_or(lines.invalid("the first line does not name a catalog and its version"))?;
-        if version != VERSION {
-            return Err(if version > VERSION { Invalid::Newer(version) } else { lines.invalid("no such version") });
-        }
-        let log_id = lines.next().and_then(|line| parse_log_id(line.strip_prefix("log ")?));
-        let mut catalog = Self::new(log_id.ok_or(lines.invalid("no id of the log"))?);
+        let (log_id, mut lines) = FORM.open(bytes)?;
+        let mut catalog = Self::new(log_id);
         while let Some(line) = lines.next() {
-            catalog.parse_line(line).map_err(|reason| Invalid::At(lines.start(line), reason))?;
+            catalog.parse_line(line).map_err(|reason| lines.invalid(&reason))?;
         }
         catalog.check_unique().map_err(|reason| Invalid::At(0, reason))?;
         Ok(catalog)
@@ -313,56 +292,9 @@ impl fmt::Display for TopicState {
     }
 }
 
-/// Why bytes are no catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Invalid {
-    /// They are one, of a version that is newer than this code.
-    Newer(u32),
-    /// What is wrong, and the position of the line.
-    At(usize, String),
-}
-
-/// The text before the last line, if that line is its checksum.
-fn checked_body(bytes: &[u8]) -> Result<&str, Invalid> {
-    let invalid = |reason: &str| Invalid::At(bytes.len().saturating_sub(TRAILER_LEN), reason.to_owned());
-    let Some((body, trailer)) = bytes.split_last_chunk::<TRAILER_LEN>() else {
-        return Err(Invalid::At(0, "it is too short to be a catalog".into()));
-    };
-    let expected = format!("{TRAILER}{:08x}\n", crc32(body));
-    if trailer[..] != *expected.as_bytes() {
-        return Err(invalid("the last line is not the checksum of what is before it"));
-    }
-    let text = std::str::from_utf8(body).map_err(|error| Invalid::At(error.valid_up_to(), "not text".into()))?;
-    if text.ends_with('\n') { Ok(text) } else { Err(invalid("a line does not end")) }
-}
-
 /// The first value that a sorted list has twice.
 fn first_repeated<T: PartialEq>(sorted: &[T]) -> Option<&T> {
     sorted.iter().zip(sorted.iter().skip(1)).find(|(one, next)| one == next).map(|(one, _)| one)
-}
-
-/// Lines of a text that ends with a line end.
-struct Lines<'a> {
-    text: &'a str,
-    at: usize,
-}
-
-impl<'a> Lines<'a> {
-    fn next(&mut self) -> Option<&'a str> {
-        let (line, _) = self.text.get(self.at..)?.split_once('\n')?;
-        self.at += line.len() + 1;
-        Some(line)
-    }
-
-    /// Where the line just taken begins.
-    fn start(&self, line: &str) -> usize {
-        self.at - line.len() - 1
-    }
-
-    fn invalid(&self, reason: &str) -> Invalid {
-        let before = self.text.get(..self.at.saturating_sub(1)).and_then(|text| text.rfind('\n'));
-        Invalid::At(before.map_or(0, |end| end + 1), reason.to_owned())
-    }
 }
 
 /// `<id> <state> <partitions> <name>`.
@@ -382,27 +314,14 @@ fn parse_topic(line: &str) -> Result<CatalogTopic, String> {
     Ok(CatalogTopic { id, name: name.into(), config: TopicConfig::default().partitions(partitions), state })
 }
 
-/// A number in the one form it is written in: no sign, no zero in front.
-fn number(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|number: &u32| number.to_string() == text)
-}
-
-fn parse_log_id(text: &str) -> Option<LogId> {
-    let id = u128::from_str_radix(text, 16).ok().map(LogId)?;
-    (id.to_string() == text).then_some(id)
-}
-
-const HEADER: &str = "chiplog catalog ";
-const VERSION: u32 = 1;
-const TRAILER: &str = "crc32 ";
-const TRAILER_LEN: usize = TRAILER.len() + 8 + 1;
-
+const FORM: Form = Form { what: "catalog", version: 1 };
 /// About half a million topics. A longer file is not ours.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checksum::crc32;
     use crate::disk::RealDisk;
     use crate::error::ErrorKind;
     use proptest::prelude::*;
@@ -421,7 +340,7 @@ mod tests {
 
     /// A text with the checksum it needs.
     fn sealed(body: &str) -> Vec<u8> {
-        format!("{body}{TRAILER}{:08x}\n", crc32(body.as_bytes())).into_bytes()
+        format!("{body}crc32 {:08x}\n", crc32(body.as_bytes())).into_bytes()
     }
 
     /// The form on disk, so that a change of it is one on purpose.

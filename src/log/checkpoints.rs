@@ -16,8 +16,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use super::catalog::LogId;
-use crate::checksum::crc32;
+use super::text::{self, Form, LogId};
 use crate::disk::replace::replace;
 use crate::disk::{Disk, read_file};
 use crate::error::{Error, Result};
@@ -87,22 +86,16 @@ impl Checkpoints {
     }
 
     fn to_text(&self, log: LogId) -> String {
-        let mut text = format!("{HEADER}\nlog {log}\n");
+        let mut text = FORM.begin(log);
         for ((topic, partition), Checkpoint { start, synced }) in &self.entries {
             let _ = writeln!(text, "partition {topic} {partition} start {start} synced {synced}");
         }
-        let _ = writeln!(text, "{TRAILER}{:08x}", crc32(text.as_bytes()));
-        text
+        text::seal(text)
     }
 
     fn parse(bytes: &[u8], log: LogId) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        let body = text.get(..text.len().checked_sub(TRAILER.len() + 9)?)?;
-        if text[body.len()..] != format!("{TRAILER}{:08x}\n", crc32(body.as_bytes())) {
-            return None;
-        }
-        let mut lines = body.lines();
-        if lines.next()? != HEADER || lines.next()? != format!("log {log}") {
+        let (found, lines) = FORM.open(bytes).ok()?;
+        if found != log {
             return None;
         }
         let mut checkpoints = Self::default();
@@ -117,19 +110,28 @@ impl Checkpoints {
     }
 }
 
-const HEADER: &str = "chiplog checkpoints 1";
-const TRAILER: &str = "crc32 ";
+const FORM: Form = Form { what: "checkpoints", version: 1 };
 const MAX_BYTES: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checksum::crc32;
 
     fn any_checkpoints() -> Checkpoints {
         let mut checkpoints = Checkpoints::default();
         checkpoints.raise(TopicId::from_bytes([7; 16]), 3, Checkpoint { start: Offset(3), synced: Offset(24) });
         checkpoints.raise(TopicId::from_bytes([9; 16]), 0, Checkpoint::default());
         checkpoints
+    }
+
+    /// The form on disk, so that a change of it is one on purpose.
+    #[test]
+    fn the_text_is_the_documented_one() {
+        let body = "chiplog checkpoints 1\nlog 00112233445566778899aabbccddeeff\n\
+            partition BwcHBwcHBwcHBwcHBwcHBw 3 start 3 synced 24\npartition CQkJCQkJCQkJCQkJCQkJCQ 0 start 0 synced 0\n";
+        let text = format!("{body}crc32 {:08x}\n", crc32(body.as_bytes()));
+        assert_eq!(any_checkpoints().to_text(LogId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff)), text);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::str::SplitAsciiWhitespace;
 
-use super::catalog::LogId;
-use crate::checksum::{Digest, crc32};
+use super::text::{self, Form, LogId};
+use crate::checksum::Digest;
 use crate::disk::replace::replace;
 use crate::disk::{Disk, read_file};
 use crate::error::Result;
@@ -40,7 +40,7 @@ pub(crate) fn store(disk: &dyn Disk, path: &Path, log: LogId, clean: &Clean) -> 
 }
 
 fn to_text(log: LogId, clean: &Clean) -> String {
-    let mut text = format!("{HEADER}\nlog {log}\n");
+    let mut text = FORM.begin(log);
     let mut entries: Vec<_> = clean.iter().collect();
     entries.sort_unstable_by_key(|(key, _)| **key);
     for ((topic, partition), entry) in entries {
@@ -49,8 +49,7 @@ fn to_text(log: LogId, clean: &Clean) -> String {
             let _ = writeln!(text, "segment {base} {len}");
         }
     }
-    let _ = writeln!(text, "{TRAILER}{:08x}", crc32(text.as_bytes()));
-    text
+    text::seal(text)
 }
 
 fn describe(entry: &CleanPartition) -> String {
@@ -73,13 +72,8 @@ fn describe(entry: &CleanPartition) -> String {
 }
 
 fn parse(bytes: &[u8], log: LogId) -> Option<Clean> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let body = text.get(..text.len().checked_sub(TRAILER.len() + 9)?)?;
-    if text[body.len()..] != format!("{TRAILER}{:08x}\n", crc32(body.as_bytes())) {
-        return None;
-    }
-    let mut lines = body.lines();
-    if lines.next()? != HEADER || lines.next()? != format!("log {log}") {
+    let (found, lines) = FORM.open(bytes).ok()?;
+    if found != log {
         return None;
     }
     let mut clean = Clean::new();
@@ -137,13 +131,13 @@ fn hex(words: &mut SplitAsciiWhitespace<'_>) -> Option<u32> {
     u32::from_str_radix(words.next()?, 16).ok()
 }
 
-const HEADER: &str = "chiplog clean 1";
-const TRAILER: &str = "crc32 ";
+const FORM: Form = Form { what: "clean", version: 1 };
 const MAX_BYTES: u64 = 256 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checksum::crc32;
 
     fn any_clean() -> Clean {
         let entry = CleanPartition {
@@ -167,6 +161,18 @@ mod tests {
         };
         let id = TopicId::from_bytes([7; 16]);
         Clean::from([((id, 0), entry), ((id, 1), empty)])
+    }
+
+    /// The form on disk, so that a change of it is one on purpose.
+    #[test]
+    fn the_text_is_the_documented_one() {
+        let body = "chiplog clean 1\nlog 00112233445566778899aabbccddeeff\n\
+            partition BwcHBwcHBwcHBwcHBwcHBw 0 start 3 end 24 batch 200 deadbeef index 8 9ae0daaf 0 00000000 \
+            grown 1700 22 195 first -1 producers 1 aborted 0\nsegment 0 630\nsegment 17 286\n\
+            partition BwcHBwcHBwcHBwcHBwcHBw 1 start 3 end 24 batch -1 00000000 index 8 9ae0daaf 0 00000000 \
+            grown -1 0 0 first -9223372036854775808 producers 1 aborted 0\nsegment 0 0\n";
+        let text = format!("{body}crc32 {:08x}\n", crc32(body.as_bytes()));
+        assert_eq!(to_text(LogId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff), &any_clean()), text);
     }
 
     #[test]

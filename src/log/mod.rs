@@ -22,6 +22,7 @@ mod names;
 mod open;
 mod partitioner;
 mod stats;
+mod text;
 mod topic;
 
 #[cfg(all(test, feature = "sim"))]
@@ -36,12 +37,13 @@ pub use groups::Group;
 pub use maintain::Maintained;
 pub use topic::{Damage, Topic};
 
-use self::catalog::{LogId, Stored};
+use self::catalog::Stored;
 use self::checkpoints::Checkpoints;
 use self::groups::Coordinator;
 use self::maintain::Schedule;
 use self::names::OFFSETS_TOPIC;
 use self::open::CATALOG_FILE;
+use self::text::LogId;
 use self::topic::{Slot, TopicState};
 use crate::config::{GroupConfig, TopicConfig};
 use crate::disk::DiskLock;

@@ -64,11 +64,6 @@ pub(crate) fn collide(one: &str, other: &str) -> bool {
     one != other && one.bytes().map(unified).eq(other.bytes().map(unified))
 }
 
-/// Whether a topic is one of those that coordinators keep their state in.
-pub(crate) fn is_internal(name: &str) -> bool {
-    [OFFSETS_TOPIC, TRANSACTIONS_TOPIC, SHARES_TOPIC].contains(&name)
-}
-
 /// The name that the directory of a partition is renamed to when its topic is deleted. The id makes it differ from
 /// that of an earlier or later topic of the name.
 pub(crate) fn deleted_dir(partition: &TopicPartition, id: TopicId) -> String {
@@ -115,11 +110,6 @@ fn is_suffixed(stem: &str) -> bool {
     let number = partition.rsplit_once('-').map_or("", |(_, number)| number);
     is_unique && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
-
-/// The topic of transaction coordinators.
-pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
-/// The topic of share groups.
-pub(crate) const SHARES_TOPIC: &str = "__share_group_state";
 
 /// A cluster's own metadata. No partition, whatever its directory is called.
 const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -226,12 +216,6 @@ mod tests {
         assert_eq!(classify_dir(&format!("orders-0.{unique}-stray")), DirName::PutAside);
         assert_eq!(classify_dir(&format!("orders-0.{unique}-future")), DirName::PutAside);
         assert_eq!(classify_dir(&format!("a.b-c-12.{unique}-delete")), DirName::Deleted);
-    }
-
-    #[test]
-    fn internal_topics_are_the_three_of_the_coordinators() {
-        assert!(is_internal("__consumer_offsets") && is_internal("__transaction_state"));
-        assert!(is_internal("__share_group_state") && !is_internal("__under") && !is_internal("orders"));
     }
 
     proptest! {

@@ -9,13 +9,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::background::Background as Thread;
 use super::builder::{Background, LogBuilder};
-use super::catalog::{Catalog, CatalogTopic, LogId, Stored};
+use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
 use super::groups::Coordinator;
 use super::maintain::Schedule;
 use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
+use super::text::LogId;
 use super::topic::{Damage, Slot, TopicState};
 use super::{Inner, Log, Opened, delete};
 use crate::config::TopicConfig;
@@ -151,7 +152,7 @@ fn holder(disk: &dyn Disk, path: &Path) -> Box<str> {
 /// Writes down who holds the lock, for the message that the next one gets. Not worth failing for.
 fn sign_lock(lock: Option<&dyn DiskLock>, settings: &LogBuilder, log: LogId) {
     if let Some(lock) = lock.filter(|_| !settings.read_only) {
-        let line = format!("process {}\nlog {log}\n", std::process::id());
+        let line = format!("process {}\nlog {log}\n", settings.process);
         let mut signed = [0; 64];
         let is_same = read_exact_at(lock.file(), &mut signed[..line.len().min(64)], 0).is_ok()
             && signed.starts_with(line.as_bytes());

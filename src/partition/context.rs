@@ -1,6 +1,6 @@
 //! What the partitions of one log share: the disk, the clock, and what is known of the machine they run on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -75,10 +75,6 @@ pub(crate) struct CleanMark {
 impl CleanMark {
     pub(crate) fn new(path: PathBuf, is_there: bool) -> Self {
         Self { path, is_gone: AtomicBool::new(!is_there), erasing: Mutex::new(()) }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Whether nothing was changed since a close that left the mark.

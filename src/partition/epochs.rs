@@ -72,6 +72,22 @@ impl Epochs {
         self.drop_last_while(|last| last.start >= end)
     }
 
+    /// The latest epoch.
+    pub(crate) fn latest(&self) -> Option<LeaderEpoch> {
+        self.entries.last().map(|last| last.epoch)
+    }
+
+    fn drop_last_while(&mut self, drops: impl Fn(&EpochStart) -> bool) -> bool {
+        let kept = self.entries.iter().rposition(|entry| !drops(entry)).map_or(0, |last| last + 1);
+        let dropped = kept < self.entries.len();
+        self.entries.truncate(kept);
+        dropped
+    }
+}
+
+/// What replication does with them.
+#[cfg_attr(not(any(fuzzing, test)), expect(dead_code, reason = "for replication, to come"))]
+impl Epochs {
     /// Lets the first epoch begin at `start`, after the log before it was removed. Says whether anything changed.
     ///
     /// The epoch that holds `start` stays, even if no batch of it does.
@@ -104,11 +120,6 @@ impl Epochs {
         Some(self.entries[holder].epoch)
     }
 
-    /// The latest epoch.
-    pub(crate) fn latest(&self) -> Option<LeaderEpoch> {
-        self.entries.last().map(|last| last.epoch)
-    }
-
     /// All epochs, the earliest first.
     pub(crate) fn entries(&self) -> &[EpochStart] {
         &self.entries
@@ -117,13 +128,6 @@ impl Epochs {
     /// How many epochs begin at `offset` or below.
     fn count_until(&self, offset: Offset) -> usize {
         self.entries.partition_point(|entry| entry.start <= offset)
-    }
-
-    fn drop_last_while(&mut self, drops: impl Fn(&EpochStart) -> bool) -> bool {
-        let kept = self.entries.iter().rposition(|entry| !drops(entry)).map_or(0, |last| last + 1);
-        let dropped = kept < self.entries.len();
-        self.entries.truncate(kept);
-        dropped
     }
 }
 

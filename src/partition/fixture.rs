@@ -10,9 +10,13 @@ use serde_json::Value;
 use super::epochs::Epochs;
 use super::producers::{Marker, MarkerKind, Placed, ProducerBatch, Producers, last_sequence};
 use super::snapshot::{self, Entry};
-use crate::segment::offset_index::{self, IndexRule, OffsetEntry};
-use crate::segment::time_index::{LargestTime, TimeEntry};
+use crate::disk::RealDisk;
+use crate::record::BatchHeader;
+use crate::segment::index::IndexWriter;
+use crate::segment::offset_index::{self, OffsetEntry};
+use crate::segment::time_index::TimeEntry;
 use crate::segment::txn_index::{AbortedTxn, AbortedTxns};
+use crate::segment::{FileKind, file_path};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 
 /// The index files, built again from the batches of their segment.
@@ -128,25 +132,23 @@ struct Replay {
 
 impl Replay {
     fn segment(&mut self, base: Offset) {
-        let mut rule = IndexRule::new(expected()["index_interval_bytes"].as_u64().unwrap() as u32);
-        let mut largest = LargestTime::new();
-        (self.offsets, self.times) = (Vec::new(), Vec::new());
+        let interval = expected()["index_interval_bytes"].as_u64().unwrap() as u32;
+        let mut index = IndexWriter::new(base, 4096, interval).unwrap();
         let log = read(&format!("{base:020}.log"));
         let mut position = 0;
         while position < log.len() {
             let batch = &log[position..][..12 + BigEndian::read_u32(&log[position + 8..]) as usize];
             let placed = placed(batch);
-            largest.follow(placed.timestamp, placed.last_offset);
-            if rule.admits(batch.len()) {
-                let entry = OffsetEntry { offset: placed.last_offset, position: position as u32 };
-                self.offsets.extend(entry.encode(base).unwrap());
-                self.times.extend(largest.take_due().into_iter().flat_map(|entry| entry.encode(base).unwrap()));
-            }
+            index.push(&BatchHeader::read(batch).unwrap(), position as u64, batch.len() as u64);
             self.epochs.assign(LeaderEpoch(BigEndian::read_i32(&batch[12..])), placed.base_offset);
             self.producer(batch, placed);
             position += batch.len();
         }
-        self.times.extend(largest.take_due().into_iter().flat_map(|entry| entry.encode(base).unwrap()));
+        index.close();
+        let dir = tempfile::tempdir().unwrap();
+        index.persist(&RealDisk, dir.path()).unwrap();
+        let written = |kind| std::fs::read(file_path(dir.path(), base, kind)).unwrap();
+        (self.offsets, self.times) = (written(FileKind::Index), written(FileKind::TimeIndex));
     }
 
     fn producer(&mut self, batch: &[u8], placed: Placed) {

@@ -164,4 +164,3 @@ const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
 pub(crate) const PRODUCER_EXPIRY: std::time::Duration = std::time::Duration::from_secs(86_400);
 const MAX_SNAPSHOT: u64 = 256 << 20;
 const MAX_EPOCHS: u64 = 16 << 20;
-const MAX_ABORTED: u64 = 256 << 20;

@@ -146,9 +146,6 @@ pub fn index_lookup(bytes: &[u8]) {
     check_times(index, base, Timestamp(number(8) as i64));
     if let Ok(aborted) = AbortedTxns::decode(index, base) {
         assert_eq!(aborted.encode(), index);
-        let mut found = Vec::new();
-        aborted.collect(base, base + 1, &mut found);
-        assert!(found.iter().all(|txn| aborted.entries().contains(txn) && txn.first_offset <= base));
     }
 }
 
@@ -159,9 +156,6 @@ fn check_offsets(index: &[u8], base: Offset, target: Offset) {
     if entries.is_sorted_by_key(|entry| entry.offset) {
         assert_eq!(found, entries.iter().rev().find(|entry| entry.offset <= target).copied());
     }
-    let found = offset_index::first_from(index, base, target.0);
-    assert!(found.is_none_or(|found| u64::from(found.position) >= target.0 && entries.contains(&found)));
-    assert_eq!(offset_index::last(index, base), entries.last().copied());
 }
 
 fn check_times(index: &[u8], base: Offset, target: Timestamp) {
@@ -177,6 +171,7 @@ fn check_times(index: &[u8], base: Offset, target: Timestamp) {
 /// Any bytes behind the batches of a log that were synced: after a power cut those are there, what follows them reads
 /// or is cut, and the log goes on. Any bytes over one of them: the log is corrupt, and nothing was changed.
 #[cfg(feature = "sim")]
+#[expect(clippy::panic, reason = "a fuzz target fails by it")]
 pub fn segment_open(bytes: &[u8]) {
     let Some((&[count, over], tail)) = bytes.split_first_chunk::<2>() else { return };
     let count = u64::from(count % 4) + 1;
@@ -237,6 +232,7 @@ fn is_epoch(position: u64, patch: &[u8], batch_len: u64) -> bool {
 /// Any bytes as an index, time index, seal, snapshot or index of aborted transactions beside a good log: look-ups
 /// answer as a scan from the start would.
 #[cfg(feature = "sim")]
+#[expect(clippy::panic, reason = "a fuzz target fails by it")]
 pub fn index_open(bytes: &[u8]) {
     let Some((&[kind, which], garbage)) = bytes.split_first_chunk::<2>() else { return };
     let bed = Bed::new();

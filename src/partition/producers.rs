@@ -155,6 +155,7 @@ impl Producers {
 
     /// Forgets producers that wrote nothing for `after`, by the timestamps of their batches. One in a transaction
     /// stays. Returns how many went; a retry of theirs would be stored again.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions, to come: until then, opening forgets them"))]
     pub(crate) fn expire(&mut self, now: Timestamp, after: Duration) -> usize {
         let before = self.known.len();
         self.known.retain(|_, producer| producer.open_since.is_some() || !producer.is_expired(now, after));
@@ -163,11 +164,6 @@ impl Producers {
             probe::reached("producers.expired");
         }
         expired
-    }
-
-    /// Forgets everything: the log was cut, and what is left is to be loaded and replayed.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
     }
 
     /// Decides what to do with a data batch, and changes nothing.
@@ -546,8 +542,6 @@ mod tests {
         // The forgotten one may begin anywhere; a clock that was set back forgets nobody.
         assert_eq!(producers.check(&batch(0, 77, 1), Origin::Client).unwrap(), Checked::New);
         assert_eq!(producers.expire(Timestamp(i64::MIN), day), 0);
-        producers.clear();
-        assert_eq!((producers.count(), producers.transactions.open_count()), (0, 0));
     }
 
     #[test]

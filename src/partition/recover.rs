@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::context::{Context, RecoveryMode};
 use super::follow::Followed;
 use super::hints::{CleanPartition, Hints};
+use crate::checksum::Digest;
 use crate::disk::marks::{Note, SyncMark};
 use crate::disk::{Disk, DiskFile, FileId, Open, read_exact_at, read_file, read_vouched};
 use crate::error::{Error, Result};
@@ -55,6 +56,26 @@ pub(crate) struct Recovered {
     pub(crate) stale_snapshots: Vec<Offset>,
     /// Whether an orderly close left it, and nothing differs.
     pub(crate) is_clean: bool,
+}
+
+impl Recovered {
+    /// A log without a record, and nothing to do about it.
+    fn empty(start: Offset, followed: Followed) -> Self {
+        Self {
+            segments: Vec::new(),
+            active: None,
+            start,
+            end: start,
+            proven: start,
+            followed,
+            plan: Plan::default(),
+            names_are_durable: false,
+            scanned_bytes: 0,
+            unfinished: Vec::new(),
+            stale_snapshots: Vec::new(),
+            is_clean: false,
+        }
+    }
 }
 
 /// What is needed to finish a sealed segment.
@@ -158,20 +179,7 @@ impl Recovery<'_> {
             let reason = format!("no segment is left of a log that was synced to {}", self.proven_hint());
             return Err(Error::corrupt(self.dir, 0, reason));
         }
-        Ok(Recovered {
-            segments: Vec::new(),
-            active: None,
-            start,
-            end: start,
-            proven: start,
-            followed: Followed::load(self.context, self.dir, Vec::new(), start)?,
-            plan: Plan::default(),
-            names_are_durable: false,
-            scanned_bytes: 0,
-            unfinished: Vec::new(),
-            stale_snapshots: Vec::new(),
-            is_clean: false,
-        })
+        Ok(Recovered::empty(start, Followed::load(self.context, self.dir, Vec::new(), start)?))
     }
 
     fn proven_hint(&self) -> Offset {
@@ -241,7 +249,7 @@ impl Recovery<'_> {
         let Walk { mut followed, scanned, unfinished, .. } = walk;
         followed.producers.committed_to(found.offset);
         let written = note.map_or(proven, |(_, note)| proven.max(note.offset));
-        let known = Known { start, proven, written, same_boot: note.is_some() };
+        let known = Known { start, written, same_boot: note.is_some() };
         let plan = self.judge(&candidates, &found, known)?;
         let recovered = self.assemble(candidates, followed, scanned, found, proven, plan)?;
         let bases = |base: &Offset| recovered.segments.iter().any(|segment| segment.base() == *base);
@@ -284,7 +292,12 @@ impl Recovery<'_> {
             && has_epochs
             && !note.has_producers
             && note.offset >= proven
-            && let Some(index) = self.restore_index(candidates[last].base, &note)
+            && let Some(index) = self.restore_index(
+                candidates[last].base,
+                note.index,
+                note.time_index,
+                Grown { largest: note.largest, since_last: note.since_last },
+            )
         {
             probe::reached("recover.from_note");
             let followed = Followed::load(self.context, self.dir, Vec::new(), note.offset)?.with_aborted(aborted);
@@ -329,13 +342,13 @@ impl Recovery<'_> {
         (candidates.len() - 1, all)
     }
 
-    fn restore_index(&self, base: Offset, note: &Note) -> Option<IndexWriter> {
-        let mut index = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
+    /// The indexes of the last segment from their files, if these are what the digests were made of.
+    fn restore_index(&self, base: Offset, index: Digest, time_index: Digest, grown: Grown) -> Option<IndexWriter> {
+        let mut writer = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
         let disk = self.context.disk();
-        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), note.index)?;
-        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), note.time_index)?;
-        let grown = Grown { largest: note.largest, since_last: note.since_last };
-        index.restore(&offsets, &times, grown).then_some(index)
+        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), index)?;
+        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), time_index)?;
+        writer.restore(&offsets, &times, grown).then_some(writer)
     }
 
     /// Decides what the end that was found means, and so what is to be done about what lies behind it.
@@ -415,20 +428,8 @@ impl Recovery<'_> {
             // What is left lies below the start: the log goes on, empty, in a new segment.
             probe::reached("recover.end_below_start");
             plan.expired = candidates.iter().map(|candidate| candidate.base).collect();
-            return Ok(Recovered {
-                segments: Vec::new(),
-                active: None,
-                start,
-                end: start,
-                proven: start,
-                followed: Followed::load(self.context, self.dir, Vec::new(), start)?,
-                plan,
-                names_are_durable: false,
-                scanned_bytes,
-                unfinished: Vec::new(),
-                stale_snapshots: Vec::new(),
-                is_clean: false,
-            });
+            let followed = Followed::load(self.context, self.dir, Vec::new(), start)?;
+            return Ok(Recovered { plan, scanned_bytes, ..Recovered::empty(start, followed) });
         }
         let segments = self.segments(&candidates, &found);
         let mark = candidates.last().and_then(|last| last.mark.map(|mark| (last.limit, mark)));
@@ -442,16 +443,11 @@ impl Recovery<'_> {
         Ok(Recovered {
             segments,
             active: Some(active),
-            start,
             end: found.offset,
             proven: proven.min(found.offset),
-            followed,
             plan,
-            names_are_durable: false,
             scanned_bytes,
-            unfinished: Vec::new(),
-            stale_snapshots: Vec::new(),
-            is_clean: false,
+            ..Recovered::empty(start, followed)
         })
     }
 
@@ -485,7 +481,9 @@ impl Recovery<'_> {
         if !self.last_batch_verifies(clean, last_base, last_len)? {
             return Ok(None);
         }
-        let Some(index) = self.restore_clean_index(last_base, clean) else { return Ok(None) };
+        let Some(index) = self.restore_index(last_base, clean.index, clean.time_index, clean.grown) else {
+            return Ok(None);
+        };
         // The mark does not vouch for indexes of aborted transactions.
         if clean.has_aborted {
             return Ok(None);
@@ -513,14 +511,9 @@ impl Recovery<'_> {
         Ok(Some(Recovered {
             segments: ends.collect(),
             active: Some(found),
-            start: clean.start,
             end: clean.end,
             proven: clean.end,
-            followed,
-            plan: Plan::default(),
             names_are_durable: true,
-            scanned_bytes: 0,
-            unfinished: Vec::new(),
             stale_snapshots: listing
                 .iter()
                 .filter(|(base, kind)| {
@@ -529,6 +522,7 @@ impl Recovery<'_> {
                 .map(|(base, _)| *base)
                 .collect(),
             is_clean: true,
+            ..Recovered::empty(clean.start, followed)
         }))
     }
 
@@ -543,14 +537,6 @@ impl Recovery<'_> {
         };
         Ok(verified)
     }
-
-    fn restore_clean_index(&self, base: Offset, clean: &CleanPartition) -> Option<IndexWriter> {
-        let mut index = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
-        let disk = self.context.disk();
-        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), clean.index)?;
-        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), clean.time_index)?;
-        index.restore(&offsets, &times, clean.grown).then_some(index)
-    }
 }
 
 impl Candidate {
@@ -564,8 +550,6 @@ impl Candidate {
 struct Known {
     /// Nothing below is kept, so nothing there can be lost.
     start: Offset,
-    /// Everything below was synced.
-    proven: Offset,
     /// Everything below was written, in this boot or on the disk.
     written: Offset,
     same_boot: bool,

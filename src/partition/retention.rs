@@ -100,7 +100,7 @@ impl Core {
 
 /// The start below which segments can go without falling below `retention.bytes`: the first `decided` ones may.
 fn by_size(segments: &[Arc<SegmentData>], decided: usize, config: &TopicConfig) -> Option<Offset> {
-    let limit = u64::try_from(config.retention_bytes).ok()?;
+    let limit = config.retained_bytes()?;
     let total: u64 = segments.iter().map(|segment| segment.len()).sum();
     let mut excess = total.checked_sub(limit)?;
     let mut start = None;
@@ -115,9 +115,7 @@ fn by_size(segments: &[Arc<SegmentData>], decided: usize, config: &TopicConfig) 
 /// The start below which every segment's newest record is older than `retention.ms`. A segment whose records have no
 /// time, or one in the future, stays, and with it all that follow.
 fn by_age(segments: &[Arc<SegmentData>], config: &TopicConfig, now: Timestamp) -> Result<Option<Offset>> {
-    if config.retention_ms < 0 {
-        return Ok(None);
-    }
+    let Some(retained_ms) = config.retained_ms() else { return Ok(None) };
     let mut start = None;
     for segment in segments {
         if segment.len() == 0 {
@@ -125,7 +123,7 @@ fn by_age(segments: &[Arc<SegmentData>], config: &TopicConfig, now: Timestamp) -
         }
         // Zero and none are no times to delete by.
         let Some((largest, _)) = segment.largest_timestamp()?.filter(|(largest, _)| largest.0 > 0) else { break };
-        if now.0.saturating_sub(largest.0) <= config.retention_ms {
+        if now.0.saturating_sub(largest.0) <= retained_ms {
             break;
         }
         start = Some(segment.end());

@@ -61,11 +61,13 @@ impl Transactions {
         self.first_open().into_iter().chain(ending).min()
     }
 
-    /// The stable offset of a log from `start` that is committed up to `committed`.
+    /// The stable offset of a log from `start` that is committed up to `committed`, as readers see it.
+    #[cfg(test)]
     pub(crate) fn stable(&self, start: Offset, committed: Offset) -> Offset {
         self.first_unstable().map_or(committed, |first| first.max(start).min(committed))
     }
 
+    #[cfg(any(fuzzing, test))]
     pub(crate) fn open_count(&self) -> usize {
         self.open.len()
     }

@@ -2,30 +2,10 @@
 
 use super::compress::{self, RecordError};
 use super::control::{self, Control};
-use super::header::{ATTRIBUTES_AT, BatchHeader, framed_len};
+use super::header::{ATTRIBUTES_AT, BatchHeader};
 use super::walk::{RecordIter, check_records};
 use crate::checksum::crc32c;
 use crate::wire::Invalid;
-
-/// What the bytes at a place where a batch may begin turn out to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Frame {
-    /// A batch of this many bytes, all there.
-    Batch(usize),
-    /// The start of a batch, or of nothing: more bytes may make it one.
-    Partial,
-    /// No batch, whatever follows.
-    Invalid(Invalid),
-}
-
-/// Tells where the batch that starts `bytes` ends. Looks at its first 17 bytes only.
-pub(crate) fn frame(bytes: &[u8]) -> Frame {
-    match framed_len(bytes) {
-        Ok(Some(len)) if len as usize <= bytes.len() => Frame::Batch(len as usize),
-        Ok(_) => Frame::Partial,
-        Err(invalid) => Frame::Invalid(invalid),
-    }
-}
 
 /// One whole batch whose checksum is right.
 ///
@@ -151,6 +131,7 @@ impl<'a> BatchRef<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::header::framed_len;
     use crate::record::{BatchBuilder, Record};
     use crate::types::Timestamp;
 
@@ -161,13 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn every_proper_prefix_of_a_batch_is_partial() {
+    fn the_first_17_bytes_tell_the_length_and_no_prefix_is_a_batch() {
         let bytes = batch();
+        let batch_len = bytes.len() as u32;
         for len in 0..bytes.len() {
-            assert_eq!(frame(&bytes[..len]), Frame::Partial, "{len} bytes");
+            let known = (len >= 17).then_some(batch_len);
+            assert_eq!(framed_len(&bytes[..len]), Ok(known), "{len} bytes");
             assert!(BatchRef::verify(&bytes[..len]).is_err(), "{len} bytes");
         }
-        assert_eq!(frame(&[&bytes[..], b"more"].concat()), Frame::Batch(bytes.len()));
+        assert_eq!(framed_len(&[&bytes[..], b"more"].concat()), Ok(Some(batch_len)));
     }
 
     /// One flipped bit is found wherever it is covered; the rest is the leader's to change.
@@ -185,7 +168,7 @@ mod tests {
 
     #[test]
     fn zeros_are_no_batch() {
-        assert_eq!(frame(&[0; 11]), Frame::Partial);
-        assert_eq!(frame(&[0; 12]), Frame::Invalid(Invalid { at: 8, what: "batch length too small" }));
+        assert_eq!(framed_len(&[0; 11]), Ok(None));
+        assert_eq!(framed_len(&[0; 12]), Err(Invalid { at: 8, what: "batch length too small" }));
     }
 }

@@ -256,22 +256,6 @@ impl BatchBuilder {
     }
 }
 
-/// Replaces what is in `into` by a plain batch of one record. The compression of `options` is not used.
-pub(crate) fn encode_one(
-    record: &Record<'_>,
-    options: &BatchOptions,
-    now: Timestamp,
-    into: &mut Vec<u8>,
-) -> Result<BatchHeader> {
-    let options = BatchOptions { compression: Compression::NONE, ..*options };
-    let times = Times::default().after(record, 0, now, &options)?;
-    let header = header(&options, &times, 1)?;
-    into.clear();
-    into.resize(BatchHeader::LEN, 0);
-    record.encode(times.last_delta, 0, MAX_BATCH_LEN, into)?;
-    Ok(header.seal(into))
-}
-
 pub(super) fn check_len(len: usize) -> Result<()> {
     if len <= MAX_BATCH_LEN {
         return Ok(());
@@ -342,26 +326,9 @@ impl Times {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{BatchRef, Header};
+    use crate::record::BatchRef;
 
     const NOW: Timestamp = Timestamp(1_000);
-
-    #[test]
-    fn one_record_is_encoded_as_the_builder_would() {
-        let headers = [Header::new("h", "1"), Header { key: "", value: None }];
-        let record = Record::new("value").key("").headers(&headers).timestamp(Timestamp(7));
-        let producer =
-            Producer { id: ProducerId(1), epoch: ProducerEpoch(2), base_sequence: 3, is_transactional: true };
-        let options = BatchOptions::default().base_offset(Offset(9)).leader_epoch(LeaderEpoch(4)).producer(producer);
-        for options in [options, options.timestamp_type(TimestampType::LogAppendTime)] {
-            let mut one = vec![1, 2, 3];
-            encode_one(&record, &options, NOW, &mut one).unwrap();
-            let mut builder = BatchBuilder::new();
-            builder.begin(options);
-            builder.push(&record, NOW).unwrap();
-            assert_eq!(one, builder.finish().unwrap());
-        }
-    }
 
     #[test]
     fn a_builder_forgets_the_batch_before() {

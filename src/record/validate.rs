@@ -27,6 +27,7 @@ pub(crate) enum Origin {
     /// A producer, directly or through a service.
     Client,
     /// Our own transaction coordinator: it may write control batches.
+    #[cfg_attr(not(any(fuzzing, test)), expect(dead_code, reason = "for transactions, to come"))]
     Coordinator,
 }
 

@@ -270,3 +270,94 @@ fn write_from(disk: &dyn Disk, path: &Path, bytes: &[u8], have: usize) -> Result
 
 /// Kafka's default for `index.interval.bytes`.
 const DEFAULT_INTERVAL: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Attributes;
+    use crate::types::{LeaderEpoch, ProducerEpoch, ProducerId};
+    use proptest::prelude::*;
+
+    const BASE: Offset = Offset(17);
+
+    /// A batch of one record.
+    fn header(offset: u64, timestamp: i64) -> BatchHeader {
+        BatchHeader {
+            base_offset: BASE + offset,
+            batch_len: BatchHeader::LEN as u32,
+            leader_epoch: LeaderEpoch::NONE,
+            crc: 0,
+            attributes: Attributes::default(),
+            last_offset_delta: 0,
+            base_timestamp: Timestamp(timestamp),
+            max_timestamp: Timestamp(timestamp),
+            producer_id: ProducerId::NONE,
+            producer_epoch: ProducerEpoch::NONE,
+            base_sequence: -1,
+            record_count: 1,
+        }
+    }
+
+    fn writer(interval: u32) -> IndexWriter {
+        IndexWriter::new(BASE, 4096, interval).unwrap()
+    }
+
+    fn times(writer: &IndexWriter) -> Vec<(i64, u64)> {
+        let region = writer.times.region();
+        let entries = region.readable().as_chunks().0.iter().map(|bytes| TimeEntry::decode(bytes, BASE));
+        entries.map(|entry| (entry.timestamp.0, entry.offset - BASE)).collect()
+    }
+
+    /// For each batch of such a length, whether it gets an entry.
+    fn admitted(interval: u32, lens: &[u64]) -> Vec<bool> {
+        let mut writer = writer(interval);
+        let mut position = 0;
+        let admitted = lens.iter().enumerate().map(|(offset, len)| {
+            let before = writer.offsets.len();
+            writer.push(&header(offset as u64, 0), position, *len);
+            position += len;
+            writer.offsets.len() > before
+        });
+        admitted.collect()
+    }
+
+    #[test]
+    fn an_entry_is_due_after_more_than_the_interval() {
+        // 0, 91, 200 -> entry, 91, 183 -> entry, 78, 169 -> entry: the fixture's first segment.
+        let lens = [91, 109, 91, 92, 78, 91, 78];
+        assert_eq!(admitted(150, &lens), [false, false, true, false, true, false, true]);
+        assert_eq!(admitted(100, &[100, 1, 1]), [false, false, true], "100 bytes are not more than 100");
+        assert_eq!(admitted(0, &[61, 61]), [false, true], "never the first batch");
+    }
+
+    #[test]
+    fn a_lower_or_equal_timestamp_adds_nothing() {
+        let mut writer = writer(0);
+        for (offset, timestamp) in [-1, -1, 5, 5, 4].into_iter().enumerate() {
+            writer.push(&header(offset as u64, timestamp), 0, 61);
+        }
+        assert_eq!(times(&writer), [(5, 2)], "no timestamp is none to index");
+        writer.close();
+        assert_eq!((times(&writer), writer.largest()), (vec![(5, 2)], Some((Timestamp(5), BASE + 2))));
+    }
+
+    proptest! {
+        /// What is added is sorted, and tells the largest timestamp of all batches once the segment is closed.
+        #[test]
+        fn time_entries_rise_and_end_with_the_largest(
+            batches in prop::collection::vec((-1..9_i64, 1..200_u64), 0..30),
+        ) {
+            let mut writer = writer(150);
+            for (offset, (timestamp, len)) in batches.iter().enumerate() {
+                writer.push(&header(offset as u64, *timestamp), 0, *len);
+            }
+            writer.close();
+            let added = times(&writer);
+            prop_assert!(added.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1));
+
+            let largest = batches.iter().map(|(timestamp, _)| *timestamp).max().filter(|largest| *largest >= 0);
+            let holder = batches.iter().position(|(timestamp, _)| Some(*timestamp) == largest);
+            prop_assert_eq!(added.last().copied(), largest.zip(holder.map(|holder| holder as u64)));
+        }
+    }
+}

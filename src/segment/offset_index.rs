@@ -55,22 +55,7 @@ impl OffsetEntry {
 /// The entry to begin at for `target`: the greatest not above it. `None`: begin at the start of the segment.
 pub(crate) fn floor(index: &[u8], base: Offset, target: Offset) -> Option<OffsetEntry> {
     let count = count_while(entries(index), |bytes| OffsetEntry::decode(bytes, base).offset <= target);
-    entry(index, base, count.checked_sub(1)?)
-}
-
-/// The first entry at `position` or behind it: no batch before `position` holds its offset or a later one.
-pub(crate) fn first_from(index: &[u8], base: Offset, position: u64) -> Option<OffsetEntry> {
-    let before = |bytes: &[u8; OffsetEntry::LEN]| u64::from(OffsetEntry::decode(bytes, base).position) < position;
-    entry(index, base, count_while(entries(index), before))
-}
-
-/// The last entry of all.
-pub(crate) fn last(index: &[u8], base: Offset) -> Option<OffsetEntry> {
-    entries(index).last().map(|bytes| OffsetEntry::decode(bytes, base))
-}
-
-fn entry(index: &[u8], base: Offset, at: usize) -> Option<OffsetEntry> {
-    entries(index).get(at).map(|bytes| OffsetEntry::decode(bytes, base))
+    entries(index).get(count.checked_sub(1)?).map(|bytes| OffsetEntry::decode(bytes, base))
 }
 
 /// The whole entries of an index. A last one that was cut is left out.
@@ -100,35 +85,6 @@ pub(super) fn absolute(base: Offset, relative: u32) -> Offset {
     Offset(base.0.saturating_add(u64::from(relative)))
 }
 
-/// When a batch gets an entry: when more than `interval_bytes` were appended since the last one that did.
-///
-/// Kafka: `index.interval.bytes`. The rule sees batches only, so a rebuilt index equals the one written at first -
-/// unless the segment was reopened in between: counting then began anew, in Kafka as here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct IndexRule {
-    pub(crate) interval_bytes: u32,
-    pub(crate) bytes_since_last: u64,
-}
-
-impl IndexRule {
-    /// The rule at the start of a segment, and wherever one is opened again.
-    pub(crate) fn new(interval_bytes: u32) -> Self {
-        Self { interval_bytes, bytes_since_last: 0 }
-    }
-
-    /// Counts the next batch of the segment, and says whether it gets an entry.
-    #[inline]
-    pub(crate) fn admits(&mut self, batch_len: usize) -> bool {
-        // A segment that begins counts 0, and 0 is never more: its first batch has no entry.
-        let admits = self.bytes_since_last > u64::from(self.interval_bytes);
-        if admits {
-            self.bytes_since_last = 0;
-        }
-        self.bytes_since_last += batch_len as u64;
-        admits
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +92,7 @@ mod tests {
 
     const BASE: Offset = Offset(1000);
 
-    /// All sorted indexes over a few offsets, all targets, all positions, each cut at every length.
+    /// All sorted indexes over a few offsets, all targets, each cut at every length.
     #[test]
     fn look_ups_answer_as_a_linear_scan_does() {
         for chosen in 0..1_u32 << 7 {
@@ -144,12 +100,9 @@ mod tests {
             let bytes = encode(&entries);
             for cut in 0..=bytes.len() {
                 let (index, whole) = (&bytes[..cut], &entries[..cut / OffsetEntry::LEN]);
-                assert_eq!(last(index, BASE), whole.last().copied());
                 for target in 0..16 {
                     let lower = whole.iter().rev().find(|entry| entry.offset <= BASE + target).copied();
                     assert_eq!(floor(index, BASE, BASE + target), lower, "{entries:?} at {target}");
-                    let upper = whole.iter().find(|entry| u64::from(entry.position) >= 10 * target).copied();
-                    assert_eq!(first_from(index, BASE, 10 * target), upper, "{entries:?} from {target}");
                 }
             }
         }
@@ -162,9 +115,6 @@ mod tests {
             if let Some(found) = floor(&index, base, target) {
                 prop_assert!(found.offset <= target);
                 prop_assert!(entries(&index).iter().any(|bytes| OffsetEntry::decode(bytes, base) == found));
-            }
-            if let Some(found) = first_from(&index, base, target.0) {
-                prop_assert!(u64::from(found.position) >= target.0);
             }
         }
     }
@@ -190,19 +140,6 @@ mod tests {
         assert_eq!(OffsetEntry { offset: Offset(999), position: 0 }.encode(BASE), None);
         let damaged = OffsetEntry::decode(&[0xFF; 8], Offset(u64::MAX));
         assert_eq!(damaged, OffsetEntry { offset: Offset(u64::MAX), position: u32::MAX });
-    }
-
-    #[test]
-    fn an_entry_is_due_after_more_than_the_interval() {
-        let mut rule = IndexRule::new(150);
-        let admitted: Vec<_> = [91, 109, 91, 92, 78, 91, 78].map(|len| rule.admits(len)).into();
-        // 0, 91, 200 -> entry, 91, 183 -> entry, 78, 169 -> entry: the fixture's first segment.
-        assert_eq!(admitted, [false, false, true, false, true, false, true]);
-
-        let mut rule = IndexRule::new(100);
-        assert_eq!([100, 1, 1].map(|len| rule.admits(len)), [false, false, true], "100 bytes are not more than 100");
-        let mut rule = IndexRule::new(0);
-        assert_eq!([61, 61].map(|len| rule.admits(len)), [false, true], "never the first batch");
     }
 
     fn at(relative: u32) -> OffsetEntry {

@@ -59,53 +59,6 @@ fn entries(index: &[u8]) -> &[[u8; TimeEntry::LEN]] {
     index.as_chunks().0
 }
 
-/// The largest timestamp of a segment so far, and which entry of its time index is due.
-///
-/// An entry is due whenever the offset index gets one, and once more when the segment is sealed: then it tells the
-/// segment's largest timestamp. A timestamp that is not larger than the last one indexed makes no entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LargestTime {
-    largest: Option<TimeEntry>,
-    indexed: Timestamp,
-}
-
-impl LargestTime {
-    /// The state at the start of a segment, without records or entries.
-    pub(crate) fn new() -> Self {
-        Self { largest: None, indexed: Timestamp::NONE }
-    }
-
-    /// The state behind `last`, the last entry of an index that was read.
-    pub(crate) fn resume(last: Option<TimeEntry>) -> Self {
-        Self { largest: last, indexed: last.map_or(Timestamp::NONE, |entry| entry.timestamp) }
-    }
-
-    /// Follows a batch. The first of several that have the same timestamp counts.
-    #[inline]
-    pub(crate) fn follow(&mut self, timestamp: Timestamp, last_offset: Offset) {
-        if timestamp > self.timestamp() {
-            self.largest = Some(TimeEntry { timestamp, offset: last_offset });
-        }
-    }
-
-    /// Takes the entry to add now; `None` if the index says as much already.
-    pub(crate) fn take_due(&mut self) -> Option<TimeEntry> {
-        let due = self.largest.filter(|largest| largest.timestamp > self.indexed)?;
-        self.indexed = due.timestamp;
-        Some(due)
-    }
-
-    /// The largest timestamp, or [`Timestamp::NONE`].
-    pub(crate) fn timestamp(&self) -> Timestamp {
-        self.largest.map_or(Timestamp::NONE, |largest| largest.timestamp)
-    }
-
-    /// The largest timestamp and the last offset of the first batch that has it.
-    pub(crate) fn largest(&self) -> Option<TimeEntry> {
-        self.largest
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,39 +96,6 @@ mod tests {
             }
         }
 
-        /// What the rule adds is sorted, and tells the largest timestamp of all batches once the segment is closed.
-        #[test]
-        fn entries_rise_and_end_with_the_largest(
-            batches in prop::collection::vec((-1..9_i64, any::<bool>()), 0..30),
-        ) {
-            let mut time = LargestTime::new();
-            let mut added = Vec::new();
-            for (offset, (timestamp, indexed)) in batches.iter().enumerate() {
-                time.follow(Timestamp(*timestamp), BASE + offset as u64);
-                added.extend(indexed.then(|| time.take_due()).flatten());
-            }
-            added.extend(time.take_due());
-            prop_assert!(added.is_sorted_by(|a, b| a.timestamp < b.timestamp && a.offset < b.offset));
-
-            let largest = batches.iter().map(|(timestamp, _)| *timestamp).max().filter(|largest| *largest >= 0);
-            prop_assert_eq!(added.last().map(|entry| entry.timestamp.0), largest);
-            let holder = batches.iter().position(|(timestamp, _)| Some(*timestamp) == largest);
-            prop_assert_eq!(added.last().map(|entry| (entry.offset - BASE) as usize), holder);
-            prop_assert_eq!(LargestTime::resume(last(&encode(&added), BASE)), time);
-        }
-    }
-
-    #[test]
-    fn a_lower_or_equal_timestamp_adds_nothing() {
-        let mut time = LargestTime::new();
-        time.follow(Timestamp::NONE, BASE);
-        assert_eq!(time.take_due(), None, "no timestamp is none to index");
-        time.follow(Timestamp(5), BASE + 1);
-        time.follow(Timestamp(5), BASE + 2);
-        time.follow(Timestamp(4), BASE + 3);
-        assert_eq!(time.take_due(), Some(at(5, 1)));
-        assert_eq!(time.take_due(), None);
-        assert_eq!((time.timestamp(), time.largest()), (Timestamp(5), Some(at(5, 1))));
     }
 
     #[test]

@@ -77,6 +77,8 @@ impl AbortedTxns {
         Ok(read)
     }
 
+    /// The file of all of them; a log writes one for each segment.
+    #[cfg(any(fuzzing, test))]
     pub(crate) fn encode(&self) -> Vec<u8> {
         self.entries.iter().flat_map(AbortedTxn::encode).collect()
     }
@@ -91,28 +93,6 @@ impl AbortedTxns {
         }
         self.entries.push(entry);
         Ok(())
-    }
-
-    /// Drops the transactions whose marker is at `end` or above. The file is a prefix of what it was.
-    pub(crate) fn truncate(&mut self, end: Offset) {
-        let count = self.entries.partition_point(|entry| entry.last_offset < end);
-        self.entries.truncate(count);
-    }
-
-    /// Collects the transactions that reach into `from..end`. Says whether that was all: if not, the next segment is
-    /// to be asked too.
-    pub(crate) fn collect(&self, from: Offset, end: Offset, into: &mut Vec<AbortedTxn>) -> bool {
-        let count = self.entries.partition_point(|entry| entry.last_offset < from);
-        for entry in &self.entries[count..] {
-            if entry.first_offset < end {
-                into.push(*entry);
-            }
-            // Every transaction aborted later begins at or above this offset.
-            if entry.last_stable_offset >= end {
-                return true;
-            }
-        }
-        false
     }
 
     pub(crate) fn entries(&self) -> &[AbortedTxn] {
@@ -162,34 +142,7 @@ mod tests {
         assert_eq!(index, before);
     }
 
-    #[test]
-    fn a_read_stops_looking_once_nothing_later_can_reach_into_it() {
-        // Two transactions were open at once: 0..2 was aborted while 1..3 was still open.
-        let index = index(&[(0, 2, 1), (1, 3, 4), (5, 6, 7)]);
-        let collect = |from, end| {
-            let mut found = Vec::new();
-            let done = index.collect(Offset(from), Offset(end), &mut found);
-            (found.iter().map(|entry| entry.first_offset.0).collect::<Vec<_>>(), done)
-        };
-        assert_eq!(collect(0, 1), (vec![0], true));
-        assert_eq!(collect(0, 2), (vec![0, 1], true));
-        assert_eq!(collect(3, 5), (vec![1], true));
-        assert_eq!(collect(4, 8), (vec![5], false));
-        assert_eq!(collect(7, 9), (vec![], false));
-    }
-
     proptest! {
-        #[test]
-        fn truncation_keeps_what_ended_before(
-            ends in prop::collection::btree_set(0..40_u64, 0..12), end in 0..42_u64,
-        ) {
-            let entries: Vec<_> = ends.iter().map(|last| (*last / 2, *last, *last + 1)).collect();
-            let mut index = index(&entries);
-            let kept: Vec<_> = index.entries().iter().filter(|entry| entry.last_offset.0 < end).copied().collect();
-            index.truncate(Offset(end));
-            prop_assert_eq!(index.entries(), kept);
-        }
-
         #[test]
         fn any_bytes_are_refused_or_written_back_unchanged(bytes: Vec<u8>) {
             if let Ok(index) = AbortedTxns::decode(&bytes, Offset::ZERO) {

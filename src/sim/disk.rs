@@ -91,6 +91,12 @@ impl SimDisk {
         self.shared.machine.lock().trace.digest
     }
 
+    /// Whether each call is told on the standard error stream.
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        self.shared.machine.lock().image.options.traced
+    }
+
     /// Keeps a line for each call from now on.
     pub fn trace(&self) {
         self.shared.machine.lock().trace.lines.get_or_insert_default();

@@ -22,6 +22,8 @@ pub struct DiskOptions {
     pub torn: bool,
     /// The disk does not watch its user: only what is lost in the end shows a mistake.
     pub blind: bool,
+    /// Each call is told on the standard error stream.
+    pub traced: bool,
 }
 
 /// A volume at one moment.

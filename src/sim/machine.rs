@@ -139,6 +139,10 @@ impl Machine {
     /// The end of a call that found the volume with the stamp `before`.
     pub(super) fn end<T>(&mut self, call: &Call<'_>, data: &[u8], result: &io::Result<T>, before: u64) {
         self.trace.note(call, data, result);
+        if self.image.options.traced {
+            let outcome = result.as_ref().err().map_or(String::new(), |error| format!(" -> {error}"));
+            eprintln!("{:>6} {call}{outcome}", self.trace.calls);
+        }
         if self.image.stamp != before {
             self.keep_moment(false, Image::clone);
         }

@@ -30,10 +30,11 @@ const CHUNK: usize = 1 << 20;
 enum Bytes {
     File(MmapRaw),
     Empty,
-    #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code))]
+    #[cfg_attr(not(any(test, feature = "sim")), expect(dead_code, reason = "only disks that are not real make it"))]
     Heap {
         heap: Arc<Heap>,
-        shown: Arc<()>,
+        /// Held, never read: by it the writer sees whether the map lives.
+        _shown: Arc<()>,
     },
 }
 
@@ -57,7 +58,10 @@ impl Map {
         let heap = Arc::new(Heap::new(capacity));
         let shown = Arc::new(());
         let writer = MapWriter { heap: Arc::clone(&heap), shown: Arc::downgrade(&shown) };
-        (Self { bytes: Bytes::Heap { heap, shown }, bound: AtomicUsize::new(0), cold: Box::default() }, writer)
+        (
+            Self { bytes: Bytes::Heap { heap, _shown: shown }, bound: AtomicUsize::new(0), cold: Box::default() },
+            writer,
+        )
     }
 
     /// How many bytes the map has room for.
@@ -163,7 +167,6 @@ struct Heap {
     base: *mut u8,
     capacity: usize,
     /// Held while writing or raising: orders the check of the bound before the copy.
-    #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code))]
     writing: Mutex<usize>,
     witness: Witness,
 }
@@ -232,6 +235,7 @@ impl MapWriter {
     }
 
     /// The highest bound the map was raised to.
+    #[cfg(feature = "sim")]
     pub(crate) fn bound(&self) -> usize {
         *self.heap.writing.lock()
     }

@@ -25,6 +25,6 @@ mod region;
 pub(crate) mod shim;
 
 pub use map::Map;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(feature = "sim")]
 pub(crate) use map::MapWriter;
 pub(crate) use region::{Region, RegionWriter};

@@ -1,7 +1,6 @@
 //! What the log does, through its public API, on the real file system. A module a subject.
 
-// The helpers of tests fail as tests do.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail as tests do")]
 
 mod closed;
 mod damage;

@@ -102,9 +102,8 @@ fn in_time(work: impl FnOnce() + Send + 'static) {
         work();
         done.send(()).unwrap();
     });
-    if wait.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("an observer that calls the log hangs");
-    }
+    let ended = wait.recv_timeout(Duration::from_secs(60));
+    assert!(ended != Err(mpsc::RecvTimeoutError::Timeout), "an observer that calls the log hangs");
     worker.join().unwrap();
 }
 

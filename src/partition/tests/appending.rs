@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::disk::marks::SyncMark;
 use crate::error::{Error, ErrorKind};
-use crate::partition::append_raw;
+use crate::partition::append::append_raw;
 use crate::partition::testing::{Bed, DIR, T0, check, fill, marker, transactional};
 use crate::partition::{Isolation, ReadOptions};
 use crate::record::{BatchOrigin, Record};

@@ -48,18 +48,29 @@ pub struct Settings {
     pub planted: Option<&'static str>,
     /// Whether the disk keeps no watch, so that only what is lost in the end shows a mistake.
     pub blind: bool,
+    /// Whether each call is told on the standard error stream.
+    pub traced: bool,
 }
 
 impl Settings {
     fn watching<S: Subject>(&self, mut plan: Plan<S>) -> Plan<S> {
-        plan.disk.blind = self.blind;
+        (plan.disk.blind, plan.disk.traced) = (self.blind, self.traced);
         plan
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { seed: 0, seeds: None, goal: 1_000, time_limit: None, threads: 1, planted: None, blind: false }
+        Self {
+            seed: 0,
+            seeds: None,
+            goal: 1_000,
+            time_limit: None,
+            threads: 1,
+            planted: None,
+            blind: false,
+            traced: false,
+        }
     }
 }
 

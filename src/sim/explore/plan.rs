@@ -81,7 +81,7 @@ impl<S: Subject> Plan<S> {
         let mut workload = Rng::stream(seed, "workload");
         let mut faults = Rng::stream(seed, "faults");
         let options = S::options(&mut Rng::stream(seed, "options"));
-        let disk = DiskOptions { kind: schedule.chance(1, 4), torn: schedule.chance(1, 2), blind: false };
+        let disk = DiskOptions { kind: schedule.chance(1, 4), torn: schedule.chance(1, 2), ..DiskOptions::default() };
         // Pages that fail to be written and are dropped before anybody hears of it break the promise of a page
         // cache itself, not ours.
         let silent = schedule.chance(1, 2);

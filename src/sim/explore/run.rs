@@ -114,6 +114,9 @@ impl<S: Subject> Run<S> {
 
     pub(super) fn step(&mut self, step: &Step<S::Op>) -> Verdict {
         let disk = &self.world.disk;
+        if disk.is_traced() {
+            eprintln!("== {step:?}");
+        }
         match step {
             Step::Do(op) => {
                 self.reopen_if_stuck()?;

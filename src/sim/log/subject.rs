@@ -136,6 +136,7 @@ pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
         .disk(Arc::clone(&world.disk) as Arc<dyn Disk>)
         .clock(Arc::clone(&world.clock) as Arc<dyn Clock>)
         .entropy(Arc::clone(&world.entropy) as Arc<dyn Entropy>)
+        .process(1)
         .background(Background::Caller)
         .default_config(options.config())
         .groups(GroupConfig::default().offset_retention(options.offset_retention))
