@@ -354,7 +354,7 @@ fn table(log: &Log, topic: &Topic, group: &Group, consumed: &[u64]) -> Result<Ta
             format!("{}..{}", partition.start, grouped(partition.end.0)),
             partition.segments.to_string(),
             format!("{:.1}", mebibytes(partition.bytes)),
-            grouped(partition.records),
+            grouped(partition.appended_records),
             grouped(*consumed),
             committed.map_or("none".into(), |committed| grouped(committed.offset.0)),
         ]);

@@ -27,7 +27,7 @@ pub enum Error {
 
     /// The partition does not store the requested offset. Resume at `start` to lose nothing that still exists, or
     /// at `end` to wait for new records.
-    #[error("offset {requested} is outside the stored range {start}..={end}")]
+    #[error("offset {requested} is out of range: the log starts at {start}, and the next record gets {end}")]
     OffsetOutOfRange { requested: Offset, start: Offset, end: Offset },
 
     /// The conditional append came too late: others appended since. Read on from `expected` and decide again.
@@ -94,6 +94,10 @@ pub enum Error {
     #[error("group id {id:?} is invalid: {reason}")]
     InvalidGroupId { id: Box<str>, reason: &'static str },
 
+    /// The log keeps offsets of groups in this topic, and only itself appends to it: commit to a group.
+    #[error("topic {topic:?} is the log's own")]
+    InternalTopic { topic: Box<str> },
+
     /// There is no such topic.
     #[error("there is no topic {topic:?}")]
     TopicNotFound { topic: Box<str> },
@@ -150,6 +154,38 @@ const _: () = assert!(size_of::<Error>() <= 64);
 
 impl Error {
     /// What a caller can do about it.
+    ///
+    /// | Error | Kind |
+    /// |---|---|
+    /// | `InvalidBatch`, `InvalidRecord`, `InvalidTimestamp`, `BatchTooLarge`, `TooLong`, `OffsetsExhausted` | `Invalid` |
+    /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `TopicNotFound`, `TopicExists`, `PartitionNotFound` | `Invalid` |
+    /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
+    /// | `OffsetOutOfRange` | `OutOfRange` |
+    /// | `EndMismatch`, `Locked` | `Retry` |
+    /// | `ProducerFenced`, `CoordinatorFenced`, `LeaderFenced` | `Fenced` |
+    /// | `Corrupt` | `Corrupt` |
+    /// | `LowSpace`, and `Io` of a full disk or quota | `Full` |
+    /// | any other `Io`, `Poisoned`, `NotSynced` | `Io` |
+    /// | `Closed`, `TopicDeleted` | `Closed` |
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Error, ErrorKind, Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// for value in ["one", "two", "three"] {
+    ///     partition.append(value)?;
+    /// }
+    /// log.delete_before("orders", 0, Offset(2))?;
+    ///
+    /// let error = partition.read(Offset::ZERO).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    /// if let Error::OffsetOutOfRange { start, .. } = error {
+    ///     assert_eq!(partition.read(start)?.iter().count(), 1); // go on with what is left
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -161,6 +197,7 @@ impl Error {
             Self::ProducerFenced { .. } | Self::CoordinatorFenced { .. } | Self::LeaderFenced { .. } => {
                 ErrorKind::Fenced
             }
+            Self::OffsetOutOfRange { .. } => ErrorKind::OutOfRange,
             Self::Closed | Self::TopicDeleted { .. } => ErrorKind::Closed,
             _ => ErrorKind::Invalid,
         }
@@ -184,6 +221,8 @@ impl Error {
 pub enum ErrorKind {
     /// Fix the call or the setting.
     Invalid,
+    /// Go on at the start or the end that the error names: what was asked for is gone, or not there yet.
+    OutOfRange,
     /// Try again later, or after reading on.
     Retry,
     /// Stop: a newer leader, producer or coordinator exists.

@@ -52,6 +52,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A topic keeps its records for 7 days by default, by their own timestamps; [`TopicConfig::retention_time`] sets another
+//! time, or `None` to keep them. What a group committed is forgotten after 7 days, too: [`GroupConfig::offset_retention`].
+//!
 //! # What is promised
 //!
 //! | After `append` returned, and | the process is killed | power is lost |
@@ -67,7 +70,7 @@
 //! | To | See |
 //! |---|---|
 //! | open with settings | [`Log::builder`], [`LogBuilder`] |
-//! | set up topics | [`Log::create_topic`], [`TopicConfig`] |
+//! | set up topics | [`Log::topic_with`], [`Log::create_topic`], [`TopicConfig`] |
 //! | write | [`Topic::append`], [`Partition::append_all`], [`Partition::append_if_end`], [`Partition::append_raw`] |
 //! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
@@ -77,6 +80,7 @@
 //! | handle errors | [`Error::kind`] |
 //! | encode and decode batches | [`record`] |
 //! | replace the disk | [`disk`] |
+//! | do the background work yourself | [`Background::Caller`], [`Log::maintain`], [`Log::wait_due`] |
 //! | know how it works | [`guide`] |
 //!
 //! # Features
@@ -134,7 +138,7 @@ pub use observe::{
 };
 pub use partition::{
     Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ReadOptions, Reader, Records,
-    RecoveryMode, Segment,
+    RecordsIter, RecoveryMode, Segment,
 };
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use segment::ReadPath;

@@ -3,7 +3,7 @@
 //! No payloads: neither keys nor values nor headers of a record ever pass through here.
 //!
 //! Invariants:
-//! - An observer is called with no lock held, on the thread that did the work.
+//! - An observer is called with no lock held, on the thread that did the work: see [`tell`].
 //! - Recording a latency takes no lock and allocates nothing.
 
 use std::fmt;
@@ -13,10 +13,21 @@ use std::time::Duration;
 
 use crate::types::{Offset, TopicPartition};
 
+mod tell;
+
+pub(crate) use tell::{Later, Quiet, tell};
+
 /// Is told what happens in the log. Every method does nothing unless implemented.
 ///
-/// Calls come from the threads that append, sync and maintain, so return promptly: what takes long here makes them
-/// wait. No lock is held, the log may be called. Events get more fields over time, never fewer.
+/// An event is told on the thread that brought it about, before its call of the log returns: the caller's, or the one
+/// that does the background work. So return promptly. What one thread brings about is told in order.
+///
+/// No lock is held then: an observer may call the log, even to maintain or to close it. What it brings about there is
+/// told when it has returned, so see to it that this comes to an end. It must not wait for the background work, which may be what called it:
+/// [`Appended::wait`](crate::Appended::wait) is fine, blocking on [`Appended::acked`](crate::Appended::acked) is not. A
+/// panic on the log's own thread stops the log.
+///
+/// Events get more fields over time, never fewer.
 ///
 /// ```
 /// use chiplog::{Observer, TailCut};
@@ -54,13 +65,16 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// Opening found bytes at the end of a partition that are no whole batch, as a crash leaves them, and cut them off.
     fn corrupt_tail_cut(&self, cut: &TailCut<'_>) {}
 
-    /// An index was missing or wrong and was built again from the batches.
+    /// The index of a sealed segment was missing or wrong, so a read built it again from the batches, in memory. The
+    /// path is that of the offset index. Told again if the segment was unmapped in between.
     fn index_rebuilt(&self, partition: &TopicPartition, path: &Path) {}
 
-    /// A partition that was not closed in order is being read through. Called now and then while it lasts.
+    /// A partition that was not closed in order is being read through. **Not called yet**: only
+    /// [`recovered`](Self::recovered) is, when it is over.
     fn recovering(&self, progress: &Recovery<'_>) {}
 
-    /// A partition was opened after it had not been closed in order.
+    /// A partition was opened after it had not been closed in order, or differed from what the close had left. Not
+    /// called for a new one, nor for one in which nothing was ever written.
     fn recovered(&self, recovery: &Recovery<'_>) {}
 
     /// A partition cannot be used; the rest of the log can.
@@ -69,10 +83,11 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// Retention removed the oldest records of a partition.
     fn retention_deleted(&self, event: &Retained<'_>) {}
 
-    /// Less space is free than the log is told to leave: appends are refused until there is more.
+    /// Less space is free than [`min_free_bytes`](crate::LogBuilder::min_free_bytes): an append found out and was
+    /// refused, and others are until there is more.
     fn space_low(&self, free_bytes: u64, limit_bytes: u64) {}
 
-    /// Enough space is free again: appends go on.
+    /// Enough space is free again: an append found out, and was taken.
     fn space_recovered(&self, free_bytes: u64) {}
 
     /// A group committed offsets of this many partitions.
@@ -201,7 +216,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The sum over all topics. Its `synced`, `end` and other offsets are meaningless and 0.
+    /// The sum over all topics, the internal `__consumer_offsets` included. Its `synced`, `end` and other offsets are
+    /// meaningless and 0.
     #[must_use]
     pub fn total(&self) -> PartitionStats {
         sum(self.topics.iter().flat_map(|topic| &topic.partitions))
@@ -226,7 +242,9 @@ impl TopicStats {
     }
 }
 
-/// What one partition holds, and has done since the log was opened.
+/// What one partition holds, and what was appended to it since the log was opened.
+///
+/// How many records it holds is not counted: `end - start`, or fewer where offsets have gaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionStats {
@@ -246,13 +264,13 @@ pub struct PartitionStats {
     pub segments: u64,
     /// The length of its batches on disk.
     pub bytes: u64,
-    /// How many batches were appended.
-    pub appends: u64,
+    /// How many batches were appended since the log was opened.
+    pub appended_batches: u64,
     /// How many records were in them.
-    pub records: u64,
+    pub appended_records: u64,
     /// The length of those batches.
     pub appended_bytes: u64,
-    /// Each sync, by how long it took.
+    /// Each sync since the log was opened, by how long it took.
     pub syncs: Latencies,
 }
 
@@ -261,8 +279,8 @@ fn sum<'a>(partitions: impl IntoIterator<Item = &'a PartitionStats>) -> Partitio
     for one in partitions {
         total.segments += one.segments;
         total.bytes += one.bytes;
-        total.appends += one.appends;
-        total.records += one.records;
+        total.appended_batches += one.appended_batches;
+        total.appended_records += one.appended_records;
         total.appended_bytes += one.appended_bytes;
         total.syncs.add(&one.syncs);
     }
@@ -298,11 +316,18 @@ impl LatencyRecorder {
 }
 
 /// How long something took, each time, to within a factor of two.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Latencies {
     buckets: [u64; BUCKET_COUNT],
     total_us: u64,
     max_us: u64,
+}
+
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, mean, max) = (self.count(), self.mean(), self.max());
+        write!(f, "Latencies {{ count: {count}, mean: {mean:?}, max: {max:?} }}")
+    }
 }
 
 impl Latencies {
@@ -406,14 +431,14 @@ mod tests {
         recorder.record(Duration::from_micros(100));
         let one = PartitionStats {
             bytes: 10,
-            records: 2,
+            appended_records: 2,
             end: Offset(2),
             syncs: recorder.snapshot(),
             ..Default::default()
         };
         let topic = TopicStats { name: "orders".into(), partitions: vec![one.clone(), one] };
         let total = topic.total();
-        assert_eq!((total.bytes, total.records, total.syncs.count(), total.end), (20, 4, 2, Offset::ZERO));
+        assert_eq!((total.bytes, total.appended_records, total.syncs.count(), total.end), (20, 4, 2, Offset::ZERO));
         let stats = Stats { topics: vec![topic.clone(), topic], ..Default::default() };
         assert_eq!(stats.total().bytes, 40);
     }

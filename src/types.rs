@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The logical number of a record in a partition, from 0 up. Not a byte position.
 ///
@@ -75,6 +76,16 @@ impl Sub for Offset {
 }
 
 /// Milliseconds since 1970, or [`Timestamp::NONE`].
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use chiplog::Timestamp;
+///
+/// let now = Timestamp::from(SystemTime::now());
+/// assert!(now.is_some());
+/// assert_eq!(Timestamp(90_000) - Duration::from_secs(60), Timestamp(30_000)); // a minute earlier
+/// assert_eq!(Timestamp(90_000) + Duration::from_millis(5), Timestamp(90_005));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
@@ -87,6 +98,26 @@ impl Timestamp {
     pub fn is_some(self) -> bool {
         self.0 >= 0
     }
+}
+
+/// Later by whole milliseconds; what is less is dropped. Stays within 64 bits.
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(whole_ms(time)))
+    }
+}
+
+/// Earlier by whole milliseconds; what is less is dropped. Never before 1970: 0 is the earliest.
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(whole_ms(time)).max(self.0.min(0)))
+    }
+}
+
+fn whole_ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl fmt::Display for Timestamp {
@@ -220,6 +251,9 @@ const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 #[error("not a topic id: 22 characters of URL-safe base64 are")]
 pub struct InvalidTopicId;
 
+/// The topic of consumer groups: their offsets and members. Only the log itself appends to it.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
 /// A partition of a topic, by name. Displayed as `topic-partition`, like its directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
@@ -275,6 +309,16 @@ mod tests {
         assert_eq!("AAECAwQFBgcICQoLDA0ODx".parse::<TopicId>(), Err(InvalidTopicId));
         assert_eq!("AAECAwQFBgcICQoLDA0OD".parse::<TopicId>(), Err(InvalidTopicId));
         assert_eq!("AAECAwQFBgcICQoLDA0OD/".parse::<TopicId>(), Err(InvalidTopicId));
+    }
+
+    #[test]
+    fn a_timestamp_moves_by_whole_milliseconds_and_stays_in_range() {
+        let at = Timestamp(1_000);
+        assert_eq!(at + Duration::from_micros(1_999), Timestamp(1_001));
+        assert_eq!(at - Duration::from_micros(1_999), Timestamp(999));
+        assert_eq!(at + Duration::MAX, Timestamp(i64::MAX));
+        assert_eq!(at - Duration::MAX, Timestamp(0), "no time is not an early time");
+        assert_eq!(Timestamp::NONE - Duration::from_secs(1), Timestamp::NONE);
     }
 
     #[test]

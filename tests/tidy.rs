@@ -45,7 +45,7 @@ const EFFECTS: &[(&[&str], &[&str])] = &[
     (&["std::net", "TcpStream", "TcpListener", "UdpSocket"], &["src/bin/"]),
     (
         &["std::thread", "thread::spawn", "thread::Builder"],
-        &["src/log/background.rs", "src/partition/report.rs", "src/sim/", "src/bin/"],
+        &["src/log/background.rs", "src/observe/tell.rs", "src/partition/report.rs", "src/sim/", "src/bin/"],
     ),
     (&["Instant", "SystemTime"], &["src/clock.rs", "src/disk/real.rs", "src/sim/explore/", "src/bin/"]),
     (

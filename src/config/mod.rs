@@ -103,7 +103,8 @@ impl TopicConfig {
 
 /// How long records are kept.
 impl TopicConfig {
-    /// Sets whether old records are deleted, compacted to the last of each key, both, or neither.
+    /// Sets whether old records are deleted, compacted to the last of each key, both, or neither. Compaction is not
+    /// built yet: see [`Cleanup`].
     ///
     /// Default: [`Cleanup::Delete`]. Kafka: `cleanup.policy`.
     #[must_use]
@@ -113,7 +114,9 @@ impl TopicConfig {
     }
 
     /// Sets the age past which a segment is deleted; `None` keeps them whatever their age. A segment is as old as
-    /// its newest record, and segments go oldest first, so one record from the future keeps all that follow it.
+    /// its newest record, by the records' own timestamps, and segments go oldest first, so one record from the future
+    /// keeps all that follow it, and records with timestamps of last year go with the next
+    /// [maintenance](crate::Log::maintain).
     ///
     /// Default: 7 days. Range: 0 ms or more. Kafka: `retention.ms`, where -1 is `None`.
     #[must_use]
@@ -134,6 +137,8 @@ impl TopicConfig {
 
     /// Sets how long the files of a deleted segment stay under another name before they are removed. Longer is
     /// time to regret; the space is free only after it.
+    ///
+    /// **No effect yet**: files are removed at once.
     ///
     /// Default: 1 minute. Range: 0 ms or more. Kafka: `file.delete.delay.ms`.
     #[must_use]
@@ -198,6 +203,8 @@ impl TopicConfig {
 
     /// Sets whether the space of a segment is reserved when it is begun, which keeps it in one piece on the disk.
     /// What is unused is given back when it is sealed.
+    ///
+    /// **No effect yet**: topics with a [`Durability`] other than `Os` reserve space ahead of their tail anyway.
     ///
     /// Default: `false`. Kafka: `preallocate`.
     #[must_use]
@@ -278,6 +285,8 @@ impl TopicConfig {
 impl TopicConfig {
     /// Sets how long a tombstone stays after it was compacted, for readers to notice that the key is gone.
     ///
+    /// **No effect yet**: compaction is not built.
+    ///
     /// Default: 1 day. Range: 0 ms or more. Kafka: `delete.retention.ms`.
     #[must_use]
     pub fn delete_retention(mut self, time: Duration) -> Self {
@@ -288,6 +297,8 @@ impl TopicConfig {
     /// Sets the share of a partition that must be new since its last compaction before it is compacted again.
     /// Higher saves work; lower saves space.
     ///
+    /// **No effect yet**: compaction is not built.
+    ///
     /// Default: 0.5. Range: 0 to 1. Kafka: `min.cleanable.dirty.ratio`.
     #[must_use]
     pub fn min_cleanable_dirty_ratio(mut self, ratio: f64) -> Self {
@@ -297,6 +308,8 @@ impl TopicConfig {
 
     /// Sets how long a record stays uncompacted at least.
     ///
+    /// **No effect yet**: compaction is not built.
+    ///
     /// Default: 0. Range: 0 ms to [`max_compaction_lag`](Self::max_compaction_lag). Kafka: `min.compaction.lag.ms`.
     #[must_use]
     pub fn min_compaction_lag(mut self, lag: Duration) -> Self {
@@ -305,6 +318,8 @@ impl TopicConfig {
     }
 
     /// Sets how long a record may stay uncompacted, whatever the share of new records.
+    ///
+    /// **No effect yet**, but that the segments of a compacted topic are sealed at this age: compaction is not built.
     ///
     /// Default: for ever. Range: 1 ms or more. Kafka: `max.compaction.lag.ms`.
     #[must_use]

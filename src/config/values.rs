@@ -10,7 +10,8 @@ use super::{NEVER, to_ms};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Durability {
-    /// When the operating system does, or somebody waits for `Ack::Synced`. Fastest.
+    /// When the operating system does, somebody waits for `Ack::Synced`, or the log needs it: soon after a segment was
+    /// begun or sealed, and when it is closed. Fastest.
     #[default]
     Os,
     /// When so many records, or so much time, have come since the last sync; whichever is first. Bounds what a power
@@ -53,9 +54,12 @@ pub enum Cleanup {
     /// Segments past the limits of age or size are deleted. Kafka: `delete`.
     #[default]
     Delete,
-    /// The last record of each key is kept, earlier ones go. Every record needs a key. Kafka: `compact`.
+    /// The last record of each key is kept, earlier ones go. Kafka: `compact`.
+    ///
+    /// **Not built yet**: such a topic keeps everything. Records without a key are refused already.
     Compact,
-    /// Both: compacted, and deleted past the limits. Kafka: `compact,delete`.
+    /// Both: compacted, and deleted past the limits. Kafka: `compact,delete`. Of the two, only the limits have an effect
+    /// yet; records without a key are refused.
     CompactAndDelete,
     /// Neither: everything is kept until deleted by hand. Kafka: the empty list.
     Keep,

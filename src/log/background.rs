@@ -60,6 +60,7 @@ impl Drop for Background {
 }
 
 fn run(inner: &Inner, orders: &Orders) {
+    let mut heard = 0;
     while !orders.stop.load(Ordering::Acquire) {
         // Errors are the partitions' own: they are poisoned, or it is tried again.
         let next = match catch_unwind(AssertUnwindSafe(|| inner.serve())) {
@@ -71,7 +72,7 @@ fn run(inner: &Inner, orders: &Orders) {
                 break;
             }
         };
-        inner.context.doorbell.wait(next);
+        heard = inner.context.doorbell.wait(heard, next);
     }
     if orders.close.load(Ordering::Acquire) {
         // There is nobody to tell.

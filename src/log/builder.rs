@@ -20,7 +20,7 @@ pub enum Background {
     /// One thread of the log's own, stopped and joined when it closes.
     #[default]
     Thread,
-    /// The caller, by calling [`Log::maintain`] when it says it wants to be called.
+    /// The caller, by calling [`Log::maintain`] when it says it wants to be called, or [`Log::wait_due`] says so.
     Caller,
 }
 

@@ -6,6 +6,7 @@ use super::clean::{self, Clean};
 use super::open::CLEAN_FILE;
 use super::{Inner, Opened};
 use crate::error::{Error, Result};
+use crate::observe::Quiet;
 use crate::partition::core::Halt;
 use crate::probe;
 
@@ -17,6 +18,7 @@ impl Opened {
         }
         // Appends that are under way end; no other begins.
         self.inner.context.closing.store(true, Ordering::Release);
+        self.inner.context.doorbell.ring();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             if thread.is_current() {
@@ -33,8 +35,8 @@ impl Inner {
     /// The log is closing. What is under way ends before this begins, and whatever comes after finds it closed: both
     /// look at that with one of these locks held.
     pub(super) fn close(&self) -> Result<()> {
-        let _schedule = self.schedule.lock();
-        let _catalog = self.catalog.lock();
+        let _schedule = Quiet::lock(&self.schedule);
+        let _catalog = Quiet::lock(&self.catalog);
         let closed = self.close_partitions();
         self.cores().iter().for_each(|core| core.fence(Halt::Closed));
         drop(self.lock.lock().take());

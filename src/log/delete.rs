@@ -18,6 +18,7 @@ use super::{FirstError, Inner};
 use crate::disk::Disk;
 use crate::disk::checkpoint::PartitionMetadata;
 use crate::error::{Error, Result};
+use crate::observe::Quiet;
 use crate::partition::core::Halt;
 use crate::probe;
 use crate::types::TopicPartition;
@@ -66,7 +67,7 @@ pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
         return Ok(());
     }
     // Not beside maintenance, which is at work on files by their names.
-    let _schedule = inner.schedule.lock();
+    let _schedule = Quiet::lock(&inner.schedule);
     finish(inner, &mut *inner.lock_catalog()?)
 }
 

@@ -1,6 +1,7 @@
 //! The offsets of consumer groups: the records of `__consumer_offsets`, and the state that is their fold.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -11,6 +12,7 @@ use super::{FirstError, Inner, Opened};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
 use crate::error::{Error, Result};
 use crate::group::{Committed, GroupOffset, GroupRecord, LogRecord, Offsets, check_group_id, partition_for_group};
+use crate::observe::{Quiet, tell};
 use crate::partition::core::Core;
 use crate::partition::{ReadOptions, append_records};
 use crate::probe;
@@ -19,7 +21,9 @@ use crate::types::{Offset, ProducerId, Timestamp, TopicPartition};
 
 /// A consumer group, by its id: what it committed. Made by [`Log::group`](crate::Log::group).
 ///
-/// A group need not be created: it is there while it has offsets.
+/// A group need not be created: it is there while it has offsets. What it committed is forgotten after 7 days by
+/// default, counted from the commit: one that only waits has to commit again now and then, or begins anew.
+/// [`GroupConfig::offset_retention`] says otherwise.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -32,10 +36,16 @@ use crate::types::{Offset, ProducerId, Timestamp, TopicPartition};
 /// assert_eq!(billing.committed("orders", 1)?, None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Group {
     id: Arc<str>,
     opened: Arc<Opened>,
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("id", &self.id).finish()
+    }
 }
 
 impl Group {
@@ -104,11 +114,12 @@ impl Group {
         let now = inner.context.clock.now();
         let records = Offsets::commit(&self.id, offsets, now, &inner.group_config)?;
         inner.write_group(&self.id, |shard| shard.append(&records))?;
-        inner.context.observer.offsets_committed(&self.id, offsets.len());
+        let (id, count) = (Arc::clone(&self.id), offsets.len());
+        tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));
         Ok(())
     }
 
-    /// What the group committed for a partition; `None` if nothing. Only what survives a power cut: waits for a commit
+    /// What the group committed for a partition; `None` if nothing, or so long ago that it was forgotten. Only what survives a power cut: waits for a commit
     /// that is under way.
     ///
     /// # Errors
@@ -218,7 +229,7 @@ impl Inner {
     pub(super) fn load_groups(&self) {
         let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
         if let Some(topic) = topic {
-            *self.coordinator.partitions.lock() = load(&topic);
+            *Quiet::lock(&self.coordinator.partitions) = load(&topic);
         }
     }
 
@@ -227,7 +238,7 @@ impl Inner {
         self.check_open()?;
         let mut ids = BTreeSet::new();
         for shard in self.shards() {
-            ids.extend(shard.lock().offsets.groups().map(str::to_owned));
+            ids.extend(Quiet::lock(&shard).offsets.groups().map(str::to_owned));
         }
         Ok(ids.into_iter().collect())
     }
@@ -236,7 +247,7 @@ impl Inner {
         self.check_open()?;
         let Some(shard) = self.shard(group)? else { return Ok(None) };
         let (found, core, appended) = {
-            let shard = shard.lock();
+            let shard = Quiet::lock(&shard);
             (look(&shard.offsets), Arc::clone(&shard.core), shard.appended)
         };
         core.sync_to(appended)?;
@@ -273,7 +284,7 @@ impl Inner {
             }
         };
         let core = {
-            let mut shard = shard.lock();
+            let mut shard = Quiet::lock(&shard);
             append(&mut shard)?;
             Arc::clone(&shard.core)
         };
@@ -283,7 +294,7 @@ impl Inner {
 
     fn make_offsets_topic(&self) -> Result<()> {
         let topic = self.topic_or_create(OFFSETS_TOPIC, offsets_config(&self.group_config))?;
-        let mut shards = self.coordinator.partitions.lock();
+        let mut shards = Quiet::lock(&self.coordinator.partitions);
         if shards.is_empty() {
             *shards = load(&topic);
         }
@@ -294,7 +305,7 @@ impl Inner {
     pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
         for shard in self.shards() {
             let core = {
-                let mut shard = shard.lock();
+                let mut shard = Quiet::lock(&shard);
                 let records = shard.offsets.delete_topic(topic);
                 shard.append_each(&records)?;
                 Arc::clone(&shard.core)
@@ -310,8 +321,9 @@ impl Inner {
         let now = self.context.clock.now();
         let mut errors = FirstError::default();
         for shard in self.shards() {
-            for (group, count) in errors.keep(shard.lock().expire(now, &self.group_config)) {
-                self.context.observer.offsets_expired(&group, count);
+            let expired = Quiet::lock(&shard).expire(now, &self.group_config);
+            for (group, count) in errors.keep(expired) {
+                tell(&self.context.observer, move |observer| observer.offsets_expired(&group, count));
             }
         }
         errors.into_result()

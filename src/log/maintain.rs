@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::checkpoints::Checkpoint;
@@ -10,7 +11,7 @@ use super::{FirstError, Inner, Log, delete};
 use crate::config::Durability;
 use crate::disk::checkpoint::OffsetCheckpoint;
 use crate::error::{Error, Result};
-use crate::observe::RetentionReason;
+use crate::observe::{Quiet, RetentionReason};
 use crate::partition::core::Core;
 use crate::probe;
 use crate::types::{Offset, TopicId};
@@ -19,7 +20,8 @@ use crate::types::{Offset, TopicId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Maintained {
-    /// How long until there may be something to do. Sooner if somebody waits for a sync.
+    /// How long until there may be something to do. Sooner if somebody begins to wait for a sync meanwhile, which
+    /// [`Log::wait_due`] tells.
     pub next: Duration,
     /// How many partitions were synced.
     pub synced: u64,
@@ -43,14 +45,17 @@ pub(super) struct Schedule {
 impl Log {
     /// Does what is due: syncs that topics ask for by time and that futures wait for, finishing sealed segments,
     /// retention, expiry of group offsets. With [`Background::Caller`](crate::Background::Caller) the caller calls
-    /// this, when the call before said so or after it was told to; a thread of the log's does otherwise.
+    /// this, when the call before said so or when [`wait_due`](Self::wait_due) returns; a thread of the log's does
+    /// otherwise.
     ///
-    /// Every step is short of one segment; a call does all that are due.
+    /// The first call looks for segments that retention removes, then one every
+    /// [`retention_interval`](crate::LogBuilder::retention_interval), 5 minutes by default; other calls leave them.
+    /// Every step is short of one segment; a call does all that are due, and blocks meanwhile.
     ///
     /// # Errors
     ///
     /// The first of what went wrong; the other partitions were served all the same, so call again within a second.
-    /// [`Error::Closed`](crate::Error).
+    /// [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -66,8 +71,74 @@ impl Log {
     /// assert!(maintained.next <= Duration::from_secs(1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// Retention by age and size:
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Background, Log, TopicConfig};
+    ///
+    /// let log = Log::builder(dir.path()).background(Background::Caller).open()?;
+    /// let config = TopicConfig::default()
+    ///     .retention_time(Duration::from_secs(86_400)) // a day,
+    ///     .retention_bytes(4_096) // and of that 4 KiB in each partition,
+    ///     .segment_bytes(1_024); // or up to a segment more
+    /// let orders = log.create_topic("orders", config)?.partition(0)?;
+    /// for _ in 0..100 {
+    ///     orders.append(&[0; 100])?;
+    /// }
+    /// assert!(log.maintain()?.removed > 0);
+    /// let kept: u64 = orders.segments().iter().map(|segment| segment.len()).sum();
+    /// assert!((4_096..4_096 + 1_024).contains(&kept));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn maintain(&self) -> Result<Maintained> {
         self.opened.inner.maintain()
+    }
+
+    /// Blocks until somebody waits for what [`maintain`](Self::maintain) does, or until `timeout` has passed; `false` in
+    /// that case. For callers with a loop of their own for it; may return early, so that one call more is made than
+    /// needed. Takes nothing from a thread of the log's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], also if the log is closed meanwhile.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Background, Error, Log};
+    ///
+    /// let log = Log::builder(dir.path()).background(Background::Caller).open()?;
+    /// let ours = log.clone();
+    /// let upkeep = std::thread::spawn(move || {
+    ///     loop {
+    ///         let next = match ours.maintain() {
+    ///             Ok(maintained) => maintained.next,
+    ///             Err(Error::Closed) => break,
+    ///             Err(_) => Duration::from_secs(1), // of one partition: the others were served
+    ///         };
+    ///         if ours.wait_due(next).is_err() {
+    ///             break;
+    ///         }
+    ///     }
+    /// });
+    /// log.topic("orders")?.append("paid")?;
+    /// log.close()?; // ends the loop
+    /// upkeep.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_due(&self, timeout: Duration) -> Result<bool> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        let heard = inner.heard.load(Ordering::Acquire);
+        let rings = inner.context.doorbell.wait(heard, timeout);
+        inner.heard.fetch_max(rings, Ordering::AcqRel);
+        inner.check_open()?;
+        Ok(rings > heard)
     }
 }
 
@@ -79,7 +150,7 @@ impl Inner {
 
     /// What was done, and the first of what went wrong. Fails only if the log is closing.
     pub(super) fn serve(&self) -> Result<(Maintained, Option<Error>)> {
-        let mut schedule = self.schedule.lock();
+        let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let mut done = Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 };
         if self.context.read_only {
@@ -199,7 +270,7 @@ impl Inner {
     /// Raises the start of one partition, durably.
     pub(super) fn delete_before(&self, core: &Arc<Core>, offset: Offset) -> Result<()> {
         // Not beside a retention or a finishing of the same segments.
-        let _schedule = self.schedule.lock();
+        let _schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let (start, end) = (core.start(), core.committed());
         if offset > end {

@@ -1,12 +1,13 @@
 //! The log: a directory of topics, opened by one process.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 mod background;
 mod builder;
@@ -47,6 +48,7 @@ use self::topic::{Slot, TopicState};
 use crate::config::{GroupConfig, TopicConfig};
 use crate::disk::DiskLock;
 use crate::error::{Error, Result};
+use crate::observe::Quiet;
 use crate::partition::Appended;
 use crate::partition::context::Context;
 use crate::partition::core::Core;
@@ -55,8 +57,8 @@ use crate::types::{Offset, TopicId};
 
 /// A log: topics in a directory, which this process has for itself.
 ///
-/// Clones are handles to the same log, and so are topics, partitions and groups: the last one to go closes it.
-/// [`Log::close`] does so at once, and says what went wrong.
+/// Clones are handles to the same log, and topics, partitions, their readers and groups keep it open, too: the last one
+/// to go closes it. [`Log::close`] does so at once, and says what went wrong. Records that were read stay.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -70,9 +72,15 @@ use crate::types::{Offset, TopicId};
 /// log.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Log {
     opened: Arc<Opened>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("dir", &self.opened.inner.dir).finish()
+    }
 }
 
 /// The part of a log that closes it when the last handle goes. The background thread has none.
@@ -109,6 +117,8 @@ pub(crate) struct Inner {
     group_config: GroupConfig,
     retention_interval: Duration,
     checkpoint_interval: Duration,
+    /// How often the doorbell had rung when `wait_due` returned last.
+    heard: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -143,11 +153,14 @@ impl Log {
         LogBuilder::new(dir.into())
     }
 
-    /// The topic of this name; created with the default settings if there is none.
+    /// The topic of this name; created with the [default settings](LogBuilder::default_config) if there is none. So a
+    /// misspelled name makes a topic: [`find_topic`](Self::find_topic) only looks. For settings of the caller's, see
+    /// [`topic_with`](Self::topic_with).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidTopicName`]; those of [`create_topic`](Self::create_topic) if it is created.
+    /// - [`Error::TopicNotFound`] if there is none and the log is open read-only.
+    /// - Those of [`create_topic`](Self::create_topic) if it is created; [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -161,11 +174,41 @@ impl Log {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn topic(&self, name: &str) -> Result<Topic> {
-        let inner = &self.opened.inner;
-        Ok(self.handle(inner.topic_or_create(name, inner.default_config)?))
+        self.topic_with(name, self.opened.inner.default_config)
     }
 
-    /// Creates a topic. It survives a power cut when this returns.
+    /// The topic of this name; created with these settings if there is none. One that is there keeps its own:
+    /// [`alter_topic`](Self::alter_topic) changes them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`topic`](Self::topic); [`Error::InvalidSetting`] also if the topic is there.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, TopicConfig};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let config = TopicConfig::default().partitions(3).retention_time(None);
+    /// assert_eq!(log.topic_with("orders", config)?.partition_count(), 3);
+    /// assert_eq!(log.topic_with("orders", TopicConfig::default())?.config(), config);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn topic_with(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        config.validate()?;
+        if inner.context.read_only {
+            return inner.find(name).map(|found| self.handle(found));
+        }
+        Ok(self.handle(inner.topic_or_create(name, config)?))
+    }
+
+    /// Creates a topic. It survives a power cut when this returns. Records are kept for 7 days by default, by their own
+    /// timestamps: [`TopicConfig::retention_time`] says otherwise. A program that runs twice wants
+    /// [`topic_with`](Self::topic_with).
     ///
     /// # Errors
     ///
@@ -277,8 +320,8 @@ impl Log {
         self.opened.inner.delete_topic(name)
     }
 
-    /// Appends a record to the topic it names, which is created if there is none: see
-    /// [`Topic::append`].
+    /// Appends a record to the topic it names, which is created if there is none, also for a misspelled name: see
+    /// [`Topic::append`] and [`topic`](Self::topic).
     ///
     /// # Errors
     ///
@@ -343,8 +386,9 @@ impl Log {
         self.opened.inner.group_ids()
     }
 
-    /// Raises the start of a partition to `offset`: what lies before can no longer be read, and its segments are
-    /// removed once they lie wholly before. An offset below the start changes nothing. Durable when this returns.
+    /// Raises the start of a partition to `offset`: what lies before can no longer be read. The files of segments that
+    /// lie wholly before it are removed within this call. An offset below the start changes nothing. Durable when this
+    /// returns.
     ///
     /// # Errors
     ///
@@ -379,7 +423,9 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// The first of what went wrong: [`Error::Io`], [`Error::Poisoned`]. The other partitions were synced.
+    /// - The first of what went wrong: [`Error::Io`], [`Error::Poisoned`], [`Error::ReadOnly`]. The other partitions were
+    ///   synced.
+    /// - [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -441,7 +487,18 @@ impl Log {
     }
 
     /// Closes the log, for all handles: makes everything durable, brings the files into the form of ordinary closed
-    /// Kafka directories, leaves a mark that lets the next open believe them, and gives back the lock.
+    /// Kafka directories, leaves a mark that lets the next open believe them, and gives back the lock. Calls that are
+    /// under way end first.
+    ///
+    /// What handles that are left answer from then on:
+    ///
+    /// | Call | Answer |
+    /// |---|---|
+    /// | what appends, commits, reads, syncs, maintains, creates, changes or counts; a second `close` | [`Error::Closed`] |
+    /// | [`Appended::wait`] and [`acked`](Appended::acked) for [`Ack::Synced`](crate::Ack::Synced) | done if it was synced, as all is by a close that succeeds; else [`Error::Closed`] |
+    /// | [`wait_readable`](crate::Partition::wait_readable), [`readable`](crate::Partition::readable) | done below the end, [`Error::Closed`] from there on |
+    /// | names, numbers, settings, [`offsets`](crate::Partition::offsets), [`segments`](crate::Partition::segments), [`find_topic`](Self::find_topic), [`topics`](Self::topics), [`damaged`](Self::damaged) | as when it was closed |
+    /// | [`Records`](crate::Records) that were read before | as before |
     ///
     /// # Errors
     ///
@@ -474,8 +531,8 @@ impl Inner {
     }
 
     /// The catalog, to be changed: what a failed change left of it is put right first.
-    fn lock_catalog(&self) -> Result<MutexGuard<'_, Stored>> {
-        let mut catalog = self.catalog.lock();
+    fn lock_catalog(&self) -> Result<Quiet<'_, Stored>> {
+        let mut catalog = Quiet::lock(&self.catalog);
         self.check_open()?;
         catalog.settle(self.context.disk(), &self.dir.join(CATALOG_FILE))?;
         Ok(catalog)
@@ -486,7 +543,7 @@ impl Inner {
     }
 
     /// The catalog, with nothing left of a deleted topic of this name.
-    fn lock_catalog_for(&self, name: &str) -> Result<MutexGuard<'_, Stored>> {
+    fn lock_catalog_for(&self, name: &str) -> Result<Quiet<'_, Stored>> {
         loop {
             let catalog = self.lock_catalog()?;
             if !catalog.is_deleting(name) {

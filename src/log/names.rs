@@ -11,6 +11,7 @@
 //! the topic part is cut to fit, as Kafka does, so such a name tells the topic only in part.
 
 use crate::error::{Error, Result};
+pub(crate) use crate::types::OFFSETS_TOPIC;
 use crate::types::{TopicId, TopicPartition};
 
 /// Checks that `name` can be a topic's.
@@ -109,9 +110,6 @@ fn is_suffixed(stem: &str) -> bool {
     let number = partition.rsplit_once('-').map_or("", |(_, number)| number);
     is_unique && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
-
-/// The topic of consumer groups: their offsets and members.
-pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 /// A cluster's own metadata. No partition, whatever its directory is called.
 const METADATA_TOPIC: &str = "__cluster_metadata";

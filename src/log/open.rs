@@ -24,6 +24,7 @@ use crate::disk::checkpoint::PartitionMetadata;
 use crate::disk::replace::sync_parent;
 use crate::disk::{Disk, DiskLock, Lock, Volume, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
+use crate::observe::tell;
 use crate::partition::context::{CleanMark, Context, Doorbell, Space};
 use crate::partition::core::Core;
 use crate::partition::hints::{CleanPartition, Hints};
@@ -77,6 +78,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         group_config: settings.groups,
         retention_interval: settings.retention_interval,
         checkpoint_interval: settings.checkpoint_interval,
+        heard: std::sync::atomic::AtomicU64::new(0),
         closed: std::sync::atomic::AtomicBool::new(false),
     };
     inner.open_topics(&known)?;
@@ -187,7 +189,8 @@ fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
 }
 
 fn context(settings: &LogBuilder, dir: &Path, log: LogId, volume: &Volume, has_mark: bool) -> Context {
-    let files = Files::new(Arc::clone(&settings.disk), settings.read_path, settings.max_maps);
+    let (disk, observer) = (Arc::clone(&settings.disk), Arc::clone(&settings.observer));
+    let files = Files::new(disk, observer, settings.read_path, settings.max_maps);
     // A mark that was not believed is still to be erased before the first change.
     let has_mark = has_mark || settings.disk.metadata(&dir.join(CLEAN_FILE)).is_ok();
     Context {
@@ -249,7 +252,8 @@ impl Inner {
             Ok(core) => Slot::Open(Arc::new(core)),
             Err(error) => {
                 probe::reached("log.damaged_partition");
-                self.context.observer.partition_damaged(&hints.id, &error.to_string());
+                let (id, reason) = (hints.id.clone(), error.to_string());
+                tell(&self.context.observer, move |observer| observer.partition_damaged(&id, &reason));
                 let error = Arc::new(error);
                 self.damaged.write().push(Damage { partition: hints.id.clone(), error: Arc::clone(&error) });
                 Slot::Damaged(error)

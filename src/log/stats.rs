@@ -23,7 +23,7 @@ impl Log {
     /// log.topic("orders")?.append("paid")?;
     /// let stats = log.stats()?;
     /// assert_eq!(stats.topics[0].name, "orders");
-    /// assert_eq!(stats.total().records, 1);
+    /// assert_eq!(stats.total().appended_records, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Result<Stats> {
@@ -55,8 +55,8 @@ fn of_partition(core: &Core) -> PartitionStats {
         end,
         segments: segments.len() as u64,
         bytes: segments.iter().map(|segment| segment.len()).sum(),
-        appends: core.counters.appends(),
-        records: core.counters.records(),
+        appended_batches: core.counters.appends(),
+        appended_records: core.counters.records(),
         appended_bytes: core.counters.bytes(),
         syncs: core.counters.syncs.snapshot(),
     }

@@ -1,5 +1,6 @@
 //! A topic: partitions of one name.
 
+use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -14,10 +15,25 @@ use crate::record::Record;
 use crate::types::{TopicId, TopicPartition};
 
 /// A topic. Clones are handles to the same topic; each keeps the log open.
-#[derive(Debug, Clone)]
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let log = chiplog::Log::open(dir.path())?;
+/// let orders = log.topic("orders")?;
+/// orders.append("paid")?;
+/// assert_eq!(format!("{orders:?}"), "Topic { orders, partitions: 1 }");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
 pub struct Topic {
     pub(super) state: Arc<TopicState>,
     pub(super) opened: Arc<Opened>,
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Topic {{ {}, partitions: {} }}", self.name(), self.partition_count())
+    }
 }
 
 /// What handles to one topic share.
@@ -85,6 +101,7 @@ impl TopicState {
             };
             Arc::clone(partitions[chosen as usize].core()?)
         };
+        core.check_external()?;
         let placed = append_records(&core, None, [record])?;
         Ok(placed.into_appended(Held::Shared(core)))
     }

@@ -9,6 +9,7 @@
 //! Everything that can fail happens before the offset is given, except the sync of a topic that syncs each append.
 
 use std::cell::Cell;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -53,7 +54,6 @@ pub enum Ack {
 /// assert_eq!(partition.offsets().synced, Offset(1));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Appended<'p> {
     core: Held<'p>,
     offset: Offset,
@@ -62,8 +62,13 @@ pub struct Appended<'p> {
     is_duplicate: bool,
 }
 
+impl fmt::Debug for Appended<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Appended {{ {}, {}..={} }}", self.core.core().id, self.offset, self.last_offset)
+    }
+}
+
 /// A partition that is borrowed from the caller, or kept by the result.
-#[derive(Debug)]
 pub(crate) enum Held<'p> {
     Borrowed(&'p Arc<Core>),
     Shared(Arc<Core>),
@@ -97,7 +102,8 @@ impl Appended<'_> {
         self.core.core().id.partition
     }
 
-    /// The largest timestamp the records were stored with.
+    /// The largest timestamp the records were stored with: the records' own, or that of the log's clock, which with
+    /// [`SystemClock`](crate::SystemClock) is up to a tick behind.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp
@@ -138,7 +144,8 @@ impl Appended<'_> {
     }
 
     /// Resolves once `ack` holds. Runs on any runtime; the sync itself is done by the log's background thread, or by
-    /// the caller's next [`Log::maintain`](crate::Log::maintain).
+    /// the caller's next [`Log::maintain`](crate::Log::maintain), which [`Log::wait_due`](crate::Log::wait_due) waits
+    /// for. As every future, it does nothing until it is first polled: only then is the sync asked for.
     ///
     /// # Errors
     ///
@@ -199,6 +206,7 @@ impl Partition {
     /// - [`Error::Io`] or [`Error::LowSpace`] if it could not be written: nothing was appended. Of kind
     ///   [`Full`](crate::ErrorKind::Full), appends go on once space is freed.
     /// - [`Error::NotSynced`] if it was appended, and the sync that the topic asks for failed.
+    /// - [`Error::InternalTopic`] if the topic holds the offsets of groups: commit to a [`Group`](crate::Group).
     /// - [`Error::Poisoned`], [`Error::Closed`], [`Error::TopicDeleted`], [`Error::ReadOnly`].
     ///
     /// # Example
@@ -217,7 +225,8 @@ impl Partition {
         self.append_records(None, [record.into()])
     }
 
-    /// Appends several records as one batch: all of them or none, at consecutive offsets.
+    /// Appends several records as one batch: all of them or none, at consecutive offsets. Takes what
+    /// [`append`](Self::append) takes, several of it.
     ///
     /// # Errors
     ///
@@ -231,12 +240,13 @@ impl Partition {
     ///
     /// let log = Log::open(dir.path())?;
     /// let orders = log.topic("orders")?.partition(0)?;
-    /// let appended = orders.append_all([Record::new("paid"), Record::new("sent")])?;
+    /// let appended = orders.append_all(["paid", "sent"])?;
     /// assert_eq!((appended.offset(), appended.last_offset()), (Offset(0), Offset(1)));
+    /// orders.append_all([Record::new("paid").key("o-17"), Record::new("sent").key("o-17")])?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn append_all<'r>(&self, records: impl IntoIterator<Item = Record<'r>>) -> Result<Appended<'_>> {
-        self.append_records(None, records)
+    pub fn append_all<'r>(&self, records: impl IntoIterator<Item = impl Into<Record<'r>>>) -> Result<Appended<'_>> {
+        self.append_records(None, records.into_iter().map(Into::into))
     }
 
     /// Appends as [`append_all`](Self::append_all) does, but only if the partition still ends at `expected_end`: what
@@ -250,22 +260,22 @@ impl Partition {
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
-    /// use chiplog::{Error, Log, Offset, Record};
+    /// use chiplog::{Error, Log, Offset};
     ///
     /// let log = Log::open(dir.path())?;
     /// let seats = log.topic("seats")?.partition(0)?;
-    /// seats.append_if_end(Offset(0), [Record::new("ann takes 4A")])?;
+    /// seats.append_if_end(Offset(0), ["ann takes 4A"])?;
     ///
-    /// let late = seats.append_if_end(Offset(0), [Record::new("bob takes 4A")]);
+    /// let late = seats.append_if_end(Offset(0), ["bob takes 4A"]);
     /// assert!(matches!(late, Err(Error::EndMismatch { actual: Offset(1), .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append_if_end<'r>(
         &self,
         expected_end: Offset,
-        records: impl IntoIterator<Item = Record<'r>>,
+        records: impl IntoIterator<Item = impl Into<Record<'r>>>,
     ) -> Result<Appended<'_>> {
-        self.append_records(Some(expected_end), records)
+        self.append_records(Some(expected_end), records.into_iter().map(Into::into))
     }
 
     /// Appends a batch that somebody else encoded, in Kafka's format v2: what a produce request carries. It is
@@ -296,6 +306,7 @@ impl Partition {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append_raw(&self, batch: &[u8]) -> Result<Appended<'_>> {
+        self.core.check_external()?;
         let appended = append_raw(&self.core, batch, BatchOrigin::Client)?;
         Ok(appended.into_appended(Held::Borrowed(&self.core)))
     }
@@ -305,6 +316,7 @@ impl Partition {
         expected_end: Option<Offset>,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Appended<'_>> {
+        self.core.check_external()?;
         let placed = append_records(&self.core, expected_end, records)?;
         Ok(placed.into_appended(Held::Borrowed(&self.core)))
     }
@@ -488,7 +500,8 @@ impl Core {
         expected_end: Option<Offset>,
         origin: Origin,
     ) -> Result<Placement> {
-        self.context.space.admit(self.context.disk(), batch.len() as u64)?;
+        let context = &self.context;
+        context.space.admit(context.disk(), &context.observer, batch.len() as u64)?;
         let (placement, sync_now, _woken) = self.append_locked(batch, header, expected_end, origin)?;
         if sync_now {
             self.sync_to(placement.last_offset + 1).map_err(|error| self.not_synced(placement.offset, &error))?;

@@ -12,7 +12,7 @@ use crate::clock::{Clock, Entropy};
 use crate::disk::replace::sync_parent;
 use crate::disk::{BootId, Disk};
 use crate::error::{Error, Result};
-use crate::observe::Observer;
+use crate::observe::{Observer, tell};
 use crate::probe;
 use crate::segment::active::Origin;
 use crate::segment::files::Files;
@@ -121,7 +121,7 @@ impl Space {
 
     /// Refuses an append of `len` bytes if less than the limit is free. Looks every 16 MiB, and at each call while
     /// space is low, so that appends go on as soon as some is freed.
-    pub(crate) fn admit(&self, disk: &dyn Disk, len: u64) -> Result<()> {
+    pub(crate) fn admit(&self, disk: &dyn Disk, observer: &Arc<dyn Observer>, len: u64) -> Result<()> {
         if self.limit == 0 {
             return Ok(());
         }
@@ -129,17 +129,22 @@ impl Space {
         if written < LOOK_EVERY && !self.is_low.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.look(disk)
+        self.look(disk, observer)
     }
 
-    fn look(&self, disk: &dyn Disk) -> Result<()> {
+    fn look(&self, disk: &dyn Disk, observer: &Arc<dyn Observer>) -> Result<()> {
         self.written_since.store(0, Ordering::Relaxed);
         let free = disk.volume(&self.dir).map_err(Error::io("describe", &*self.dir))?.free_bytes;
-        let is_low = free < self.limit;
-        self.is_low.store(is_low, Ordering::Relaxed);
+        let (limit, is_low) = (self.limit, free < self.limit);
+        // Of the appends that find it changed, one tells.
+        match (self.is_low.swap(is_low, Ordering::Relaxed), is_low) {
+            (false, true) => tell(observer, move |observer| observer.space_low(free, limit)),
+            (true, false) => tell(observer, move |observer| observer.space_recovered(free)),
+            _ => {}
+        }
         if is_low {
             probe::reached("space.low");
-            return Err(Error::LowSpace { free, limit: self.limit });
+            return Err(Error::LowSpace { free, limit });
         }
         Ok(())
     }
@@ -150,22 +155,56 @@ const LOOK_EVERY: u64 = 16 << 20;
 /// Wakes whoever does the background work: somebody waits for something only that can bring about.
 #[derive(Debug, Default)]
 pub(crate) struct Doorbell {
-    rung: Mutex<bool>,
+    /// How often it was rung.
+    rings: Mutex<u64>,
     wake: Condvar,
 }
 
 impl Doorbell {
     pub(crate) fn ring(&self) {
-        *self.rung.lock() = true;
-        self.wake.notify_one();
+        *self.rings.lock() += 1;
+        self.wake.notify_all();
     }
 
-    /// Waits until the bell was rung since the last wait ended, at most for `timeout`.
-    pub(crate) fn wait(&self, timeout: Duration) {
-        let mut rung = self.rung.lock();
-        if !*rung {
-            self.wake.wait_for(&mut rung, timeout);
+    /// Waits until the bell was rung more than `heard` times, at most for `timeout`. Returns how often it was rung.
+    pub(crate) fn wait(&self, heard: u64, timeout: Duration) -> u64 {
+        let mut rings = self.rings.lock();
+        self.wake.wait_while_for(&mut rings, |rings| *rings <= heard, timeout);
+        *rings
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::sim::SimDisk;
+
+    #[derive(Debug, Default)]
+    struct Notes(Mutex<Vec<String>>);
+
+    impl Observer for Notes {
+        fn space_low(&self, free_bytes: u64, limit_bytes: u64) {
+            self.0.lock().push(format!("low: {} of {limit_bytes}", free_bytes < limit_bytes));
         }
-        *rung = false;
+
+        fn space_recovered(&self, free_bytes: u64) {
+            self.0.lock().push(format!("recovered: {}", free_bytes > 0));
+        }
+    }
+
+    #[test]
+    fn an_observer_is_told_once_that_space_is_low_and_once_that_it_is_not() {
+        let disk = SimDisk::new(crate::sim::DiskOptions::default());
+        let notes = Arc::new(Notes::default());
+        let observer: Arc<dyn Observer> = notes.clone();
+        let space = Space::new("/".into(), 1 << 20);
+        let admit = || space.admit(&*disk, &observer, LOOK_EVERY);
+        assert!(admit().is_ok());
+        disk.set_capacity(Some(1 << 10));
+        assert!(matches!(admit(), Err(Error::LowSpace { .. })));
+        assert!(admit().is_err());
+        disk.set_capacity(None);
+        assert!(admit().is_ok() && admit().is_ok());
+        assert_eq!(*notes.0.lock(), ["low: true of 1048576", "recovered: true"]);
     }
 }

@@ -20,13 +20,13 @@ use super::report::{Report, Reports};
 use super::writer::{Writer, WriterParts};
 use crate::config::{Durability, TopicConfig};
 use crate::error::{Error, Result};
-use crate::observe::Recovery;
+use crate::observe::{Recovery, tell};
 use crate::probe;
 use crate::segment::active::{Failure, Shape};
 use crate::segment::data::SegmentData;
 use crate::segment::txn_index::AbortedTxn;
 use crate::turn::Turn;
-use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use crate::types::{LeaderEpoch, OFFSETS_TOPIC, Offset, TopicId, TopicPartition};
 use crate::watermark::{Stop, Watermark};
 
 /// One partition.
@@ -35,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) id: TopicPartition,
     pub(crate) topic: TopicId,
     pub(crate) dir: PathBuf,
+    /// Only the log itself appends to it.
+    is_internal: bool,
     /// Whether offsets follow one another without gaps.
     pub(crate) dense: bool,
     pub(crate) context: Arc<Context>,
@@ -85,13 +87,15 @@ impl Core {
         };
         let recovered = recover(context, &dir, shape, hints)?;
         let duration = context.clock.monotonic().saturating_sub(began);
-        context.observer.recovered(&Recovery {
-            partition: &hints.id,
-            end: recovered.end,
-            scanned_bytes: recovered.scanned_bytes,
-            total_bytes: recovered.scanned_bytes,
-            duration,
-        });
+        // A partition in which nothing was ever written has nothing to recover.
+        let is_new = recovered.segments.is_empty() && recovered.plan.is_empty();
+        if !recovered.is_clean && !is_new {
+            let (partition, end, bytes) = (hints.id.clone(), recovered.end, recovered.scanned_bytes);
+            tell(&context.observer, move |observer| {
+                let (scanned_bytes, total_bytes) = (bytes, bytes);
+                observer.recovered(&Recovery { partition: &partition, end, scanned_bytes, total_bytes, duration });
+            });
+        }
         let latest_epoch = recovered.followed.epochs.latest().unwrap_or_default();
         let unstable = recovered.followed.producers.transactions().first_unstable();
         let aborted = recovered.followed.aborted.entries().into();
@@ -111,6 +115,7 @@ impl Core {
             id: hints.id.clone(),
             topic: hints.topic,
             dir,
+            is_internal: *hints.id.topic == *OFFSETS_TOPIC,
             dense: hints.dense,
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
@@ -224,6 +229,15 @@ impl Core {
             return Ok(());
         }
         Err(self.halted())
+    }
+
+    /// Refuses appends of the application's to a topic whose records have a meaning to the log.
+    #[inline]
+    pub(crate) fn check_external(&self) -> Result<()> {
+        match self.is_internal {
+            true => Err(Error::InternalTopic { topic: (*self.id.topic).into() }),
+            false => Ok(()),
+        }
     }
 
     /// Why the partition stopped, as an error.

@@ -4,6 +4,7 @@
 //! each thing that is done to a partition: [`append`], [`read`], [`sync`], [`recover`], [`retention`], [`close`].
 
 use std::any::Any;
+use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,18 +51,33 @@ pub(crate) use append::{Held, append_records};
 pub use context::RecoveryMode;
 pub use read::Isolation;
 pub use reader::Reader;
-pub use records::{Aborted, Batches, FileRange, Records};
+pub use records::{Aborted, Batches, FileRange, Records, RecordsIter};
 
 use self::core::Core;
 
 /// A partition of a topic: records in the order of their offsets. Clones are handles to the same partition.
 ///
-/// A handle keeps the log open: the last one to go closes it.
-#[derive(Debug, Clone)]
+/// A handle keeps the log open, as do the [`Reader`]s made of it: the last one to go closes it.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let log = chiplog::Log::open(dir.path())?;
+/// let partition = log.topic("orders")?.partition(0)?;
+/// partition.append("paid")?;
+/// assert_eq!(format!("{partition:?}"), "Partition { orders-0, 0..1 }");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
 pub struct Partition {
     pub(crate) core: Arc<Core>,
     /// Whatever must live as long as a handle does.
     _keeps_open: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Partition {{ {}, {}..{} }}", self.core.id, self.core.start(), self.core.end())
+    }
 }
 
 /// How far a partition has come; see [`Partition::offsets`].
@@ -180,7 +196,11 @@ impl Partition {
         Reader::new(self.clone())
     }
 
-    /// Waits until a record at `at` can be read; `false` if `timeout` passed before.
+    /// Waits until the end has passed `at`, so that a record there can be read; `false` if `timeout` passed before.
+    ///
+    /// Returns at once for an offset that the end has passed already, also if it lies below the start by now or the log
+    /// was closed since: the read that follows says so. Counts records of open transactions, too, as a read with
+    /// [`Isolation::Uncommitted`] does; one with [`Isolation::Committed`] may still find nothing.
     ///
     /// # Errors
     ///
@@ -206,7 +226,8 @@ impl Partition {
         reached.map_err(|stop| self.core.stopped(stop))
     }
 
-    /// Resolves once a record at `at` can be read, on any runtime.
+    /// Resolves once the end has passed `at`, so that a record there can be read, on any runtime. At once, and for
+    /// which records, as for [`wait_readable`](Self::wait_readable).
     ///
     /// # Errors
     ///
@@ -236,7 +257,8 @@ impl Partition {
         async move { reached.await.map_err(|stop| core.stopped(stop)) }
     }
 
-    /// Makes everything appended so far durable, names of files included.
+    /// Makes everything appended so far durable, names of files included. Blocks while the disk works; concurrent
+    /// calls share one sync.
     ///
     /// # Errors
     ///
@@ -258,6 +280,8 @@ impl Partition {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sync(&self) -> Result<()> {
+        // Also if there is nothing to sync: who asks wants to know that the log is there to keep it.
+        self.core.check()?;
         self.core.sync_to(self.core.end())
     }
 

@@ -30,8 +30,9 @@ pub enum Isolation {
 impl Partition {
     /// Reads the records from `from` on, within the default limits of [`ReadOptions`].
     ///
-    /// Returns at least one record if there is one, and none if `from` is at the end. The records borrow the stored
-    /// bytes. Never waits; see [`wait_readable`](Self::wait_readable).
+    /// Returns at least one record if any is visible at or after `from`, and not all there are: read on from
+    /// [`Records::next_offset`] until it no longer moves. That is the end for now, not for good: wait there for more,
+    /// with [`wait_readable`](Self::wait_readable). The records borrow the stored bytes. Never waits.
     ///
     /// # Errors
     ///
@@ -52,6 +53,29 @@ impl Partition {
     ///
     /// let records = partition.read(Offset::ZERO)?;
     /// assert_eq!(records.iter().next().unwrap().value, Some(&b"paid"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Everything there is:
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = chiplog::Log::open(dir.path())?;
+    /// # let partition = log.topic("orders")?.partition(0)?;
+    /// # for value in ["one", "two", "three"] {
+    /// #     partition.append(value)?;
+    /// # }
+    /// let mut from = partition.offsets().start;
+    /// let mut count = 0;
+    /// loop {
+    ///     let records = partition.read(from)?;
+    ///     if records.next_offset() == from {
+    ///         break; // the end, for now
+    ///     }
+    ///     count += records.iter().count();
+    ///     from = records.next_offset();
+    /// }
+    /// assert_eq!(count, 3);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read(&self, from: Offset) -> Result<Records> {
@@ -112,7 +136,8 @@ impl Partition {
         self.core.fetch(from, options)
     }
 
-    /// The last `count` records, or all if there are fewer.
+    /// The last `count` records, or all if there are fewer: the oldest of them first, in as many parts as there were
+    /// reads. Those of open and aborted transactions count, as with [`Isolation::Uncommitted`].
     ///
     /// # Errors
     ///
@@ -138,6 +163,9 @@ impl Partition {
 
     /// The offset of the first record whose timestamp is `time` or later, in order of offsets; `None` if there is
     /// none.
+    ///
+    /// Records that were given no time carry that of the log's clock, and [`SystemClock`](crate::SystemClock) is up to
+    /// a tick behind, at most 4 ms on usual kernels: ask from a little earlier to miss none.
     ///
     /// # Errors
     ///

@@ -1,5 +1,6 @@
 //! A reader that follows the tail of a partition.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::core::Core;
@@ -10,7 +11,7 @@ use crate::segment::data::SegmentData;
 use crate::types::Offset;
 
 /// Reads one partition again and again, without taking the lock that even [`Partition::read`] takes for a moment: the
-/// list of segments is kept, and looked up anew only when it changed.
+/// list of segments is kept, and looked up anew only when it changed. Keeps the log open, as its partition does.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -28,12 +29,18 @@ use crate::types::Offset;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Reader {
     partition: Partition,
     segments: Arc<[Arc<SegmentData>]>,
     generation: u64,
     options: ReadOptions,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("partition", &self.partition).field("options", &self.options).finish()
+    }
 }
 
 impl Reader {

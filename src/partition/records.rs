@@ -48,9 +48,10 @@ impl Records {
 
     /// Iterates over the records, in order of their offsets. Never fails: everything was verified.
     #[must_use]
-    pub fn iter(&self) -> Iter<'_> {
-        Iter {
+    pub fn iter(&self) -> RecordsIter<'_> {
+        RecordsIter {
             records: self,
+            next: self.from,
             rest: self.stored.as_slice(),
             unpacked: 0,
             batch: None,
@@ -64,7 +65,10 @@ impl Records {
         self.next_offset
     }
 
-    /// Whether there is no record.
+    /// Whether there is no record. That does not make it the end of the partition: what is there may be markers of
+    /// transactions, or not yet visible. Read on from [`next_offset`](Self::next_offset) later, which may lie past the
+    /// offset that was asked for even then. How many records there are, only [`iter`](Self::iter) tells: offsets may
+    /// have gaps.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
@@ -80,24 +84,48 @@ impl fmt::Debug for Records {
 
 impl<'a> IntoIterator for &'a Records {
     type Item = RecordRef<'a>;
-    type IntoIter = Iter<'a>;
+    type IntoIter = RecordsIter<'a>;
 
-    fn into_iter(self) -> Iter<'a> {
+    fn into_iter(self) -> RecordsIter<'a> {
         self.iter()
     }
 }
 
-/// Iterates over [`Records`].
-#[derive(Debug)]
-pub struct Iter<'a> {
+/// Iterates over [`Records`]: made by [`Records::iter`].
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{Log, Offset, RecordsIter};
+///
+/// fn longest(records: RecordsIter<'_>) -> usize {
+///     records.filter_map(|record| record.value).map(<[u8]>::len).max().unwrap_or(0)
+/// }
+///
+/// let log = Log::open(dir.path())?;
+/// let partition = log.topic("orders")?.partition(0)?;
+/// partition.append_all(["paid", "delivered"])?;
+/// assert_eq!(longest(partition.read(Offset::ZERO)?.iter()), 9);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct RecordsIter<'a> {
     records: &'a Records,
+    /// No record that is to come lies before.
+    next: Offset,
     rest: &'a [u8],
     unpacked: usize,
     batch: Option<RecordIter<'a>>,
     hidden: Hidden<'a>,
 }
 
-impl<'a> Iterator for Iter<'a> {
+impl fmt::Debug for RecordsIter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.records.next_offset;
+        f.debug_struct("RecordsIter").field("next", &self.next).field("end", &end).finish()
+    }
+}
+
+impl<'a> Iterator for RecordsIter<'a> {
     type Item = RecordRef<'a>;
 
     #[inline]
@@ -110,6 +138,7 @@ impl<'a> Iterator for Iter<'a> {
                         return None;
                     }
                     if record.offset >= self.records.from {
+                        self.next = record.offset + 1;
                         return Some(record);
                     }
                 }
@@ -118,9 +147,15 @@ impl<'a> Iterator for Iter<'a> {
             self.next_batch()?;
         }
     }
+
+    /// At most one record an offset; which offsets have none is only known from the batches.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let most = self.records.next_offset.0.saturating_sub(self.next.0);
+        (0, usize::try_from(most).ok())
+    }
 }
 
-impl<'a> Iter<'a> {
+impl RecordsIter<'_> {
     fn next_batch(&mut self) -> Option<()> {
         let header = BatchHeader::read(self.rest).ok()?;
         let (batch, rest) = self.rest.split_at_checked(header.batch_len as usize)?;
@@ -145,7 +180,7 @@ pub(super) fn is_plain(header: &BatchHeader) -> bool {
 }
 
 /// Leaves out the records of aborted transactions, batch by batch, as a Kafka consumer does.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Hidden<'a> {
     /// Those that begin later, the earliest on top.
     ahead: BinaryHeap<std::cmp::Reverse<(Offset, usize)>>,
@@ -179,12 +214,19 @@ impl<'a> Hidden<'a> {
 ///
 /// Begins with the batch that holds the offset asked for, so its first records may lie before it: readers skip them,
 /// as Kafka's do.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Batches {
     pub(super) stored: Bytes,
     pub(super) next_offset: Offset,
     pub(super) file: Option<FileRange>,
     pub(super) aborted: Vec<Aborted>,
+}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let len = self.bytes().len();
+        f.debug_struct("Batches").field("bytes", &len).field("next_offset", &self.next_offset).finish()
+    }
 }
 
 /// A transaction that was aborted: its batches are to be left out by readers of committed data.

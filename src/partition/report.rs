@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::core::Core;
 use super::recover::Torn;
 use super::writer::Writer;
-use crate::observe::{SegmentEvent, SyncFailed, Synced, TailCut};
+use crate::observe::{Later, SegmentEvent, SyncFailed, Synced, TailCut, tell};
 use crate::types::Offset;
 use crate::watermark::Woken;
 
@@ -78,6 +78,7 @@ pub(crate) struct Locked<'a> {
     // Dropped in this order: first the lock, then what delivers.
     writer: MutexGuard<'a, Writer>,
     _deliver: Deliver<'a>,
+    _later: Later,
 }
 
 impl Deref for Locked<'_> {
@@ -107,7 +108,8 @@ impl Drop for Deliver<'_> {
 impl Core {
     /// Takes the append lock.
     pub(crate) fn lock(&self) -> Locked<'_> {
-        Locked { writer: self.writer.lock(), _deliver: Deliver(self) }
+        let later = Later::begin();
+        Locked { writer: self.writer.lock(), _deliver: Deliver(self), _later: later }
     }
 
     /// Tells what there is to tell. The caller holds no lock.
@@ -118,24 +120,27 @@ impl Core {
     }
 
     fn tell(&self, report: Report) {
-        let (partition, observer) = (&self.id, &self.context.observer);
+        let partition = self.id.clone();
+        let observer = &self.context.observer;
         match report {
-            Report::Created { base } => {
-                observer.segment_created(&SegmentEvent { partition, base, end: base, bytes: 0 });
-            }
-            Report::Sealed { base, end, bytes } => {
-                observer.segment_sealed(&SegmentEvent { partition, base, end, bytes });
-            }
-            Report::TailCut { torn, kept_in } => {
+            Report::Created { base } => tell(observer, move |observer| {
+                observer.segment_created(&SegmentEvent { partition: &partition, base, end: base, bytes: 0 });
+            }),
+            Report::Sealed { base, end, bytes } => tell(observer, move |observer| {
+                observer.segment_sealed(&SegmentEvent { partition: &partition, base, end, bytes });
+            }),
+            Report::TailCut { torn, kept_in } => tell(observer, move |observer| {
                 let Torn { path, from, to, .. } = &torn;
-                let (from, bytes) = (*from, to - from);
-                observer.corrupt_tail_cut(&TailCut { partition, path, kept_in: &kept_in, from, bytes });
-            }
-            Report::Synced { offset, duration } => observer.synced(&Synced { partition, offset, duration }),
-            Report::SyncFailed { path, error } => {
-                observer.sync_failed(&SyncFailed { partition, path: &path, error: &error });
-            }
-            Report::Poisoned { reason } => observer.poisoned(partition, &reason),
+                let (partition, kept_in, from, bytes) = (&partition, &*kept_in, *from, to - from);
+                observer.corrupt_tail_cut(&TailCut { partition, path, kept_in, from, bytes });
+            }),
+            Report::Synced { offset, duration } => tell(observer, move |observer| {
+                observer.synced(&Synced { partition: &partition, offset, duration });
+            }),
+            Report::SyncFailed { path, error } => tell(observer, move |observer| {
+                observer.sync_failed(&SyncFailed { partition: &partition, path: &path, error: &error });
+            }),
+            Report::Poisoned { reason } => tell(observer, move |observer| observer.poisoned(&partition, &reason)),
             Report::Woken(woken) => drop(woken),
         }
     }

@@ -9,7 +9,7 @@ use super::core::Core;
 use super::writer::remove_segment_files;
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
-use crate::observe::{Retained, RetentionReason, SegmentEvent};
+use crate::observe::{Retained, RetentionReason, SegmentEvent, tell};
 use crate::probe;
 use crate::segment::data::SegmentData;
 use crate::types::{Offset, Timestamp};
@@ -65,16 +65,25 @@ impl Core {
             self.lock().condemned.retain(|other| !Arc::ptr_eq(other, &segment));
             segments += 1;
             bytes += segment.len();
-            self.context.observer.segment_deleted(&event(self, &segment));
+            self.tell_deleted(&segment);
         }
         if segments == 0 {
             return Ok(0);
         }
         self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
         probe::reached("retention.removed");
-        let retained = Retained { partition: &self.id, start, segments, bytes, reason };
-        self.context.observer.retention_deleted(&retained);
+        let partition = self.id.clone();
+        tell(&self.context.observer, move |observer| {
+            observer.retention_deleted(&Retained { partition: &partition, start, segments, bytes, reason });
+        });
         Ok(segments)
+    }
+
+    fn tell_deleted(&self, segment: &SegmentData) {
+        let (partition, base, end, bytes) = (self.id.clone(), segment.base(), segment.end(), segment.len());
+        tell(&self.context.observer, move |observer| {
+            observer.segment_deleted(&SegmentEvent { partition: &partition, base, end, bytes });
+        });
     }
 
     /// Whether the active segment itself is past its time, so that it must be rolled before its records can go.
@@ -87,10 +96,6 @@ impl Core {
         }
         Ok(())
     }
-}
-
-fn event<'a>(core: &'a Core, segment: &SegmentData) -> SegmentEvent<'a> {
-    SegmentEvent { partition: &core.id, base: segment.base(), end: segment.end(), bytes: segment.len() }
 }
 
 /// The start below which segments can go without falling below `retention.bytes`: the first `decided` ones may.

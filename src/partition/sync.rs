@@ -11,6 +11,7 @@ use super::report::Report;
 use super::writer::SyncPlan;
 use crate::disk::replace::sync_parent;
 use crate::error::{Error, Result};
+use crate::observe::Later;
 use crate::probe;
 use crate::segment::active::{ActiveSegment, rewrite};
 use crate::types::Offset;
@@ -18,6 +19,7 @@ use crate::types::Offset;
 impl Core {
     /// Returns once everything below `offset` is durable, syncing if nobody else does.
     pub(crate) fn sync_to(&self, offset: Offset) -> Result<()> {
+        let _later = Later::begin();
         loop {
             let done = || {
                 if self.synced() >= offset {
@@ -39,6 +41,7 @@ impl Core {
         if !self.lock().has_rolled() {
             return Ok(false);
         }
+        let _later = Later::begin();
         let done = self.syncing.run(|| self.check().err().map(Err), || self.sync_now(true));
         self.deliver();
         done.map(|()| true)
@@ -47,6 +50,7 @@ impl Core {
     /// Brings the mark on disk up to what is proven. Takes its turn: of two syncs of one file at once, the system
     /// tells only one that writing back has failed.
     pub(super) fn make_mark_exact(&self) -> Result<()> {
+        let _later = Later::begin();
         let work = || {
             let target = self.writer.lock().active().map(ActiveSegment::sync_target);
             let now = self.context.clock.monotonic();

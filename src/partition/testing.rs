@@ -76,7 +76,7 @@ impl Bed {
         Arc::new(Context {
             boot: disk.volume(log).unwrap().boot,
             notes: Notes::load(&*disk, log.join("notes"), [7; 16]),
-            files: Arc::new(Files::new(disk, self.read_path, self.max_maps)),
+            files: Arc::new(Files::new(disk, Arc::new(NoObserver), self.read_path, self.max_maps)),
             clock,
             entropy: Arc::new(crate::sim::SimEntropy::new(1)),
             observer: Arc::new(NoObserver),

@@ -36,6 +36,10 @@ pub struct Record<'a> {
     /// Names and values beside the payload, in order; a name may occur more than once.
     pub headers: &'a [Header<'a>],
     /// When it happened; the time of the append if not given. [`Timestamp::NONE`] stores none.
+    ///
+    /// A topic keeps records for 7 days by default, counted from this time: see
+    /// [`TopicConfig::retention_time`](crate::TopicConfig::retention_time). The time of the append is that of the log's
+    /// clock; [`SystemClock`](crate::SystemClock) is up to a tick behind, at most 4 ms on usual kernels.
     pub timestamp: Option<Timestamp>,
 }
 

@@ -320,6 +320,11 @@ impl SegmentData {
         }
         let index = Arc::new(loaded.index);
         *slot = Some(Arc::clone(&index));
+        drop(slot);
+        if !loaded.is_vouched {
+            let dir = self.path.parent().unwrap_or(Path::new("."));
+            self.files.tell_rebuilt(file_path(dir, self.base, FileKind::Index));
+        }
         Ok(index)
     }
 

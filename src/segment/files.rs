@@ -6,7 +6,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -15,8 +15,10 @@ use parking_lot::Mutex;
 use super::data::SegmentData;
 use crate::disk::{Disk, DiskFile, Open, read_exact_at};
 use crate::error::{Error, Result};
+use crate::observe::{Observer, tell};
 use crate::probe;
 use crate::sys::Map;
+use crate::types::TopicPartition;
 
 /// How segments are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +37,7 @@ pub enum ReadPath {
 #[derive(Debug)]
 pub(crate) struct Files {
     pub(crate) disk: Arc<dyn Disk>,
+    observer: Arc<dyn Observer>,
     read_path: ReadPath,
     max_maps: usize,
     open_maps: AtomicUsize,
@@ -44,14 +47,29 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(crate) fn new(disk: Arc<dyn Disk>, read_path: ReadPath, max_maps: usize) -> Self {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        observer: Arc<dyn Observer>,
+        read_path: ReadPath,
+        max_maps: usize,
+    ) -> Self {
         Self {
             disk,
+            observer,
             read_path,
             max_maps: max_maps.max(1),
             open_maps: AtomicUsize::new(0),
             tick: AtomicU64::new(0),
             mapped: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Tells that the index at `path` was built again from its segment.
+    pub(crate) fn tell_rebuilt(&self, path: PathBuf) {
+        // The directory is named after the partition.
+        let dir = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        if let Some(partition) = dir.and_then(TopicPartition::from_dir_name) {
+            tell(&self.observer, move |observer| observer.index_rebuilt(&partition, &path));
         }
     }
 

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use chiplog::{Ack, ErrorKind, Log, Offset};
 
@@ -53,6 +54,38 @@ fn with_no_thread_the_caller_brings_it_about() {
     assert!(acked.as_mut().poll(&mut context).is_pending());
     assert_eq!(log.maintain().unwrap().synced, 1);
     assert!(matches!(acked.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
+}
+
+/// A caller that does the background work could not learn that somebody had begun to wait.
+#[test]
+fn a_caller_with_its_own_loop_is_told_that_somebody_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = by_hand(dir.path()).open().unwrap();
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    let ours = log.clone();
+    let upkeep = thread::spawn(move || {
+        loop {
+            let Ok(_) = ours.maintain() else { return };
+            // Far longer than the test may take: only the bell ends it.
+            let Ok(is_rung) = ours.wait_due(Duration::from_secs(600)) else { return };
+            assert!(is_rung);
+        }
+    });
+    for _ in 0..10 {
+        block_on(partition.append("paid").unwrap().acked(Ack::Synced)).unwrap();
+    }
+    log.close().unwrap();
+    upkeep.join().unwrap();
+}
+
+#[test]
+fn a_wait_for_work_ends_with_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = by_hand(dir.path()).open().unwrap();
+    assert!(!log.wait_due(Duration::from_millis(1)).unwrap());
+    log.topic("orders").unwrap();
+    assert!(log.wait_due(Duration::from_secs(600)).unwrap(), "a topic was created");
+    assert!(!log.wait_due(Duration::ZERO).unwrap());
 }
 
 #[test]

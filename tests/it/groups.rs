@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chiplog::{GroupConfig, GroupOffset, Log, Offset};
+use chiplog::{Error, ErrorKind, GroupConfig, GroupOffset, Log, Offset, ReadOptions, Record};
 
 use crate::support::{ManualClock, by_hand};
 
@@ -44,4 +44,31 @@ fn offsets_expire_by_the_clock() {
     assert_eq!(log.groups().unwrap(), ["young"]);
     log.close().unwrap();
     assert_eq!(open().groups().unwrap(), ["young"], "the removal is in the log, too");
+}
+
+/// A record that is none of a group's would stay for good, and confuse whoever reads the topic.
+#[test]
+fn only_the_log_appends_to_its_own_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    log.group("billing").unwrap().commit("orders", 0, Offset(1)).unwrap();
+    let topic = log.find_topic("__consumer_offsets").unwrap();
+    let partition = topic.partition(0).unwrap();
+    let end = partition.offsets().end;
+    let record = Record::new("x").key("k");
+    let stored = partition.fetch(Offset(0), ReadOptions::default()).unwrap();
+    let refused = [
+        log.append(record.to("__consumer_offsets")).unwrap_err(),
+        topic.append(record).unwrap_err(),
+        partition.append(record).unwrap_err(),
+        partition.append_all([record]).unwrap_err(),
+        partition.append_if_end(end, [record]).unwrap_err(),
+        partition.append_raw(stored.bytes()).unwrap_err(),
+    ];
+    for error in refused {
+        assert!(matches!(error, Error::InternalTopic { .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+    assert_eq!(partition.offsets().end, end);
+    log.group("billing").unwrap().commit("orders", 0, Offset(2)).unwrap();
 }

@@ -1,6 +1,6 @@
 //! A log that is open read-only is not changed by a byte.
 
-use chiplog::{Durability, Error, Log, Offset, TopicConfig};
+use chiplog::{Durability, Error, Log, Offset, Record, TopicConfig};
 
 use crate::support::{append_numbers, files, values};
 
@@ -20,7 +20,8 @@ fn nothing_changes_and_changes_are_refused() {
     assert_eq!(log.group("billing").unwrap().committed("orders", 0).unwrap().unwrap().offset, Offset(7));
     let refused = [
         partition.append("x").map(|_| ()),
-        log.topic("new").map(|_| ()),
+        log.create_topic("new", config).map(|_| ()),
+        log.append(Record::new("x").to("new")).map(|_| ()),
         log.alter_topic("orders", config.partitions(2)),
         log.delete_topic("orders"),
         log.delete_before("orders", 0, Offset(3)),
@@ -29,6 +30,8 @@ fn nothing_changes_and_changes_are_refused() {
     for (at, refused) in refused.into_iter().enumerate() {
         assert!(matches!(refused, Err(Error::ReadOnly)), "call {at}: {refused:?}");
     }
+    assert!(matches!(log.topic("new"), Err(Error::TopicNotFound { .. })));
+    assert_eq!(log.topic("orders").unwrap().partition_count(), 1);
     log.maintain().unwrap();
     drop(partition);
     log.close().unwrap();

@@ -4,27 +4,33 @@ use chiplog::{Ack, Log, Offset, Record, TopicConfig};
 
 fn program(dir: &std::path::Path) -> chiplog::Result<()> {
     let log = Log::open(dir)?; // creates, locks, recovers
-    let orders = log.create_topic("orders", TopicConfig::default().partitions(3))?;
+    let orders = log.topic_with("orders", TopicConfig::default().partitions(3))?; // opens it, or creates it like this
 
     let appended = orders.append(Record::new("paid").key("o-17"))?; // the key chooses the partition, as in Kafka
     appended.wait(Ack::Synced)?; // from here on a power cut does not take it
 
+    let billing = log.group("billing")?;
     let partition = orders.partition(appended.partition())?;
-    for record in &partition.read(Offset::ZERO)? {
+    let committed = billing.committed("orders", partition.number())?;
+    let from = committed.map_or(Offset::ZERO, |committed| committed.offset).max(partition.offsets().start);
+    let records = partition.read(from)?;
+    for record in &records {
         println!("{} {:?}", record.offset, record.value);
-        log.group("billing")?.commit("orders", partition.number(), record.offset + 1)?;
     }
+    billing.commit("orders", partition.number(), records.next_offset())?;
     log.close()
 }
 
 #[test]
-fn the_program_runs() {
+fn the_program_runs_and_goes_on_when_it_runs_again() {
     let dir = tempfile::tempdir().unwrap();
-    program(dir.path()).unwrap();
-    let log = Log::open(dir.path()).unwrap();
-    let committed = log.group("billing").unwrap().offsets().unwrap();
-    assert_eq!(committed.len(), 1);
-    assert_eq!(committed[0].1.offset, Offset(1));
+    for run in 1..4 {
+        program(dir.path()).unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        let committed = log.group("billing").unwrap().offsets().unwrap();
+        assert_eq!(committed.len(), 1);
+        assert_eq!(committed[0].1.offset, Offset(run));
+    }
 }
 
 #[test]

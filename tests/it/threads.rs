@@ -86,6 +86,6 @@ fn threads_that_sync_each_append_share_syncs() {
         }
     });
     let stats = log.stats().unwrap().total();
-    assert_eq!(stats.records, 400);
+    assert_eq!(stats.appended_records, 400);
     assert!(stats.syncs.count() <= 400, "{} syncs for 400 appends", stats.syncs.count());
 }

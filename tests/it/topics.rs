@@ -58,6 +58,19 @@ fn a_topic_made_anew_under_an_old_name_is_empty() {
 }
 
 #[test]
+fn a_topic_is_opened_or_created_with_the_settings_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let config = TopicConfig::default().partitions(3).retention_time(None);
+    assert_eq!(log.topic_with("orders", config).unwrap().config(), config);
+    log.close().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.topic_with("orders", config.partitions(5)).unwrap().config(), config);
+    let wrong = log.topic_with("orders", config.partitions(0)).unwrap_err();
+    assert!(matches!(wrong, Error::InvalidSetting { .. }), "also of a topic that is there: {wrong}");
+}
+
+#[test]
 fn handles_say_why_they_are_of_no_use_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path()).unwrap();
@@ -78,6 +91,7 @@ fn handles_say_why_they_are_of_no_use_any_more() {
         topic.append("x").map(|_| ()).unwrap_err(),
         partition.append("x").map(|_| ()).unwrap_err(),
         partition.read(Offset(0)).map(|_| ()).unwrap_err(),
+        partition.sync().unwrap_err(),
         group.commit("orders", 0, Offset(1)).unwrap_err(),
         other.topic("orders").map(|_| ()).unwrap_err(),
         other.stats().map(|_| ()).unwrap_err(),

@@ -103,12 +103,12 @@ fn stats_count_what_was_done() {
 
     let stats = log.stats().unwrap();
     let [one, two] = &stats.topics[0].partitions[..] else { panic!("{stats:?}") };
-    assert_eq!((one.appends, one.records, one.end, one.synced), (3, 3, Offset(3), Offset(0)));
-    assert_eq!((two.appends, two.records, two.end, two.synced), (2, 11, Offset(11), Offset(11)));
+    assert_eq!((one.appended_batches, one.appended_records, one.end, one.synced), (3, 3, Offset(3), Offset(0)));
+    assert_eq!((two.appended_batches, two.appended_records, two.end, two.synced), (2, 11, Offset(11), Offset(11)));
     assert_eq!((one.syncs.count(), two.syncs.count()), (0, 1));
     assert!(two.syncs.max() > Duration::ZERO);
     assert_eq!(one.bytes, one.appended_bytes);
-    assert_eq!((stats.total().records, stats.total().segments), (14, 2));
+    assert_eq!((stats.total().appended_records, stats.total().segments), (14, 2));
     assert!(stats.free_bytes > 0);
     assert_eq!(stats.open_maps, 1, "only what was read is mapped");
 }

@@ -642,7 +642,7 @@ impl Explored {
 fn refuses_changes(log: &Log) -> Verdict {
     let changed = match log.find_topic(TOPICS[0]) {
         Some(topic) => topic.append("no").map(drop),
-        None => log.topic("no").map(drop),
+        None => log.create_topic("no", TopicConfig::default()).map(drop),
     };
     match changed {
         Err(Error::ReadOnly) => Ok(()),
