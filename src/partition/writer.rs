@@ -199,14 +199,13 @@ impl Writer {
             set_aside(core, base)?;
             self.plan.set_aside.pop();
         }
+        // Durably, before what lies below the start goes: it shows that they lie behind the end.
+        sync_dir(core)?;
         while let Some(base) = self.plan.expired.first().copied() {
             remove_segment_files(core, base).map_err(Failure::Refused)?;
             self.plan.expired.remove(0);
         }
-        core.context
-            .disk()
-            .sync_dir(&core.dir)
-            .map_err(|error| Failure::Fatal(Error::io("sync directory", &*core.dir)(error)))?;
+        sync_dir(core)?;
         probe::reached("writer.plan_carried_out");
         Ok(())
     }
@@ -297,6 +296,7 @@ impl Writer {
         let data_of = Arc::clone(&data);
         self.unfinished.push_back(Unfinished { data: data_of, target, end, index, aborted, snapshot });
         core.reports.push(Report::Sealed { base: data.base(), end: self.end, bytes: data.len() });
+        self.noted_position = 0;
         self.note(core);
         core.context.doorbell.ring();
         Ok(())
@@ -398,6 +398,11 @@ pub(crate) struct WriterParts {
     pub(crate) stale_snapshots: Vec<Offset>,
     pub(crate) is_clean: bool,
     pub(crate) names_are_durable: bool,
+}
+
+fn sync_dir(core: &Core) -> Result<(), Failure> {
+    let synced = core.context.disk().sync_dir(&core.dir);
+    synced.map_err(|error| Failure::Fatal(Error::io("sync directory", &*core.dir)(error)))
 }
 
 /// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.
