@@ -7,7 +7,8 @@
 //! Stages: `crash`, `enumerate`, `errors`, `sequences`, `planted`; without one, each with a small goal. `--points` and
 //! `--count` are other words for `--goal`. One line a stage tells how much was done beside the goal; the process fails
 //! if it was less, or something was found. `planted` is the other way round: each mistake must be found. With `--blind`
-//! the disk's audit is off: only what is lost in the end counts. With `--trace` each call to it is told.
+//! the disk's audit is off: only what is lost in the end counts. With `--trace`
+//! each call to it is told, of the smallest plan that fails.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

@@ -405,7 +405,9 @@ impl Machine {
 
     pub(super) fn publish(&mut self, path: &Path, position: u64) -> io::Result<()> {
         let node = self.image.tree.find(path)?;
-        if self.file(node.inode)?.published < position {
+        // Behind what an eviction took nothing is final: who finds that out cuts it off.
+        let file = self.file(node.inode)?;
+        if file.published < position && !file.has_dropped {
             self.file_mut(node.inode)?.published = position;
         }
         Ok(())

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::probe::registry;
+use crate::sim::DiskOptions;
 
 mod crash;
 mod enumerate;
@@ -48,13 +49,13 @@ pub struct Settings {
     pub planted: Option<&'static str>,
     /// Whether the disk keeps no watch, so that only what is lost in the end shows a mistake.
     pub blind: bool,
-    /// Whether each call is told on the standard error stream.
+    /// Whether each call of what failed, once it was shrunk, is told on the standard error stream.
     pub traced: bool,
 }
 
 impl Settings {
     fn watching<S: Subject>(&self, mut plan: Plan<S>) -> Plan<S> {
-        (plan.disk.blind, plan.disk.traced) = (self.blind, self.traced);
+        plan.disk.blind = self.blind;
         plan
     }
 }
@@ -166,7 +167,7 @@ impl Budget {
 #[must_use]
 pub fn crash<S: Subject>(settings: &Settings) -> Report {
     stage("crash points", settings, 0, |seed, tally, budget| {
-        judge("crash", settings.watching(crash::workload::<S>(seed)), tally, budget, crash::explore)
+        judge("crash", settings, crash::workload::<S>(seed), tally, budget, crash::explore)
     })
 }
 
@@ -179,7 +180,7 @@ pub fn enumerate<S: Subject>(settings: &Settings) -> Report {
             budget.stopped.store(true, Relaxed);
             return None;
         };
-        judge("enumerate", settings.watching(plan), tally, budget, enumerate::explore)
+        judge("enumerate", settings, plan, tally, budget, enumerate::explore)
     })
 }
 
@@ -187,7 +188,7 @@ pub fn enumerate<S: Subject>(settings: &Settings) -> Report {
 #[must_use]
 pub fn sequences<S: Subject>(settings: &Settings) -> Report {
     stage("operation sequences", settings, 0, |seed, tally, budget| {
-        judge("sequences", settings.watching(sequences::sequence::<S>(seed)), tally, budget, sequences::explore)
+        judge("sequences", settings, sequences::sequence::<S>(seed), tally, budget, sequences::explore)
     })
 }
 
@@ -292,12 +293,14 @@ type Explore<S> = fn(&Plan<S>, &Tally, &Budget) -> Result<u64, (usize, Violation
 /// Runs a plan, one in a hundred twice, and shrinks it if it fails.
 fn judge<S: Subject>(
     stage: &str,
+    settings: &Settings,
     plan: Plan<S>,
     tally: &Tally,
     budget: &Budget,
     explore: Explore<S>,
 ) -> Option<Failure> {
     let to_its_end = |plan: &Plan<S>| guarded(|| explore(plan, &Tally::default(), &Budget::endless()));
+    let plan = settings.watching(plan);
     let seed = plan.seed;
     let (step, violation) = match guarded(|| explore(&plan, tally, budget)) {
         Err(failed) => failed,
@@ -318,6 +321,10 @@ fn judge<S: Subject>(
     );
     let steps = plan.steps[..plan.steps.len().min(step + 1)].to_vec();
     let (plan, violation) = shrink::shrink(Plan { steps, ..plan }, violation, |plan| Some(to_its_end(plan).err()?.1));
+    if settings.traced {
+        let disk = DiskOptions { traced: true, ..plan.disk };
+        drop(to_its_end(&Plan { disk, steps: plan.steps.clone(), options: plan.options.clone(), seed }));
+    }
     let steps: Vec<_> = plan.steps.iter().map(|step| format!("    {step:?},\n")).collect();
     Some(Failure { line, plan: format!("shrunk to {violation}\n{}", steps.concat()), violation })
 }

@@ -304,8 +304,7 @@ impl Call<'_> {
         let found = match found {
             Ok(found) => found,
             // What is not known to be on the disk is not told either.
-            Err(Error::Poisoned { .. }) => return Ok(()),
-            Err(error) => return Err(Violation::new("G1", error.to_string())),
+            Err(error) => return self.explain(error).map(drop),
         };
         let end = partition.offsets().end.0;
         let groups = &mut self.model.groups;
