@@ -18,6 +18,10 @@ use chiplog::sim::explore::{self, Report, Settings, Subject};
 use chiplog::sim::log::Explored;
 use chiplog::sim::toy::Toy;
 
+/// Half of the time goes into small pieces of memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Stage = fn(&Settings) -> Report;
 
 /// What every subject can do, whatever its type.

@@ -412,6 +412,7 @@ impl Disk for SimDisk {
             let inode = dir_at(machine, dir)?;
             machine.change();
             tree(machine).sync_dir(inode);
+            machine.forget_unlinked();
             Ok(())
         })
     }
@@ -446,9 +447,10 @@ impl Disk for SimDisk {
     fn volume(&self, dir: &Path) -> io::Result<Volume> {
         self.shared.call(Call::looks(Kind::Volume, dir), &[], |machine, _| {
             dir_at(machine, dir)?;
-            let total_bytes = machine.image.capacity.unwrap_or(UNLIMITED);
+            let capacity = machine.image.capacity;
+            let total_bytes = capacity.unwrap_or(UNLIMITED);
             Ok(Volume {
-                free_bytes: total_bytes.saturating_sub(machine.used()),
+                free_bytes: capacity.map_or(UNLIMITED, |capacity| capacity.saturating_sub(machine.used())),
                 total_bytes,
                 kind: VolumeKind::Ext,
                 boot: Some(machine.image.boot_id()),

@@ -1,7 +1,7 @@
 //! One run of a machine on a simulated volume: its handles, locks and maps, the faults that wait for it, and the
 //! audit of what it does. All of it is gone after a crash or a kill.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -251,10 +251,22 @@ impl Machine {
 
     /// Space in use by files that have a name or a handle.
     pub(super) fn used(&self) -> u64 {
-        let is_open = |inode: u64| self.handles.values().any(|handle| handle.inode == inode);
-        let files = self.image.files.iter();
-        let used = files.filter(|(inode, _)| self.image.tree.is_linked(**inode) || is_open(**inode));
-        used.map(|(_, file)| file.cached.allocated()).sum()
+        let used = self.in_use().into_iter().filter_map(|inode| self.image.files.get(&inode));
+        used.map(|file| file.cached.allocated()).sum()
+    }
+
+    fn in_use(&self) -> BTreeSet<u64> {
+        let mut inodes = self.image.tree.linked();
+        inodes.extend(self.handles.values().map(|handle| handle.inode));
+        inodes
+    }
+
+    /// Forgets files that nothing leads to any more, not even after a crash.
+    pub(super) fn forget_unlinked(&mut self) {
+        if self.image.tree.is_clean() {
+            let in_use = self.in_use();
+            self.image.files.retain(|inode, _| in_use.contains(inode));
+        }
     }
 
     /// Accuses a write that changes bytes which may be borrowed or were promised, and shows it to live maps.

@@ -92,9 +92,9 @@ impl Tree {
         self.cached.get(&dir).into_iter().flatten()
     }
 
-    /// Whether some name leads to this file.
-    pub(super) fn is_linked(&self, inode: u64) -> bool {
-        self.cached.values().flat_map(BTreeMap::values).any(|node| node.inode == inode)
+    /// Every file and directory that a name leads to.
+    pub(super) fn linked(&self) -> BTreeSet<u64> {
+        self.cached.values().flat_map(BTreeMap::values).map(|node| node.inode).collect()
     }
 
     /// Makes all changes in `dir` durable, and those that must have come before them.
