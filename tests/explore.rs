@@ -1,12 +1,14 @@
 //! The explorers from the command line.
 //!
 //! ```text
+//! explore all [--subject NAME] [--crash N] [--enumerate N] [--errors N] [--sequences N] [--threads N]
 //! explore [STAGE] [--subject NAME] [--goal N] [--seed N] [--seeds N] [--threads N] [--seconds N] [--blind 1] [--trace 1]
 //! ```
 //!
 //! Stages: `crash`, `enumerate`, `errors`, `sequences`, `planted`; without one, each with a small goal. `--points` and
 //! `--count` are other words for `--goal`. One line a stage tells how much was done beside the goal; the process fails
-//! if it was less, or something was found. `planted` is the other way round: each mistake must be found. With `--blind`
+//! if it was less, or something was found. `all` runs those that have a goal, and then demands that together they came to
+//! each rare state of the subject a hundred times. `planted` is the other way round: each mistake must be found. With `--blind`
 //! the disk's audit is off: only what is lost in the end counts. With `--trace`
 //! each call to it is told, of the smallest plan that fails.
 
@@ -28,6 +30,7 @@ type Stage = fn(&Settings) -> Report;
 struct Entry {
     name: &'static str,
     planted: &'static [&'static str],
+    marks: &'static [&'static str],
     /// The stages that run when nothing is asked for.
     held: &'static [(&'static str, u64)],
     stages: [(&'static str, Stage); 4],
@@ -38,6 +41,7 @@ impl Entry {
         Self {
             name: S::NAME,
             planted: S::PLANTED,
+            marks: S::MARKS,
             held,
             stages: [
                 ("crash", explore::crash::<S>),
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
                     outcomes.extend(find_planted(subject, &Settings { blind, ..Settings::default() }));
                 }
             }
+            Some("all") => outcomes.extend(run_all(subject, &options)),
             Some("planted") => outcomes.extend(find_planted(subject, &options.settings)),
             Some(stage) => outcomes.extend(run(subject, stage, &options.settings)),
         }
@@ -101,12 +106,44 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(subject: &Entry, stage: &str, settings: &Settings) -> Option<bool> {
+/// Runs each stage that has a goal, and counts what all of them came by.
+fn run_all(subject: &Entry, options: &Options) -> Vec<bool> {
+    let mut outcomes = Vec::new();
+    let mut marks = BTreeMap::new();
+    for (stage, goal) in &options.goals {
+        let settings = Settings { goal: *goal, ..options.settings.clone() };
+        let Some(report) = report_of(subject, stage, &settings) else { continue };
+        println!("count {} in {stage} {} {goal}", report.unit, report.done);
+        outcomes.push(report.passed());
+        for (mark, count) in report.marks {
+            *marks.entry(mark).or_insert(0) += count;
+        }
+    }
+    print_marks(&marks);
+    let is_rare = |mark: &&&str| marks.get(**mark).copied().unwrap_or(0) < MARK_GOAL;
+    let rare: Vec<_> = subject.marks.iter().filter(is_rare).collect();
+    if !rare.is_empty() {
+        println!("reached less than {MARK_GOAL} times: {rare:?}");
+    }
+    println!("count states reached {MARK_GOAL} times {} {}", subject.marks.len() - rare.len(), subject.marks.len());
+    outcomes.push(rare.is_empty());
+    outcomes
+}
+
+/// A state that was reached less often gives false comfort.
+const MARK_GOAL: u64 = 100;
+
+fn report_of(subject: &Entry, stage: &str, settings: &Settings) -> Option<Report> {
     let (_, run) = subject.stages.iter().find(|(name, _)| *name == stage)?;
     let report = run(settings);
     println!("{} {report}", subject.name);
-    print_marks(&report.marks);
     keep_plan(subject.name, stage, &report);
+    Some(report)
+}
+
+fn run(subject: &Entry, stage: &str, settings: &Settings) -> Option<bool> {
+    let report = report_of(subject, stage, settings)?;
+    print_marks(&report.marks);
     // Who asks for certain seeds wants to see what they find, however much that is.
     Some(report.passed() || (settings.seeds.is_some() && report.failure.is_none()))
 }
@@ -157,6 +194,8 @@ fn is_found(subject: &Entry, bug: &'static str, settings: &Settings) -> bool {
 struct Options {
     subject: Option<String>,
     settings: Settings,
+    /// What `all` is to do.
+    goals: Vec<(String, u64)>,
 }
 
 fn parse(arguments: &[String]) -> Result<Options, String> {
@@ -168,6 +207,9 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         match name.as_str() {
             "--subject" => options.subject = Some(value.clone()),
             "--goal" | "--points" | "--count" => settings.goal = number()?,
+            "--crash" | "--enumerate" | "--errors" | "--sequences" => {
+                options.goals.push((name[2..].to_owned(), number()?));
+            }
             "--seed" => settings.seed = number()?,
             "--seeds" => (settings.seeds, settings.goal) = (Some(number()?), u64::MAX),
             "--threads" => settings.threads = number()? as usize,

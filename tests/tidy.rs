@@ -3,7 +3,7 @@
 //! Plain text scanning. A rule takes one file and says what is wrong with it; beside each test that applies a rule to
 //! the crate stands a twin that shows the rule biting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -260,6 +260,25 @@ fn the_probe_rule_bites() {
     assert!(bites(probes, "src/log/mod.rs", r#"probe::reached("log.");"#));
     assert!(bites(probes, "src/log/mod.rs", "if probe::planted(name) {}"), "a name that cannot be listed");
     assert!(!bites(probes, "src/log/mod.rs", r#"if probe::planted("log.ack_early") {}"#));
+}
+
+/// A mistake that is not listed is never looked for, and one that is nowhere is found in nothing.
+#[test]
+fn planted_bugs_and_marks_of_the_log_are_listed() {
+    let sources = sources();
+    let named = |function: &str| -> BTreeSet<String> {
+        let names = sources.iter().flat_map(|file| arguments(&file.text, function));
+        names.filter(|name| is_dotted(name) && !name.starts_with("toy.")).map(str::to_owned).collect()
+    };
+    let (planted, marks) = (named("probe::planted"), named("probe::reached"));
+    let Some(list) = sources.iter().find(|file| file.path == "src/sim/log/planted.rs") else {
+        panic!("the list is gone");
+    };
+    let listed: BTreeSet<String> = list.text.split('"').filter(|word| is_dotted(word)).map(str::to_owned).collect();
+    let unlisted: Vec<_> = planted.difference(&listed).collect();
+    assert!(unlisted.is_empty(), "not listed: {unlisted:?}");
+    let nowhere: Vec<_> = listed.iter().filter(|name| !planted.contains(*name) && !marks.contains(*name)).collect();
+    assert!(nowhere.is_empty(), "nowhere in the code: {nowhere:?}");
 }
 
 fn probes(file: &File) -> Vec<String> {

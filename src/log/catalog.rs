@@ -263,7 +263,7 @@ impl Stored {
     /// Replaces the catalog, in the file first.
     pub(crate) fn replace(&mut self, disk: &dyn Disk, path: &Path, with: Catalog) -> Result<()> {
         self.settle(disk, path)?;
-        self.is_certain = false;
+        self.is_certain = probe::planted("log.failed_store_forgotten");
         with.store(disk, path)?;
         *self = Self::new(with);
         Ok(())

@@ -1,5 +1,6 @@
 //! Closing a log: everything durable, files in order, and a mark that says so.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::clean::{self, Clean};
@@ -7,7 +8,7 @@ use super::open::CLEAN_FILE;
 use super::{Inner, Opened};
 use crate::error::{Error, Result};
 use crate::observe::Quiet;
-use crate::partition::core::Halt;
+use crate::partition::core::{Core, Halt};
 use crate::probe;
 
 impl Opened {
@@ -50,7 +51,8 @@ impl Inner {
         if self.context.read_only || is_unchanged {
             return Ok(());
         }
-        let settled: Vec<Result<()>> = cores.iter().map(|core| core.settle()).collect();
+        let settle = |core: &Arc<Core>| if probe::planted("log.closed_unsynced") { Ok(()) } else { core.settle() };
+        let settled: Vec<Result<()>> = cores.iter().map(settle).collect();
         self.checkpoint(&cores)?;
         self.write_kafka_checkpoints(&cores)?;
         let mut clean = Clean::new();

@@ -38,7 +38,10 @@ impl Inner {
         let mut with = (**catalog).clone();
         match with.begin_delete(name) {
             // A call before this one began, and did not come to the end.
-            Err(Error::TopicNotFound { .. }) if with.is_deleting(name) => return self.context.before_change(),
+            Err(Error::TopicNotFound { .. }) if with.is_deleting(name) => {
+                probe::reached("delete.resumed");
+                return self.context.before_change();
+            }
             begun => begun.map(drop)?,
         }
         self.context.before_change()?;
@@ -90,7 +93,7 @@ pub(super) fn finish(inner: &Inner, catalog: &mut Stored) -> Result<()> {
 }
 
 fn remove(inner: &Inner, catalog: &Catalog, topic: &CatalogTopic) -> Result<()> {
-    if catalog.find(&topic.name).is_none() {
+    if catalog.find(&topic.name).is_none() && !probe::planted("log.offsets_kept") {
         inner.forget_topic_offsets(&topic.name)?;
     }
     let disk = inner.context.disk();

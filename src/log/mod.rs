@@ -52,6 +52,7 @@ use crate::observe::Quiet;
 use crate::partition::Appended;
 use crate::partition::context::Context;
 use crate::partition::core::Core;
+use crate::probe;
 use crate::record::TopicRecord;
 use crate::types::{Offset, TopicId};
 
@@ -584,8 +585,14 @@ impl Inner {
         self.context.before_change()?;
         let name: Arc<str> = name.into();
         // The directories first: a topic that the catalog names has its partitions.
+        let named_first = probe::planted("log.named_before_made");
+        if named_first {
+            self.replace_catalog(&mut catalog, with.clone())?;
+        }
         let partitions = self.make_partitions(id, &name, config, 0..config.partitions)?;
-        self.replace_catalog(&mut catalog, with)?;
+        if !named_first {
+            self.replace_catalog(&mut catalog, with)?;
+        }
         let state = Arc::new(TopicState {
             id,
             name: Arc::clone(&name),

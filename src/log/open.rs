@@ -184,6 +184,7 @@ fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
             let _ = disk.sync_dir(above);
         }
         catalog.store(disk, &path)?;
+        probe::reached("open.new_log");
     }
     Ok(catalog)
 }

@@ -525,6 +525,7 @@ impl Core {
         writer.begin(self).map_err(|failure| self.fail(failure))?;
         let end = writer.end;
         if let Some(expected) = expected_end.filter(|expected| *expected != end) {
+            probe::reached("append.end_mismatch");
             return Err(Error::EndMismatch { expected, actual: end });
         }
         header.base_offset = end;

@@ -142,7 +142,7 @@ impl Core {
             // Left by a process that did not close it: it takes a change to make it an ordinary directory.
             writer.begin(self).map_err(|failure| self.fail(failure))?;
         }
-        if self.synced() < writer.end {
+        if self.synced() < writer.end && !probe::planted("partition.unsynced_called_clean") {
             // Its sync failed: what is there is for a recovery to judge.
             return Ok(None);
         }

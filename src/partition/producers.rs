@@ -331,6 +331,7 @@ impl Producer {
 
     fn check_epoch(&self, producer: ProducerId, epoch: ProducerEpoch, origin: Origin) -> Result<()> {
         if epoch < self.epoch && origin != Origin::Replication {
+            probe::reached("producers.fenced");
             return Err(Error::ProducerFenced { producer, epoch, current: self.epoch });
         }
         Ok(())
@@ -348,6 +349,7 @@ impl Producer {
         if batch.base_sequence == next {
             return Ok(());
         }
+        probe::reached("producers.out_of_order");
         Err(Error::OutOfOrderSequence { producer: batch.producer, sequence: batch.base_sequence, last })
     }
 

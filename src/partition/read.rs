@@ -283,6 +283,7 @@ impl Core {
         }
         let (start, end) = (self.start(), self.end());
         if from < start || from > end {
+            probe::reached("read.out_of_range");
             return Err(Error::OffsetOutOfRange { requested: from, start, end });
         }
         let limit = match isolation {

@@ -175,6 +175,7 @@ impl Recovery<'_> {
     }
 
     fn empty(&self, start: Offset) -> Result<Recovered> {
+        probe::reached("recover.empty");
         if self.hints.recovery_point.is_some_and(|point| point > start) {
             let reason = format!("no segment is left of a log that was synced to {}", self.proven_hint());
             return Err(Error::corrupt(self.dir, 0, reason));
@@ -223,6 +224,7 @@ impl Recovery<'_> {
     fn note(&self, candidates: &[Candidate]) -> Option<(usize, Note)> {
         let note = *self.context.notes.found(self.hints.topic, self.hints.id.partition)?;
         if self.context.boot != Some(note.boot) && !probe::planted("partition.note_of_other_boot") {
+            probe::reached("recover.note_of_other_boot");
             return None;
         }
         let segment = candidates.iter().position(|candidate| candidate.base == note.segment_base)?;
@@ -234,6 +236,9 @@ impl Recovery<'_> {
         // What lies wholly below the start is gone, even if a crash brought its file back: it is never read.
         let start = self.hints.start.unwrap_or_default();
         let below = candidates.iter().skip(1).take_while(|candidate| candidate.base <= start).count();
+        if below > 0 {
+            probe::reached("recover.below_start");
+        }
         let expired: Vec<Offset> = candidates.drain(..below).map(|candidate| candidate.base).collect();
         self.check_front(start, &candidates[0])?;
         let note = self.note(&candidates);
@@ -266,7 +271,7 @@ impl Recovery<'_> {
     /// else has removed records.
     fn check_front(&self, start: Offset, first: &Candidate) -> Result<()> {
         let is_known = self.hints.start.is_some() && self.context.recovery != RecoveryMode::Salvage;
-        if is_known && first.base > start {
+        if is_known && first.base > start && !probe::planted("partition.front_not_missed") {
             let reason = format!("the log starts at {start}, and no segment before this one is there");
             return Err(Error::corrupt(&first.path, 0, reason));
         }
@@ -361,7 +366,7 @@ impl Recovery<'_> {
         let corrupt = |reason: &str| Error::corrupt(&at.path, found.position, reason);
         let salvage = self.context.recovery == RecoveryMode::Salvage;
         let is_lost = found.offset < known.written && known.start < known.written;
-        if is_lost && !salvage {
+        if is_lost && !salvage && !probe::planted("partition.damage_cut_off") {
             return Err(corrupt(&format!("{}, and the log was written to {}", found.reason, known.written)));
         }
         if is_torn && known.same_boot && !salvage && !self.is_one_write(&*file, at, found, behind, later)? {
@@ -373,7 +378,14 @@ impl Recovery<'_> {
             let path = at.path.clone();
             let torn = Torn { path, from: found.position, to: behind, offset: found.offset };
             plan.torn = (behind > found.position).then_some(torn);
-            plan.set_aside = later.iter().map(|candidate| candidate.base).collect();
+            if !later.is_empty() {
+                probe::reached("recover.later_segments");
+            }
+            plan.set_aside = later
+                .iter()
+                .filter(|_| !probe::planted("partition.later_segments_kept"))
+                .map(|candidate| candidate.base)
+                .collect();
         }
         Ok(plan)
     }
@@ -641,7 +653,9 @@ impl Walk<'_> {
                 Ok(batch) => {
                     first_timestamp = first_timestamp.or(Some(batch.header.max_timestamp));
                     index.push(&batch.header, batch.position, u64::from(batch.header.batch_len));
-                    self.followed.replay(&batch.header, batch.bytes);
+                    if !probe::planted("partition.producers_forgotten") {
+                        self.followed.replay(&batch.header, batch.bytes);
+                    }
                 }
                 Err(stop) => break stop,
             }

@@ -29,7 +29,13 @@ impl Core {
         let by_size = by_size(&segments, decided, &config).map(|start| (start, RetentionReason::Size));
         let by_age = by_age(&segments[..decided], &config, now)?.map(|start| (start, RetentionReason::Age));
         let due = by_size.into_iter().chain(by_age).max_by_key(|(start, _)| *start);
-        Ok(due.filter(|(start, _)| *start > self.start()))
+        let due = due.filter(|(start, _)| *start > self.start());
+        match due {
+            Some((_, RetentionReason::Age)) => probe::reached("retention.by_age"),
+            Some(_) => probe::reached("retention.by_size"),
+            None => {}
+        }
+        Ok(due)
     }
 
     /// Whether files lie below the start.

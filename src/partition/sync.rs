@@ -41,6 +41,7 @@ impl Core {
         if !self.lock().has_rolled() {
             return Ok(false);
         }
+        probe::reached("sync.rolled");
         let _later = Later::begin();
         let done = self.syncing.run(|| self.check().err().map(Err), || self.sync_now(true));
         self.deliver();

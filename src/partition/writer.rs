@@ -122,7 +122,7 @@ impl Writer {
             .found
             .as_ref()
             .is_some_and(|found| core.last_segment().is_some_and(|last| found.touched > last.len()));
-        if !self.plan.is_empty() || is_torn {
+        if (!self.plan.is_empty() || is_torn) && !probe::planted("partition.note_kept_while_cutting") {
             // A kill half way through the cutting leaves what no single write leaves: whoever finds it must not take
             // this for the boot and the file that a note speaks of.
             core.context.notes.erase(core.context.disk(), core.topic, core.id.partition);
@@ -200,7 +200,9 @@ impl Writer {
             self.plan.set_aside.pop();
         }
         // Durably, before what lies below the start goes: it shows that they lie behind the end.
-        sync_dir(core)?;
+        if !probe::planted("partition.aside_not_synced") {
+            sync_dir(core)?;
+        }
         while let Some(base) = self.plan.expired.first().copied() {
             remove_segment_files(core, base).map_err(Failure::Refused)?;
             self.plan.expired.remove(0);
@@ -257,7 +259,11 @@ impl Writer {
         let by_size = active.position() + len > config.segment_bytes as u64 || !active.has_room(len);
         let by_index = active.index().is_full();
         let by_offset = header.last_offset() - active.data().base() > MAX_RELATIVE;
-        by_size || by_index || by_offset || self.is_old(active, header.max_timestamp, &*core.context.clock)
+        let by_age = self.is_old(active, header.max_timestamp, &*core.context.clock);
+        if by_index {
+            probe::reached("roll.by_index");
+        }
+        by_size || by_index || by_offset || by_age
     }
 
     /// Whether the segment spans more than `segment.ms`: between the timestamps of its first batch and this one.
@@ -332,7 +338,7 @@ impl Writer {
 
     /// Makes the names of new segments durable.
     pub(crate) fn sync_names(&mut self, core: &Core) -> Result<()> {
-        if self.names_changed {
+        if self.names_changed && !probe::planted("partition.first_name_not_synced") {
             core.sync_names()?;
             self.names_changed = false;
         }

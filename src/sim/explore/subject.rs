@@ -82,6 +82,8 @@ pub trait Subject: Sized {
     const NAME: &'static str;
     /// The mistakes planted in it.
     const PLANTED: &'static [&'static str];
+    /// The rare states that a full run must reach.
+    const MARKS: &'static [&'static str];
     /// The longest sequences of which all are run.
     const LONGEST: u32 = 4;
     /// Beyond this many pending pieces not all outcomes of a crash are run.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::look::{Blind, Found, look};
 use super::model::Model;
 use super::op::{Op, Options};
-use super::planted::PLANTED;
+use super::planted::{MARKS, PLANTED};
 use super::settle::settle;
 use super::{DIR, OFFSETS, TOPICS, apply, scenarios};
 use crate::clock::{Clock, Entropy};
@@ -34,6 +34,7 @@ pub struct Explored {
 impl Subject for Explored {
     const NAME: &'static str = "log";
     const PLANTED: &'static [&'static str] = PLANTED;
+    const MARKS: &'static [&'static str] = MARKS;
     const LONGEST: u32 = 3;
     const MOST_BITS: u32 = 5;
 

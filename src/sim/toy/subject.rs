@@ -38,6 +38,8 @@ pub struct Model {
 
 impl Subject for Toy {
     const NAME: &'static str = "toy";
+    const MARKS: &'static [&'static str] =
+        &["toy.cut_failed_write", "toy.cut_tail", "toy.dropped_segment", "toy.poisoned", "toy.rolled"];
     const PLANTED: &'static [&'static str] = &[
         "disk.rename_before_sync",
         "disk.no_dir_sync",
