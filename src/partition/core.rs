@@ -111,10 +111,6 @@ impl Core {
             names_are_durable: recovered.names_are_durable,
         };
         let writer = Writer::new(config, parts, &recovered.segments);
-        let synced = match probe::planted("partition.start_taken_for_synced") {
-            true => recovered.proven.max(recovered.start),
-            false => recovered.proven,
-        };
         Ok(Self {
             id: hints.id.clone(),
             topic: hints.topic,
@@ -124,7 +120,7 @@ impl Core {
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),
-            synced: Arc::new(Watermark::new(synced.0)),
+            synced: Arc::new(Watermark::new(recovered.proven.0)),
             first_unstable: AtomicU64::new(unstable.map_or(u64::MAX, |offset| offset.0)),
             segments: RwLock::new(recovered.segments.into()),
             generation: AtomicU64::new(0),

@@ -200,9 +200,7 @@ impl Writer {
             self.plan.set_aside.pop();
         }
         // Durably, before what lies below the start goes: it shows that they lie behind the end.
-        if !probe::planted("partition.aside_not_synced") {
-            sync_dir(core)?;
-        }
+        sync_dir(core)?;
         while let Some(base) = self.plan.expired.first().copied() {
             remove_segment_files(core, base).map_err(Failure::Refused)?;
             self.plan.expired.remove(0);

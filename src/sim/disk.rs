@@ -252,7 +252,11 @@ impl Shared {
     ) -> io::Result<T> {
         let mut machine = self.machine.lock();
         let before = machine.image.stamp;
-        let result = match machine.begin(&call, &self.clock) {
+        let fault = match machine.begin(&call, &self.clock) {
+            Some(Fault::Partly(_)) if call.kind != Kind::Write => Some(Fault::Error(Errno::Io)),
+            fault => fault,
+        };
+        let result = match fault {
             Some(Fault::Error(errno)) if call.kind != Kind::Sync => Err(errno.into()),
             fault => work(&mut machine, fault),
         };
@@ -508,6 +512,10 @@ impl DiskFile for SimFile {
         let now_ms = self.shared.now_ms();
         self.change(call, bytes, |machine, fault| match fault {
             Some(Fault::Short(len)) => machine.write(self.inode, position, &bytes[..len.min(bytes.len())], now_ms),
+            Some(Fault::Partly(len)) => {
+                machine.write(self.inode, position, &bytes[..len.min(bytes.len())], now_ms)?;
+                Err(Errno::Io.into())
+            }
             Some(Fault::Misplaced(by)) => machine.misplace(self.inode, position.saturating_add(by), bytes),
             _ => machine.write(self.inode, position, bytes, now_ms),
         })

@@ -12,6 +12,8 @@ pub enum Fault {
     Error(Errno),
     /// A read or write gets no more than this many bytes.
     Short(usize),
+    /// A write does no more than this many bytes of its work, and fails. Any other call fails with EIO.
+    Partly(usize),
     /// A write reports success, and lands this many bytes further on.
     Misplaced(u64),
     /// Before the call, write-back of its file fails behind the caller's back. Each handle open by then hears of
@@ -70,6 +72,8 @@ pub enum Times {
     Once,
     /// At that call and at the next ones of its kind, this many in all.
     Count(u32),
+    /// At that call and at the next ones, whatever their kinds, this many in all.
+    Next(u32),
     /// At that call and at every later one of its kind: a write that fails for ever, while reads go on.
     Sticky,
     /// At every call from there on.
@@ -129,6 +133,7 @@ impl Armed {
             _ if index < self.from => false,
             Times::Once => index == self.from,
             Times::Dead => true,
+            Times::Next(count) => index < self.from + u64::from(count),
             Times::Count(_) | Times::Sticky => *self.kind.get_or_insert(kind) == kind,
         };
         let left = !matches!(self.times, Times::Count(count) if self.struck >= count);
@@ -140,6 +145,7 @@ impl Armed {
     pub(super) fn is_over(&self, index: u64) -> bool {
         match self.times {
             Times::Once => index >= self.from,
+            Times::Next(count) => index + 1 >= self.from + u64::from(count),
             Times::Count(count) => self.struck >= count,
             Times::Sticky | Times::Dead => false,
         }

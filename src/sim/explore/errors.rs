@@ -56,6 +56,8 @@ pub(super) fn faults() -> Vec<(Fault, Times)> {
     // A call that is interrupted for ever is repeated for ever, rightly.
     all.retain(|fault| *fault != (Fault::Error(Errno::Interrupted), Times::Sticky));
     all.push((Fault::Error(Errno::Io), Times::Dead));
+    // What is to be cut off after a failed write cannot be, at once.
+    all.extend([(Fault::Partly(usize::MAX), Times::Next(2)), (Fault::Partly(30), Times::Next(2))]);
     all.extend([(Fault::Short(1), Times::Once), (Fault::Short(7), Times::Sticky), (Fault::WriteBack, Times::Once)]);
     all
 }
@@ -100,6 +102,11 @@ impl<S: Subject> Stage<'_, S> {
         for op in &self.scenario.ops {
             run.apply(op)?;
         }
+        // Closing mends much of what went wrong.
+        let mut model = run.model.clone();
+        S::killed(&mut model);
+        let mut killed = Run::<S>::on(run.world.disk.image(), &run.world, &run.options, model, mix(4));
+        killed.open().map_err(|violation| violation.within("killed after it"))?;
         run.close()
     }
 }

@@ -156,10 +156,12 @@ impl Budget {
         self.stopped.load(Relaxed)
     }
 
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
     fn is_used_up(&self, tally: &Tally) -> bool {
-        self.is_stopped()
-            || tally.done.load(Relaxed) >= self.goal
-            || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.is_stopped() || tally.done.load(Relaxed) >= self.goal || self.is_late()
     }
 }
 
@@ -172,11 +174,12 @@ pub fn crash<S: Subject>(settings: &Settings) -> Report {
 }
 
 /// Runs every sequence of at most [`Subject::LONGEST`] operations of the alphabet, with a kill after each call and every outcome of a
-/// crash. All of them, whatever the goal.
+/// crash. All of them, whatever the goal, if there is time.
 #[must_use]
 pub fn enumerate<S: Subject>(settings: &Settings) -> Report {
     stage("crash points, enumerated", settings, u64::MAX, |number, tally, budget| {
-        let Some(plan) = enumerate::sequence::<S>(number - settings.seed, S::LONGEST) else {
+        let plan = enumerate::sequence::<S>(number - settings.seed, S::LONGEST);
+        let Some(plan) = plan.filter(|_| !budget.is_late()) else {
             budget.stopped.store(true, Relaxed);
             return None;
         };
@@ -214,7 +217,7 @@ pub fn errors<S: Subject>(settings: &Settings) -> Report {
         };
         for call in 0..stage.calls {
             for (fault, times) in &faults {
-                if budget.is_stopped() || (!is_first && budget.is_used_up(tally)) {
+                if budget.is_stopped() || budget.is_late() || (!is_first && budget.is_used_up(tally)) {
                     return None;
                 }
                 let failed = || stage.fail(call, *fault, *times, number, tally).map_err(|violation| (0, violation));

@@ -106,7 +106,8 @@ impl<S: Subject> Plan<S> {
 }
 
 fn draw_fault<Op>(rng: &mut Rng, silent: bool) -> Step<Op> {
-    let fault = match rng.below(8) {
+    let fault = match rng.below(9) {
+        8 => return Step::Fault(rng.below(12), Fault::Partly(*rng.pick(&[30, usize::MAX])), Times::Next(2)),
         0..=3 => Fault::Error(*rng.pick(&Errno::ALL)),
         4 | 5 => Fault::Short(1 + rng.below(40) as usize),
         6 if silent => Fault::WriteBack,

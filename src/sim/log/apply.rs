@@ -221,6 +221,7 @@ impl Call<'_> {
                         format!("stored at {}, where {end} comes next", appended.offset()),
                     ));
                 }
+                partition.doubt.clear();
                 take(partition, Some(appended.timestamp().0));
                 partition.acknowledged = end + count;
                 if is_each {
@@ -234,6 +235,12 @@ impl Call<'_> {
             }
             Err(Error::BatchTooLarge { .. } | Error::InvalidTransaction { .. }) => Ok(None),
             Err(error) => {
+                if matches!(error, Error::Io { action: "write", .. }) {
+                    partition.doubt = recs.to_vec();
+                    if is_append_time {
+                        partition.doubt.iter_mut().for_each(|rec| rec.timestamp = None);
+                    }
+                }
                 self.explain(error)?;
                 Ok(None)
             }
@@ -433,6 +440,7 @@ impl Call<'_> {
         let offsets = partition.offsets();
         let groups = &mut self.model.groups;
         if !maybe.is_empty() && offsets.end.0 == groups.end() + maybe.len() as u64 {
+            groups.doubt.clear();
             groups.push(maybe);
             if is_done {
                 if offsets.synced < offsets.end {
@@ -441,6 +449,8 @@ impl Call<'_> {
                 groups.synced = groups.end();
             }
             groups.acknowledged = groups.end();
+        } else if !is_done && !maybe.is_empty() {
+            groups.doubt = maybe;
         }
         Ok(())
     }

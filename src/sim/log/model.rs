@@ -56,6 +56,8 @@ pub(super) struct Partition {
     pub(super) floor: Option<u64>,
     /// The batch under way: all of it or none.
     pub(super) maybe: Vec<Rec>,
+    /// A batch whose write failed: if all of it was written, and the cut fails too, who opens next finds it.
+    pub(super) doubt: Vec<Rec>,
 }
 
 /// One record.
@@ -395,6 +397,8 @@ pub(super) struct Groups {
     pub(super) floor: Option<u64>,
     /// The batch under way.
     pub(super) maybe: Vec<(Key, Option<u64>)>,
+    /// A batch whose write failed, as in [`Partition::doubt`].
+    pub(super) doubt: Vec<(Key, Option<u64>)>,
     /// Offsets past their retention may be removed.
     pub(super) may_expire: bool,
     /// Topics that were deleted, or may have been: what is committed for them may be removed.
@@ -448,7 +452,11 @@ impl Groups {
         if end < floor {
             return Err(format!("{} groups end at {end}, not at {floor} or above", GROUPS.len()));
         }
-        if !maybe.is_empty() {
+        let doubt = std::mem::take(&mut self.doubt);
+        let fits = |batch: &[_]| !batch.is_empty() && end == self.end() + batch.len() as u64;
+        if fits(&doubt) && !fits(&maybe) {
+            self.push(doubt);
+        } else if !maybe.is_empty() {
             self.push(maybe);
         }
         // What was written and lost may have been followed by the removal of what is past its time: the longest part

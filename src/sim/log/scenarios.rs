@@ -52,7 +52,8 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
         let retain = Op::Alter(0, Change::Bytes(Some(0)));
         add("retention", &used, End::Close, vec![retain, Op::Maintain, append(50, 20), Op::Maintain]);
         let delete = vec![Op::DeleteBefore(HERE, 128), append(50, 20), Op::DeleteBefore(HERE, 255), append(51, 20)];
-        add("delete before", &used, End::Kill, delete);
+        add("delete before", &used, End::Kill, delete.clone());
+        add("delete before, after close", &used, End::Close, delete);
         let topics = vec![Op::Delete(0), append(50, 20), Op::Alter(0, Change::Partition), append(51, 20)];
         add("topics", &used, End::Close, topics);
         let groups = vec![commit(2), commit(3), Op::DeleteGroup(0), commit(4)];

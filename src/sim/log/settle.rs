@@ -65,12 +65,14 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition) -> Verdic
         return Err(Violation::new("T2", format!("starts at {start}, not in {}..={highest}", partition.start)));
     }
     let floor = partition.floor.take().unwrap_or(partition.acknowledged);
-    let maybe = std::mem::take(&mut partition.maybe);
+    let (maybe, doubt) = (std::mem::take(&mut partition.maybe), std::mem::take(&mut partition.doubt));
     if end < floor {
         return Err(Violation::new("D1", format!("ends at {end}, not at {floor} or above")));
     }
     if end > partition.end() && end == partition.end() + maybe.len() as u64 {
         partition.push(&maybe);
+    } else if end > partition.end() && end == partition.end() + doubt.len() as u64 {
+        partition.push(&doubt);
     }
     if end > partition.end() {
         return Err(Violation::new("D3", format!("ends at {end}, where {} were appended", partition.end())));

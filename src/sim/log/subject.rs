@@ -36,7 +36,7 @@ impl Subject for Explored {
     const PLANTED: &'static [&'static str] = PLANTED;
     const MARKS: &'static [&'static str] = MARKS;
     const LONGEST: u32 = 3;
-    const MOST_BITS: u32 = 5;
+    const MOST_BITS: u32 = 7;
 
     type Op = Op;
     type Options = Options;
