@@ -37,6 +37,8 @@ pub(crate) struct Writer {
     /// The last segment as recovery found it, until the first write.
     found: Option<Found>,
     plan: Plan,
+    /// A segment that could not be made ready: something of it may be there, at an offset that others get now.
+    stray: Option<Offset>,
     has_begun: bool,
     /// Segments that were rolled and not synced since, oldest first.
     rolled: Vec<SyncTarget>,
@@ -96,6 +98,7 @@ impl Writer {
             active: None,
             found: recovered.found,
             plan: recovered.plan,
+            stray: None,
             has_begun: false,
             rolled: Vec::new(),
             unfinished: unfinished.collect(),
@@ -114,10 +117,11 @@ impl Writer {
     /// or makes the first one, and notes that this boot is writing it.
     pub(crate) fn begin(&mut self, core: &Core) -> Result<(), Failure> {
         if self.has_begun {
-            return Ok(());
+            return self.remove_stray(core).map_err(Failure::Refused);
         }
         core.context.before_change().map_err(Failure::Refused)?;
         self.is_clean = false;
+        self.remove_stray(core).map_err(Failure::Refused)?;
         let is_torn = self
             .found
             .as_ref()
@@ -163,6 +167,18 @@ impl Writer {
         Ok(active)
     }
 
+    /// Removes what is left of a segment that could not be made ready. Until it is gone nothing is appended: whoever
+    /// opens next would take it for a part of the log.
+    fn remove_stray(&mut self, core: &Core) -> Result<()> {
+        if let Some(base) = self.stray {
+            probe::reached("writer.stray_segment");
+            remove_segment_files(core, base)?;
+            self.stray = None;
+            self.names_changed = true;
+        }
+        Ok(())
+    }
+
     fn shape(&self) -> Shape {
         Shape {
             segment_bytes: self.config.segment_bytes as u64,
@@ -175,8 +191,14 @@ impl Writer {
     fn create_segment(&mut self, core: &Core, base: Offset) -> Result<ActiveSegment> {
         // A seal of another segment of this base, which was put aside: it must not vouch for this one.
         remove_if_there(core, &file_path(&core.dir, base, FileKind::Seal))?;
-        let active =
-            ActiveSegment::create(&core.context.files, &core.dir, base, self.shape(), core.context.origin())?;
+        let created =
+            ActiveSegment::create(&core.context.files, &core.dir, base, self.shape(), core.context.origin());
+        let active = created.inspect_err(|error| {
+            // One that was there before is not ours to remove.
+            let was_there =
+                matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists);
+            self.stray = (!was_there).then_some(base);
+        })?;
         self.names_changed = true;
         let jitter = self.config.segment_jitter_ms.min(self.config.segment_ms).max(0) as u64;
         self.jitter_ms = if jitter == 0 { 0 } else { (core.context.entropy.random() % jitter) as i64 };
