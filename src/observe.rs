@@ -3,7 +3,7 @@
 //! No payloads: neither keys nor values nor headers of a record ever pass through here.
 //!
 //! Invariants:
-//! - An observer is called with no lock held, on the thread that did the work: see [`tell`].
+//! - An observer is called with no lock held, on the thread that did the work: see [`mod@tell`].
 //! - Recording a latency takes no lock and allocates nothing.
 
 use std::fmt;
