@@ -189,6 +189,7 @@ impl Writer {
     }
 
     fn create_segment(&mut self, core: &Core, base: Offset) -> Result<ActiveSegment> {
+        self.remove_stray(core)?;
         // A seal of another segment of this base, which was put aside: it must not vouch for this one.
         remove_if_there(core, &file_path(&core.dir, base, FileKind::Seal))?;
         let created =

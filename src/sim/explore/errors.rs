@@ -50,14 +50,16 @@ pub(super) fn prepare<S: Subject>(scenario: &Scenario<S>, blind: bool) -> Result
 }
 
 /// The faults tried at each call.
-pub(super) fn faults() -> Vec<(Fault, Times)> {
+pub(super) fn faults<S: Subject>() -> Vec<(Fault, Times)> {
     let errors = Errno::ALL.into_iter().map(Fault::Error);
     let mut all: Vec<_> = errors.flat_map(|fault| [(fault, Times::Once), (fault, Times::Sticky)]).collect();
     // A call that is interrupted for ever is repeated for ever, rightly.
     all.retain(|fault| *fault != (Fault::Error(Errno::Interrupted), Times::Sticky));
     all.push((Fault::Error(Errno::Io), Times::Dead));
     // What is to be cut off after a failed write cannot be, at once.
-    all.extend([(Fault::Partly(usize::MAX), Times::Next(2)), (Fault::Partly(30), Times::Next(2))]);
+    if S::KNOWS_WHOLE_FAILURES {
+        all.extend([(Fault::Partly(usize::MAX), Times::Next(2)), (Fault::Partly(30), Times::Next(2))]);
+    }
     all.extend([(Fault::Short(1), Times::Once), (Fault::Short(7), Times::Sticky), (Fault::WriteBack, Times::Once)]);
     all
 }

@@ -199,7 +199,7 @@ pub fn sequences<S: Subject>(settings: &Settings) -> Report {
 #[must_use]
 pub fn errors<S: Subject>(settings: &Settings) -> Report {
     let scenarios = S::scenarios();
-    let faults = errors::faults();
+    let faults = errors::faults::<S>();
     let round = scenarios.len() as u64;
     stage("calls failed", settings, round, |number, tally, budget| {
         let is_first = number - settings.seed < round;

@@ -87,7 +87,7 @@ impl<S: Subject> Plan<S> {
         let silent = schedule.chance(1, 2);
         let step = |_| match schedule.weighted(weights) {
             0 => Step::Do(S::operation(&options, &mut workload)),
-            1 => draw_fault(&mut faults, silent),
+            1 => draw_fault(&mut faults, silent, S::KNOWS_WHOLE_FAILURES),
             2 => Step::Heal,
             3 => Step::Reopen,
             4 => Step::Crash(schedule.draw()),
@@ -105,8 +105,8 @@ impl<S: Subject> Plan<S> {
     }
 }
 
-fn draw_fault<Op>(rng: &mut Rng, silent: bool) -> Step<Op> {
-    let fault = match rng.below(9) {
+fn draw_fault<Op>(rng: &mut Rng, silent: bool, whole: bool) -> Step<Op> {
+    let fault = match rng.below(if whole { 9 } else { 8 }) {
         8 => return Step::Fault(rng.below(12), Fault::Partly(*rng.pick(&[30, usize::MAX])), Times::Next(2)),
         0..=3 => Fault::Error(*rng.pick(&Errno::ALL)),
         4 | 5 => Fault::Short(1 + rng.below(40) as usize),

@@ -84,6 +84,8 @@ pub trait Subject: Sized {
     const PLANTED: &'static [&'static str];
     /// The rare states that a full run must reach.
     const MARKS: &'static [&'static str];
+    /// Whether its model knows that a write can be whole and fail.
+    const KNOWS_WHOLE_FAILURES: bool = false;
     /// The longest sequences of which all are run.
     const LONGEST: u32 = 4;
     /// Beyond this many pending pieces not all outcomes of a crash are run.

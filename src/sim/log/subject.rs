@@ -35,6 +35,7 @@ impl Subject for Explored {
     const NAME: &'static str = "log";
     const PLANTED: &'static [&'static str] = PLANTED;
     const MARKS: &'static [&'static str] = MARKS;
+    const KNOWS_WHOLE_FAILURES: bool = true;
     const LONGEST: u32 = 3;
     const MOST_BITS: u32 = 7;
 
