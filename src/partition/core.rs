@@ -216,6 +216,11 @@ impl Core {
         dropped
     }
 
+    /// Whether `segment` is no longer in the list: its files go, or are gone.
+    pub(crate) fn has_dropped(&self, segment: &SegmentData) -> bool {
+        !self.segments.read().iter().any(|kept| std::ptr::eq(&**kept, segment))
+    }
+
     /// Gives the partition other settings, for all appends to come.
     pub(crate) fn set_config(&self, config: TopicConfig) {
         self.lock().config = config;

@@ -4,6 +4,7 @@
 //! the active segment; only then does `synced` rise, to where the log ended when it began. The first failure is final:
 //! the system may have dropped the pages and forgotten the error, so a second sync would prove nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::observe::Later;
 use crate::probe;
 use crate::segment::active::{ActiveSegment, rewrite};
+use crate::segment::data::SegmentData;
 use crate::types::Offset;
 
 impl Core {
@@ -71,7 +73,7 @@ impl Core {
             let mut writer = self.writer.lock();
             // What recovery found is settled first: a sync of a file that is still to be cut would prove its tail.
             writer.begin(self).map_err(|failure| self.fail(failure))?;
-            writer.plan_sync(rolled_only, self.synced())
+            writer.plan_sync(rolled_only, self)
         };
         if probe::planted("partition.synced_before_sync") {
             drop(self.synced.raise(plan.end.0));
@@ -85,6 +87,10 @@ impl Core {
     }
 
     fn sync_failed(&self, error: Error) -> Error {
+        // Its files went while they were being synced: that is no failure of the disk's.
+        if let Err(deleted @ Error::TopicDeleted { .. }) = self.check() {
+            return deleted;
+        }
         if let Error::Io { path, source, .. } = &error {
             let copy = source.raw_os_error().map_or_else(|| source.kind().into(), std::io::Error::from_raw_os_error);
             self.reports.push(Report::SyncFailed { path: path.clone(), error: copy });
@@ -93,11 +99,9 @@ impl Core {
         error
     }
 
-    fn carry_out(&self, plan: &SyncPlan, now: Duration) -> Result<()> {
-        if let Some((from, to)) = plan.unproven
-            && !probe::planted("partition.recovered_not_rewritten")
-        {
-            self.rewrite(from, to)?;
+    pub(super) fn carry_out(&self, plan: &SyncPlan, now: Duration) -> Result<()> {
+        if !plan.unproven.is_empty() && !probe::planted("partition.recovered_not_rewritten") {
+            self.rewrite(&plan.unproven)?;
         }
         for target in &plan.rolled {
             target.sync(now)?;
@@ -109,11 +113,17 @@ impl Core {
     }
 
     /// Writes again what recovery read above the proven offset, and syncs it through the same handles.
-    fn rewrite(&self, from: Offset, to: Offset) -> Result<()> {
+    fn rewrite(&self, unproven: &[(Arc<SegmentData>, Offset)]) -> Result<()> {
         probe::reached("sync.rewrite");
-        for segment in self.segments().iter().filter(|segment| segment.base() < to && segment.end() > from) {
-            let position = segment.locate(from.max(segment.base()))?.unwrap_or(segment.len());
-            rewrite(segment, position)?;
+        for (segment, from) in unproven {
+            let position = segment.locate(*from).map(|position| position.unwrap_or(segment.len()));
+            let rewritten = position.and_then(|position| rewrite(segment, position));
+            // What retention has removed meanwhile lies below a durable start: nobody needs it.
+            if rewritten.is_err() && self.has_dropped(segment) {
+                probe::reached("sync.rewrite_of_removed");
+                continue;
+            }
+            rewritten?;
         }
         // Their names too: the process before may have died before it synced the directory.
         self.sync_names()

@@ -77,7 +77,8 @@ pub(crate) struct SyncPlan {
     pub(crate) rolled: Vec<SyncTarget>,
     pub(crate) active: Option<SyncTarget>,
     pub(crate) names: bool,
-    pub(crate) unproven: Option<(Offset, Offset)>,
+    /// What is to be written again: segments, and from which offset on.
+    pub(crate) unproven: Vec<(Arc<SegmentData>, Offset)>,
     pub(crate) end: Offset,
 }
 
@@ -342,9 +343,9 @@ impl Writer {
     }
 
     /// Everything a sync of all that was written so far has to do.
-    pub(crate) fn plan_sync(&mut self, rolled_only: bool, synced: Offset) -> SyncPlan {
+    pub(crate) fn plan_sync(&mut self, rolled_only: bool, core: &Core) -> SyncPlan {
         let rolled = std::mem::take(&mut self.rolled);
-        let end = if rolled_only { rolled.last().map_or(synced, |target| target.end) } else { self.end };
+        let end = if rolled_only { rolled.last().map_or(core.synced(), |target| target.end) } else { self.end };
         if !rolled_only {
             self.unsynced_records = 0;
         }
@@ -352,7 +353,11 @@ impl Writer {
             rolled,
             active: if rolled_only { None } else { self.active.as_ref().map(ActiveSegment::sync_target) },
             names: std::mem::take(&mut self.names_changed),
-            unproven: self.unproven.take(),
+            unproven: self.unproven.take().map_or_else(Vec::new, |(from, to)| {
+                let segments = core.segments();
+                let unproven = segments.iter().filter(|segment| segment.base() < to && segment.end() > from);
+                unproven.map(|segment| (Arc::clone(segment), from.max(segment.base()))).collect()
+            }),
             end,
         }
     }

@@ -1,9 +1,11 @@
 //! Opening what a close, a kill or a power cut left.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::disk::{Disk, Open};
 use crate::error::{Error, ErrorKind};
+use crate::observe::RetentionReason;
 use crate::partition::testing::{Bed, DIR, check, fill};
 use crate::partition::{ReadOptions, RecoveryMode};
 use crate::segment::FileKind;
@@ -88,6 +90,31 @@ fn a_file_below_the_start_that_comes_back_is_not_read() {
     assert_eq!(check(&again, ReadOptions::default()), 30);
     fill(&again, 31);
     assert!(bed.disk.metadata(&Bed::path(0, FileKind::Log)).is_err());
+}
+
+/// The first sync after a kill writes again what recovery read. Retention removed a segment of it between the plan and
+/// the work, the sync could not open it, and the partition was poisoned.
+#[test]
+fn what_retention_removes_while_it_is_written_again_needs_no_sync() {
+    let bed = Bed::new();
+    fill(&bed.open().unwrap(), 30);
+    let partition = bed.kill().open().unwrap();
+    let core = &partition.core;
+    let plan = {
+        let mut writer = core.lock();
+        writer.begin(core).unwrap();
+        writer.plan_sync(false, core)
+    };
+    assert!(plan.unproven.len() > 2);
+    core.raise_start(partition.segments()[2].base());
+    assert_eq!(core.remove_below_start(RetentionReason::Start).unwrap(), 2);
+    core.carry_out(&plan, Duration::ZERO).unwrap();
+
+    // One that is missing for any other reason is a failure.
+    let next = partition.segments()[1].path().to_owned();
+    core.context.disk().remove_file(&next).unwrap();
+    let error = core.carry_out(&plan, Duration::ZERO).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == next), "{error:?}");
 }
 
 #[test]
