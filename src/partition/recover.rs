@@ -448,6 +448,7 @@ impl Recovery<'_> {
         let active = Found {
             // A file that grows is cut at its end, whatever is in there.
             touched: if mark.is_some() { plan.behind } else { candidates.last().map_or(0, |last| last.limit) },
+            is_closed: false,
             first_timestamp: found.first_timestamp,
             index: found.index,
             mark,
@@ -519,7 +520,8 @@ impl Recovery<'_> {
             data.vouch(if is_last { *len } else { 0 });
             Arc::new(data)
         });
-        let found = Found { touched: last_len, first_timestamp: clean.first_timestamp, index, mark: None };
+        let first_timestamp = clean.first_timestamp;
+        let found = Found { touched: last_len, is_closed: true, first_timestamp, index, mark: None };
         Ok(Some(Recovered {
             segments: ends.collect(),
             active: Some(found),

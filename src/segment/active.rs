@@ -16,7 +16,7 @@
 //! - `position` only rises, and always to a batch boundary.
 //! - A byte below `position` is never written again, except with the bytes it already has.
 //! - Whatever a failed write may have left above `position` is cut off, and the cut synced, before other bytes go there
-//!   or a roll leaves the file: an append that failed never reappears.
+//!   or a roll leaves the file: an append that failed never reappears. So is what a killed process may have cut.
 
 use std::io;
 use std::path::Path;
@@ -66,6 +66,8 @@ pub(crate) struct ActiveSegment {
     position: u64,
     /// Where bytes may be that are no part of the log: `position` if there are none.
     touched: u64,
+    /// A process that did not close the file may have cut it, and died before it synced the cut.
+    has_unsynced_cut: bool,
     reserved: Option<Reserved>,
     index: IndexWriter,
     /// The largest timestamp of the first batch: age is counted from it.
@@ -168,6 +170,7 @@ impl ActiveSegment {
         let mut segment = Self::over(Arc::clone(&data), file, shape, origin)?;
         segment.position = data.len();
         segment.touched = found.touched.max(segment.position);
+        segment.has_unsynced_cut = !found.is_closed;
         segment.first_timestamp = found.first_timestamp;
         if let Some((page, mark)) = found.mark {
             let marks = segment.marks_at(page, origin, mark.sequence, (mark.position, mark.offset))?;
@@ -186,6 +189,7 @@ impl ActiveSegment {
             file: Arc::new(Handle { file, has_failed: Mutex::new(false) }),
             position: 0,
             touched: 0,
+            has_unsynced_cut: false,
             reserved: None,
             index,
             first_timestamp: None,
@@ -262,15 +266,18 @@ impl ActiveSegment {
 
     /// Cuts off what an earlier failed write, or a torn tail, left above `position`, and syncs the cut.
     pub(crate) fn cut(&mut self) -> Result<(), Failure> {
-        if self.touched == self.position {
+        let is_touched = self.touched != self.position;
+        let has_unsynced_cut = self.has_unsynced_cut && !probe::planted("segment.inherited_cut_unsynced");
+        if !is_touched && !has_unsynced_cut {
             return Ok(());
         }
-        probe::reached("segment.cut");
-        if probe::planted("segment.no_cut") {
+        probe::reached(if is_touched { "segment.cut" } else { "segment.inherited_cut" });
+        if is_touched && probe::planted("segment.no_cut") {
             self.touched = self.position;
             return Ok(());
         }
         let cut = match &self.reserved {
+            _ if !is_touched => Ok(()),
             None => self.file.file.set_len(self.position),
             Some(_) => self.file.file.zero_range(self.position, self.touched - self.position),
         };
@@ -278,6 +285,7 @@ impl ActiveSegment {
         if !probe::planted("segment.cut_unsynced") {
             self.file.sync().map_err(|error| Failure::Fatal(Error::io("sync", self.data.path())(error)))?;
         }
+        self.has_unsynced_cut = false;
         if let Some(reserved) = &mut self.reserved {
             reserved.allocated = reserved.allocated.min(self.position);
         }
@@ -552,6 +560,8 @@ pub(crate) struct Origin {
 pub(crate) struct Found {
     /// Where bytes may be that are no part of the log.
     pub(crate) touched: u64,
+    /// Whether an orderly close left it: nothing of it is in memory only.
+    pub(crate) is_closed: bool,
     pub(crate) first_timestamp: Option<Timestamp>,
     pub(crate) index: IndexWriter,
     /// The page of marks and the best of them.
