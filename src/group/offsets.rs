@@ -175,6 +175,14 @@ impl Offsets {
         }
     }
 
+    /// Passes over what was committed for a deleted topic, in a log that is only read: nobody can append the tombstones.
+    pub(crate) fn hide_topic(&mut self, topic: &str) {
+        for group in self.groups.values_mut() {
+            group.offsets.remove(topic);
+        }
+        self.groups.retain(|_, group| *group != Group::default());
+    }
+
     fn replay_group(&mut self, version: i16, name: &str, is_there: bool) {
         let mut group = self.groups.remove(name).unwrap_or_default();
         if is_there {

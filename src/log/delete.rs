@@ -64,9 +64,15 @@ impl Inner {
     }
 }
 
-/// Removes what is left of topics whose deletion began. Nothing in a log that is open read-only.
+/// Removes what is left of topics whose deletion began. In a log that is open read-only it is only passed over.
 pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
     if inner.context.read_only {
+        let catalog = inner.lock_catalog()?;
+        let deleting = catalog.topics().iter().filter(|topic| topic.state == TopicState::Deleting);
+        for topic in deleting.filter(|topic| catalog.find(&topic.name).is_none()) {
+            probe::reached("delete.hidden");
+            inner.hide_topic_offsets(&topic.name);
+        }
         return Ok(());
     }
     // Not beside maintenance, which is at work on files by their names.

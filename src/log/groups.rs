@@ -319,6 +319,13 @@ impl Inner {
         Ok(())
     }
 
+    /// As [`forget_topic_offsets`](Self::forget_topic_offsets), for who looks at a log that is open read-only.
+    pub(super) fn hide_topic_offsets(&self, topic: &str) {
+        for shard in self.shards() {
+            Quiet::lock(&shard).offsets.hide_topic(topic);
+        }
+    }
+
     /// Removes offsets that are past their retention.
     pub(super) fn expire_group_offsets(&self) -> Result<()> {
         let now = self.context.clock.now();
