@@ -192,8 +192,9 @@ fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
 fn context(settings: &LogBuilder, dir: &Path, log: LogId, volume: &Volume, has_mark: bool) -> Context {
     let (disk, observer) = (Arc::clone(&settings.disk), Arc::clone(&settings.observer));
     let files = Files::new(disk, observer, settings.read_path, settings.max_maps);
-    // A mark that was not believed is still to be erased before the first change.
-    let has_mark = has_mark || settings.disk.metadata(&dir.join(CLEAN_FILE)).is_ok();
+    // A mark that was not believed, or could not be read, is still to be erased before the first change.
+    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    let has_mark = has_mark || !settings.disk.metadata(&dir.join(CLEAN_FILE)).is_err_and(is_missing);
     Context {
         files: Arc::new(files),
         clock: Arc::clone(&settings.clock),
