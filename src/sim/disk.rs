@@ -161,6 +161,23 @@ impl SimDisk {
         file.is_ok_and(|file| file.has_dropped && file.claimed <= position)
     }
 
+    /// Whether there is a file under this path, now or after a crash.
+    #[must_use]
+    pub fn may_be_found(&self, path: &Path) -> bool {
+        self.shared.machine.lock().image.tree.may_be_found(path)
+    }
+
+    /// Whether a file holds anything but zeros from `position` on, up to the next of its pages.
+    #[must_use]
+    pub fn has_leftovers(&self, path: &Path, position: u64) -> bool {
+        let machine = self.shared.machine.lock();
+        let node = machine.image.tree.find(path);
+        let mut bytes = vec![0; (position.next_multiple_of(PAGE) - position) as usize];
+        let file = node.and_then(|node| machine.file(node.inode));
+        let count = file.map_or(0, |file| file.cached.read(position, &mut bytes));
+        bytes[..count].iter().any(|byte| *byte != 0)
+    }
+
     /// Keeps moments of the run from now on, and forgets those kept before.
     pub fn record(&self, record: Record) {
         let mut machine = self.shared.machine.lock();
@@ -463,6 +480,7 @@ impl Disk for SimDisk {
     }
 }
 
+const PAGE: u64 = 4096;
 /// What a disk without limit says it holds: 1 TiB.
 const UNLIMITED: u64 = 1 << 40;
 
@@ -510,14 +528,19 @@ impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
         let call = self.looks(Kind::Write).at(position, bytes.len() as u64);
         let now_ms = self.shared.now_ms();
-        self.change(call, bytes, |machine, fault| match fault {
-            Some(Fault::Short(len)) => machine.write(self.inode, position, &bytes[..len.min(bytes.len())], now_ms),
-            Some(Fault::Partly(len)) => {
-                machine.write(self.inode, position, &bytes[..len.min(bytes.len())], now_ms)?;
-                Err(Errno::Io.into())
+        self.change(call, bytes, |machine, fault| {
+            machine.audit_cut(&self.path, self.inode, position, bytes);
+            match fault {
+                Some(Fault::Short(len)) => {
+                    machine.write(self.inode, position, &bytes[..len.min(bytes.len())], now_ms)
+                }
+                Some(Fault::Partly(len)) => {
+                    machine.write(self.inode, position, &bytes[..len.min(bytes.len())], now_ms)?;
+                    Err(Errno::Io.into())
+                }
+                Some(Fault::Misplaced(by)) => machine.misplace(self.inode, position.saturating_add(by), bytes),
+                _ => machine.write(self.inode, position, bytes, now_ms),
             }
-            Some(Fault::Misplaced(by)) => machine.misplace(self.inode, position.saturating_add(by), bytes),
-            _ => machine.write(self.inode, position, bytes, now_ms),
         })
     }
 

@@ -150,8 +150,10 @@ impl File {
         let lost: Vec<_> = std::mem::take(&mut self.lost).iter().collect();
         self.has_dropped |= !lost.is_empty();
         for range in &lost {
-            // What is gone is final no more, unless it was promised to survive.
-            self.published = self.published.min(range.start.max(self.claimed));
+            // What is gone is final no more, nor a batch that began before it, unless it was promised to survive.
+            if range.end > self.claimed {
+                self.published = self.published.min(self.claimed);
+            }
             let mut bytes = vec![0; range.end.min(self.cached.len()).saturating_sub(range.start) as usize];
             self.durable.read(range.start, &mut bytes);
             self.cached.write(range.start, &bytes);
@@ -194,6 +196,18 @@ impl File {
         let pending = self.pending.iter().filter_map(|pending| pending.change.range());
         let first = pending.filter(|range| range.start < end && !range.is_empty()).min_by_key(|range| range.start);
         first.or_else(|| self.unproven.below(end)).or_else(|| self.lost.below(end))
+    }
+
+    /// Whether something was cut off where these bytes go, and a crash may undo that.
+    pub(super) fn has_unsynced_cut(&self, position: u64, bytes: &[u8]) -> bool {
+        let end = position + bytes.len() as u64;
+        let is_new = bytes.iter().any(|byte| *byte != 0);
+        is_new
+            && self.pending.iter().any(|pending| match pending.change {
+                Change::Cut { len } => len < end,
+                Change::Zeros { position: from, len } => from < end && position < from + len,
+                Change::Bytes { .. } | Change::Grow { .. } => false,
+            })
     }
 
     /// Whether `bytes` are what is at `position` already, as far as below `end`.

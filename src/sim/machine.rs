@@ -281,6 +281,15 @@ impl Machine {
         Ok(())
     }
 
+    /// Accuses a write where something was cut off, if a crash may bring that back.
+    pub(super) fn audit_cut(&mut self, path: &Path, inode: u64, position: u64, bytes: &[u8]) {
+        let is_log = path.extension().is_some_and(|extension| extension == "log");
+        if is_log && self.file(inode).is_ok_and(|file| file.has_unsynced_cut(position, bytes)) {
+            let what = format!("{} bytes at {position} of {}", bytes.len(), path.display());
+            self.accuse("write behind an unsynced cut", what);
+        }
+    }
+
     /// Shows bytes to the maps of a file; `false` if one of them has them lent out as they were.
     pub(super) fn show(&mut self, inode: u64, position: u64, bytes: &[u8]) -> bool {
         let Some(writers) = self.maps.get_mut(&inode) else { return true };

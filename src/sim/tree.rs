@@ -57,6 +57,11 @@ impl Tree {
         find(&self.durable, path).is_ok_and(|node| node.inode == inode)
     }
 
+    /// Whether there is something under this path, now or after a crash.
+    pub(super) fn may_be_found(&self, path: &Path) -> bool {
+        [&self.cached, &self.durable].into_iter().any(|names| find(names, path).is_ok())
+    }
+
     /// Where the last name of `path` stands or would stand. Its directory must exist.
     pub(super) fn place(&self, path: &Path) -> io::Result<Place> {
         let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;

@@ -49,8 +49,8 @@ pub(super) fn prepare<S: Subject>(scenario: &Scenario<S>, blind: bool) -> Result
     Ok(stage)
 }
 
-/// The faults tried at each call.
-pub(super) fn faults<S: Subject>() -> Vec<(Fault, Times)> {
+/// The faults tried at each call, those first that most mistakes show under.
+pub(super) fn faults<S: Subject>() -> [Vec<(Fault, Times)>; 2] {
     let errors = Errno::ALL.into_iter().map(Fault::Error);
     let mut all: Vec<_> = errors.flat_map(|fault| [(fault, Times::Once), (fault, Times::Sticky)]).collect();
     // A call that is interrupted for ever is repeated for ever, rightly.
@@ -61,7 +61,11 @@ pub(super) fn faults<S: Subject>() -> Vec<(Fault, Times)> {
         all.extend([(Fault::Partly(usize::MAX), Times::Next(2)), (Fault::Partly(30), Times::Next(2))]);
     }
     all.extend([(Fault::Short(1), Times::Once), (Fault::Short(7), Times::Sticky), (Fault::WriteBack, Times::Once)]);
-    all
+    let (telling, others) = all.into_iter().partition(|(fault, times)| match fault {
+        Fault::Error(errno) => *errno == Errno::Io && *times == Times::Once,
+        other => matches!(other, Fault::Partly(_) | Fault::Short(1)),
+    });
+    [telling, others]
 }
 
 impl<S: Subject> Stage<'_, S> {
@@ -73,7 +77,7 @@ impl<S: Subject> Stage<'_, S> {
     pub(super) fn fail(&self, call: u64, fault: Fault, times: Times, seed: u64, tally: &Tally) -> Verdict {
         let mut run = self.start();
         run.world.disk.inject(call, fault, times);
-        self.go_on(&mut run, fault)?;
+        self.go_on(&mut run, fault, times)?;
         tally.add_failed(run.world.disk.struck());
         run.world.disk.heal();
 
@@ -86,7 +90,7 @@ impl<S: Subject> Stage<'_, S> {
         run.close().map_err(|violation| violation.within("closed after it"))
     }
 
-    fn go_on(&self, run: &mut Run<S>, fault: Fault) -> Verdict {
+    fn go_on(&self, run: &mut Run<S>, fault: Fault, times: Times) -> Verdict {
         match run.try_open()? {
             Some(Refusal::Corrupt(why)) => {
                 return Err(Violation::new("R8", format!("a failed call is no damage: {why}")));
@@ -107,7 +111,15 @@ impl<S: Subject> Stage<'_, S> {
         // Closing mends much of what went wrong.
         let mut model = run.model.clone();
         S::killed(&mut model);
-        let mut killed = Run::<S>::on(run.world.disk.image(), &run.world, &run.options, model, mix(4));
+        let image = run.world.disk.image();
+        if fault == Fault::Error(Errno::Io) && times != Times::Dead && run.is_stuck() {
+            // Pages that a sync reported as failed may be dropped before anybody looks. On a disk that does nothing any
+            // more nobody can take back what was noted; who opens it later is told of damage.
+            let mut evicted = Run::<S>::on(image.clone(), &run.world, &run.options, model.clone(), mix(5));
+            evicted.world.disk.evict();
+            evicted.open().map_err(|violation| violation.within("killed and evicted after it"))?;
+        }
+        let mut killed = Run::<S>::on(image, &run.world, &run.options, model, mix(4));
         killed.open().map_err(|violation| violation.within("killed after it"))?;
         run.close()
     }

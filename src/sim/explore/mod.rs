@@ -199,11 +199,14 @@ pub fn sequences<S: Subject>(settings: &Settings) -> Report {
 #[must_use]
 pub fn errors<S: Subject>(settings: &Settings) -> Report {
     let scenarios = S::scenarios();
+    // The faults that tell most come first, for all scenarios.
     let faults = errors::faults::<S>();
-    let round = scenarios.len() as u64;
+    let round = (scenarios.len() * faults.len()) as u64;
     stage("calls failed", settings, round, |number, tally, budget| {
-        let is_first = number - settings.seed < round;
+        let number = number - settings.seed;
+        let is_first = number < round;
         let scenario = &scenarios[number as usize % scenarios.len()];
+        let faults = &faults[number as usize / scenarios.len() % faults.len()];
         let name = scenario.name;
         let failure = |at: String, violation: Violation| Failure {
             line: format!("FAILED errors {} scenario {name:?} {at}: {violation}", S::NAME),
@@ -216,11 +219,15 @@ pub fn errors<S: Subject>(settings: &Settings) -> Report {
             Err((_, violation)) => return Some(failure("without faults".to_owned(), violation)),
         };
         for call in 0..stage.calls {
-            for (fault, times) in &faults {
+            for (fault, times) in faults {
                 if budget.is_stopped() || budget.is_late() || (!is_first && budget.is_used_up(tally)) {
                     return None;
                 }
-                let failed = || stage.fail(call, *fault, *times, number, tally).map_err(|violation| (0, violation));
+                let failed = || {
+                    stage
+                        .fail(call, *fault, *times, settings.seed + number, tally)
+                        .map_err(|violation| (0, violation))
+                };
                 if let Err((_, violation)) = guarded(failed) {
                     return Some(failure(format!("call {call} {fault:?} {times:?}"), violation));
                 }

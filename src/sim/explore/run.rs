@@ -1,5 +1,7 @@
 //! Running a plan, step by step.
 
+use std::path::Path;
+
 use super::plan::{Plan, Step};
 use super::subject::{Refusal, Subject, Verdict, Violation, World};
 use crate::clock::Clock;
@@ -165,9 +167,14 @@ impl<S: Subject> Run<S> {
         }
     }
 
+    /// Whether the subject refuses what it is asked for until it is opened again.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.subject.as_ref().is_some_and(S::is_stuck)
+    }
+
     /// A user opens again, once refused often enough; what is left of the plan would be refusals.
     fn reopen_if_stuck(&mut self) -> Verdict {
-        if !self.subject.as_ref().is_some_and(S::is_stuck) {
+        if !self.is_stuck() {
             return Ok(());
         }
         self.refused += 1;
@@ -218,11 +225,16 @@ impl<S: Subject> Run<S> {
         self.close()?;
         let whole = self.world.disk.image();
         let mut rng = Rng::stream(seed, "rot");
-        let files: Vec<_> = whole.files().into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
+        let mut files: Vec<_> = whole.files().into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
+        let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
+        // There are a dozen small files beside each that matters.
+        if rng.chance(1, 2) && files.iter().any(|(path, _)| is_log(path)) {
+            files.retain(|(path, _)| is_log(path));
+        }
         if !files.is_empty() {
             let (path, bytes) = rng.pick(&files);
             let mut how = Rng::stream(seed, "how");
-            let rot = match how.chance(1, 8) {
+            let rot = match how.chance(1, 4) {
                 true => Rot::Delete,
                 false => Rot::draw(&mut how, bytes.len() as u64),
             };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::look::{Blind, FoundRecord, check, groups, look};
+use super::look::{Blind, Found, FoundRecord, check, groups, look};
 use super::model::{Fate, Model, Numbering, Rec, records};
 use super::op::{At, Batch, Op, key, value};
 use super::settle::{named, settle};
@@ -634,7 +634,10 @@ impl Explored {
         });
         disk.set_read_only(false);
         match looked {
-            Ok(found) => settle(&mut model.clone(), &found).map_err(|violation| named("read-only", violation))?,
+            Ok(found) => {
+                let found = Found { is_read_only: true, ..found };
+                settle(&mut model.clone(), &found).map_err(|violation| named("read-only", violation))?;
+            }
             Err(Blind::Wrong(violation)) => return Err(violation),
             Err(Blind::Failed(_)) if disk.struck() > struck => {}
             Err(Blind::Failed(error)) => return Err(Violation::new("L3", refusal(error).to_string())),

@@ -19,6 +19,8 @@ pub(super) struct Found {
     pub(super) groups_synced: u64,
     /// Whether the disk may be full, so that what was to be removed is still there.
     pub(super) is_full: bool,
+    /// Whether the log was open read-only: offsets of a deleted topic are not told, and cannot be removed.
+    pub(super) is_read_only: bool,
 }
 
 #[derive(Debug)]

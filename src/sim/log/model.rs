@@ -445,38 +445,51 @@ impl Groups {
         Arc::make_mut(&mut self.writes).push(Write { end, changes });
     }
 
-    /// The state is `found`, at `end`: it must be one that was written, or is about to be.
-    pub(super) fn settle(&mut self, end: u64, found: &Fold) -> Result<(), String> {
+    /// The state is `found`, at `end`, without `hidden` topics: it must be one that was written, or is about to be.
+    pub(super) fn settle(&mut self, end: u64, found: &Fold, hidden: &BTreeSet<&str>) -> Result<(), String> {
         let maybe = std::mem::take(&mut self.maybe);
         let floor = self.floor.take().unwrap_or(self.acknowledged);
         if end < floor {
             return Err(format!("{} groups end at {end}, not at {floor} or above", GROUPS.len()));
         }
-        let doubt = std::mem::take(&mut self.doubt);
-        let fits = |batch: &[_]| !batch.is_empty() && end == self.end() + batch.len() as u64;
-        if fits(&doubt) && !fits(&maybe) {
-            self.push(doubt);
-        } else if !maybe.is_empty() {
-            self.push(maybe);
+        let fits = !self.doubt.is_empty() && end == self.end() + self.doubt.len() as u64;
+        let doubt = fits.then(|| self.doubt.clone());
+        let writes = doubt.into_iter().chain([maybe]).find_map(|batch| {
+            let mut whole = self.clone();
+            if !batch.is_empty() {
+                whole.push(batch);
+            }
+            whole.part_that_is(end, found, hidden, floor)
+        });
+        let Some(writes) = writes else {
+            return Err(format!("groups at {end} committed {found:?}, not {:?} at {}", self.fold(), self.end()));
+        };
+        if end != self.end() {
+            self.doubt.clear();
         }
-        // What was written and lost may have been followed by the removal of what is past its time: the longest part
-        // that leads to what was found is what came true.
+        self.writes = writes;
+        self.acknowledged = end;
+        self.synced = self.synced.min(end);
+        Ok(())
+    }
+
+    /// The longest part of what was written that is `found`. What was lost may have been followed by the removal of
+    /// what is past its time.
+    fn part_that_is(&self, end: u64, found: &Fold, hidden: &BTreeSet<&str>, floor: u64) -> Option<Arc<Vec<Write>>> {
         let mut kept = self.writes.iter().take_while(|write| write.end <= end).count();
         loop {
             let mut part = Self { writes: Arc::new(self.writes[..kept].to_vec()), ..self.clone() };
             part.expire(end, found);
-            if part.end() == end && part.fold() == *found {
-                self.writes = part.writes;
-                break;
+            let mut fold = part.fold();
+            fold.retain(|key, _| !hidden.contains(key.1));
+            if part.end() == end && (fold == *found || part.fold() == *found) {
+                return Some(part.writes);
             }
             if kept == 0 || self.writes[kept - 1].end <= floor {
-                return Err(format!("groups at {end} committed {found:?}, not {:?} at {}", self.fold(), self.end()));
+                return None;
             }
             kept -= 1;
         }
-        self.acknowledged = end;
-        self.synced = self.synced.min(end);
-        Ok(())
     }
 
     /// Takes in the removal of offsets that are past their retention.

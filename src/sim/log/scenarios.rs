@@ -41,7 +41,11 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
         let mut add = |name, setup: &[Op], end, ops: Vec<Op>| {
             all.push(Scenario { name, options, setup: setup.to_vec(), end, ops });
         };
+        // The short ones first: what goes wrong in a few calls is found in a few calls.
         add("open of nothing", &[], End::Close, vec![append(1, 8), Op::Sync]);
+        add("first sync", &[], End::Close, vec![append(1, 60), append(2, 60), Op::Sync, append(3, 60), Op::Sync]);
+        add("first roll", &[], End::Close, records(1, 6));
+        add("first sync after a kill", &records(1, 3), End::Kill, vec![append(9, 60), Op::Sync]);
         add("append by length", &[], End::Close, vec![append(1, 8), append(2, 60), append(3, 200), append(4, 20)]);
         for (name, end) in ends {
             add(name, &used, end, vec![append(50, 20), raw(51, Sent::Again(0)), raw(52, Sent::Next)]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::TOPICS;
 use super::look::{Found, FoundPartition, FoundTopic};
-use super::model::{Live, Model, Partition, Topic};
+use super::model::{Live, Model, Partition, Rec, Topic};
 use crate::sim::explore::{Verdict, Violation};
 
 /// Checks that `found` is what the model allows, and makes the model say that.
@@ -17,7 +17,9 @@ pub(super) fn settle(model: &mut Model, found: &Found) -> Verdict {
         }
     }
     let groups = &mut model.groups;
-    groups.settle(found.groups_end, &found.groups).map_err(|detail| Violation::new("G1", detail))?;
+    let is_hidden = |name: &str| found.is_read_only && !found.topics.contains_key(name);
+    let hidden = groups.orphans.iter().copied().filter(|name| is_hidden(name)).collect();
+    groups.settle(found.groups_end, &found.groups, &hidden).map_err(|detail| Violation::new("G1", detail))?;
     groups.synced = groups.synced.max(found.groups_synced);
     groups.may_expire = false;
     model.nothing_under_way();
@@ -65,14 +67,22 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition) -> Verdic
         return Err(Violation::new("T2", format!("starts at {start}, not in {}..={highest}", partition.start)));
     }
     let floor = partition.floor.take().unwrap_or(partition.acknowledged);
-    let (maybe, doubt) = (std::mem::take(&mut partition.maybe), std::mem::take(&mut partition.doubt));
+    let maybe = std::mem::take(&mut partition.maybe);
     if end < floor {
         return Err(Violation::new("D1", format!("ends at {end}, not at {floor} or above")));
     }
-    if end > partition.end() && end == partition.end() + maybe.len() as u64 {
-        partition.push(&maybe);
-    } else if end > partition.end() && end == partition.end() + doubt.len() as u64 {
-        partition.push(&doubt);
+    if end > partition.end() {
+        let fits = |batch: &[Rec]| {
+            let found = &found.records[found.records.len().saturating_sub(batch.len())..];
+            end == partition.end() + batch.len() as u64
+                && batch.iter().zip(found).all(|(rec, found)| rec.id == found.id)
+        };
+        // What failed stays in doubt until something else is there: the cut may be in memory only, too.
+        let found = [&partition.doubt, &maybe].into_iter().find(|batch| fits(batch)).cloned();
+        if let Some(batch) = found {
+            partition.doubt.clear();
+            partition.push(&batch);
+        }
     }
     if end > partition.end() {
         return Err(Violation::new("D3", format!("ends at {end}, where {} were appended", partition.end())));
@@ -83,6 +93,7 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition) -> Verdic
         return Err(Violation::new("D3", format!("ends at {end}, inside a batch")));
     }
     if kept < partition.records.len() {
+        partition.doubt.clear();
         Arc::make_mut(&mut partition.records).truncate(kept);
     }
     compare(partition, start, found)?;

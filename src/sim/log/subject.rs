@@ -1,6 +1,7 @@
 //! The log as the explorers run it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
 use crate::{Background, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition};
 
+/// What an orderly close leaves, and the first change takes away.
+const CLEAN_MARK: &str = "/log/clean";
+
 /// A log in a simulated world.
 #[derive(Debug)]
 pub struct Explored {
@@ -29,6 +33,8 @@ pub struct Explored {
     pub(super) is_stuck: bool,
     /// How far partitions were when they were last looked at.
     seen: BTreeMap<(&'static str, u32), Offsets>,
+    /// The segments that were active then.
+    active: BTreeMap<(&'static str, u32), Offset>,
 }
 
 impl Subject for Explored {
@@ -81,6 +87,7 @@ impl Subject for Explored {
             found: Some(found),
             is_stuck: false,
             seen: BTreeMap::new(),
+            active: BTreeMap::new(),
         })
     }
 
@@ -171,6 +178,7 @@ impl Explored {
         }
         drop((partitions, groups));
         self.seen.clear();
+        self.active.clear();
         match closed {
             Ok(()) if !self.is_stuck => all_synced(model),
             Ok(()) => Ok(()),
@@ -213,6 +221,7 @@ impl Explored {
     /// A topic was deleted: one of its name is another.
     pub(super) fn forget(&mut self, name: &str) {
         self.seen.retain(|key, _| key.0 != name);
+        self.active.retain(|key, _| key.0 != name);
     }
 
     fn watch_one(&mut self, name: &'static str, partition: &Partition, model: &mut Model) -> Verdict {
@@ -250,10 +259,24 @@ impl Explored {
             return Ok(());
         }
         let disk = &self.world.disk;
+        let is_changed = before.is_some_and(|before| (before.start, before.end) != (offsets.start, offsets.end));
+        if is_changed && disk.may_be_found(Path::new(CLEAN_MARK)) {
+            let what = format!("{name}-{}: changed, and the mark of an orderly close is there", key.1);
+            return Err(Violation::new("D14", what));
+        }
+        let active = self.active.get(&key).copied();
         let synced_before = before.map_or(Offset::ZERO, |before| before.synced);
         for segment in partition.segments() {
             // Nobody reads a file that retention has removed.
             let _ = disk.publish(segment.path(), segment.len());
+            if Some(segment.base()) == active
+                && segment.is_sealed()
+                && disk.has_leftovers(segment.path(), segment.len())
+            {
+                let what = format!("{}: rolled with what a failed write left in it", segment.path().display());
+                return Err(Violation::new("A2", what));
+            }
+            self.active.insert(key, segment.base());
             let is_news = offsets.synced > synced_before && segment.end() > synced_before;
             // Of what lies below the start nothing is promised.
             if is_news && offsets.synced > offsets.start {
