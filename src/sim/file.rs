@@ -47,6 +47,8 @@ struct Pending {
     /// When it was made, on the volume's own count.
     at: u64,
     change: Change,
+    /// Whether it takes bytes away that were other than zero.
+    erases: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -85,15 +87,16 @@ impl File {
         }
         self.cached.write(position, bytes);
         self.touch(position..position + bytes.len() as u64);
-        self.pending.push(Pending { at, change: Change::Bytes { position, bytes: bytes.into() } });
+        self.pending.push(Pending { at, change: Change::Bytes { position, bytes: bytes.into() }, erases: false });
     }
 
     pub(super) fn zero(&mut self, at: u64, position: u64, len: u64) {
         let end = position.saturating_add(len).min(self.cached.len());
         let len = end.saturating_sub(position);
+        let erases = self.holds_data(position..position + len);
         self.cached.zero(position, len);
         self.touch(position..position + len);
-        self.pending.push(Pending { at, change: Change::Zeros { position, len } });
+        self.pending.push(Pending { at, change: Change::Zeros { position, len }, erases });
     }
 
     pub(super) fn set_len(&mut self, at: u64, len: u64) {
@@ -101,9 +104,16 @@ impl File {
             true => Change::Cut { len },
             false => Change::Grow { len },
         };
+        let erases = self.holds_data(len..self.cached.len());
         self.touch(len..u64::MAX);
         self.cached.set_len(len);
-        self.pending.push(Pending { at, change });
+        self.pending.push(Pending { at, change, erases });
+    }
+
+    fn holds_data(&self, range: Range<u64>) -> bool {
+        let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+        let count = self.cached.read(range.start, &mut bytes);
+        bytes[..count].iter().any(|byte| *byte != 0)
     }
 
     fn touch(&mut self, range: Range<u64>) {
@@ -114,7 +124,7 @@ impl File {
     /// A sync that succeeds, through a handle opened at `opened`.
     pub(super) fn sync(&mut self, opened: u64) {
         let all = self.lost.is_empty();
-        for Pending { at, change } in std::mem::take(&mut self.pending) {
+        for Pending { at, change, .. } in std::mem::take(&mut self.pending) {
             if !all {
                 apply(&mut self.durable, &change);
             }
@@ -203,7 +213,7 @@ impl File {
         let end = position + bytes.len() as u64;
         let is_new = bytes.iter().any(|byte| *byte != 0);
         is_new
-            && self.pending.iter().any(|pending| match pending.change {
+            && self.pending.iter().filter(|pending| pending.erases).any(|pending| match pending.change {
                 Change::Cut { len } => len < end,
                 Change::Zeros { position: from, len } => from < end && position < from + len,
                 Change::Bytes { .. } | Change::Grow { .. } => false,
