@@ -15,7 +15,7 @@ use crate::types::{Offset, TopicPartition};
 
 mod tell;
 
-pub(crate) use tell::{Later, Quiet, tell};
+pub(crate) use tell::{Later, Quiet, tell, wake};
 
 /// Is told what happens in the log. Every method does nothing unless implemented.
 ///

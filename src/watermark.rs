@@ -118,7 +118,7 @@ impl Watermark {
         let mut waiters = self.waiters.lock();
         let ticket = match self.enter(&mut waiters, at_least, Wake::Thread(Arc::clone(&condvar))) {
             Entered::Waiting(ticket) => ticket,
-            Entered::Known(outcome) => return outcome.map(|()| true),
+            Entered::Known(outcome, _) => return outcome.map(|()| true),
         };
         waiters = condvar.wait_while(waiters, |waiters| !waiters.settled.contains_key(&ticket), timeout);
         match waiters.settled.remove(&ticket) {
@@ -167,9 +167,9 @@ impl Watermark {
             Some(reason) if !weakened("watermark.wait.stopped") => Err(reason),
             _ => return Entered::Waiting(ticket),
         };
-        waiters.waiting.remove(&(at_least, ticket));
+        let wake = waiters.waiting.remove(&(at_least, ticket));
         self.note_lowest(waiters);
-        Entered::Known(known)
+        Entered::Known(known, wake)
     }
 
     /// Takes a waiter off the list that waits no longer.
@@ -209,7 +209,11 @@ impl Future for Reached {
         let mut waiters = this.watermark.waiters.lock();
         let Some(ticket) = this.ticket else {
             return match this.watermark.enter(&mut waiters, this.at_least, wake) {
-                Entered::Known(outcome) => Poll::Ready(outcome),
+                Entered::Known(outcome, wake) => {
+                    drop(waiters);
+                    drop(wake);
+                    Poll::Ready(outcome)
+                }
                 Entered::Waiting(ticket) => {
                     this.ticket = Some(ticket);
                     Poll::Pending
@@ -242,6 +246,23 @@ impl Drop for Reached {
 #[derive(Debug, Default)]
 pub(crate) struct Woken(Vec<Wake>);
 
+impl Woken {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Wakes the threads among them, which runs no code of theirs here. Tasks are left.
+    pub(crate) fn wake_threads(&mut self) {
+        self.0.retain(|wake| match wake {
+            Wake::Thread(condvar) => {
+                condvar.notify_one();
+                false
+            }
+            Wake::Task(_) => true,
+        });
+    }
+}
+
 impl Drop for Woken {
     fn drop(&mut self) {
         for wake in self.0.drain(..) {
@@ -261,7 +282,8 @@ enum Wake {
 
 enum Entered {
     Waiting(u64),
-    Known(Result<(), Stop>),
+    /// With what was to be woken: dropping it may run code of a runtime, so not under the lock.
+    Known(Result<(), Stop>, Option<Wake>),
 }
 
 #[derive(Debug, Default)]

@@ -34,12 +34,16 @@ pub struct Maintained {
 /// When what was done last, by the monotonic clock.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    /// When a partition was first seen with records that are not synced.
-    unsynced_since: HashMap<(TopicId, u32), Duration>,
     next_retention: Duration,
     next_checkpoint: Duration,
     next_finish: Duration,
     next_expiry: Duration,
+}
+
+/// When a partition was first seen with records that are not synced, by the monotonic clock.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced {
+    since: HashMap<(TopicId, u32), Duration>,
 }
 
 impl Log {
@@ -50,7 +54,8 @@ impl Log {
     ///
     /// The first call looks for segments that retention removes, then one every
     /// [`retention_interval`](crate::LogBuilder::retention_interval), 5 minutes by default; other calls leave them.
-    /// Every step is short of one segment; a call does all that are due, and blocks meanwhile.
+    /// Every step is short of one segment, and a call goes on with sealed segments for a tenth of a second; it blocks
+    /// meanwhile.
     ///
     /// # Errors
     ///
@@ -150,7 +155,6 @@ impl Inner {
 
     /// What was done, and the first of what went wrong. Fails only if the log is closing.
     pub(super) fn serve(&self) -> Result<(Maintained, Option<Error>)> {
-        let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let mut done = Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 };
         if self.context.read_only {
@@ -158,8 +162,13 @@ impl Inner {
         }
         let mut errors = FirstError::default();
         let now = self.context.clock.monotonic();
+        // Whoever is woken by a sync may call this: then somebody is at it.
+        if let Some(mut unsynced) = self.unsynced.try_lock() {
+            unsynced.sync_due(&self.cores(), now, &mut done, &mut errors);
+        }
+        let mut schedule = Quiet::lock(&self.schedule);
+        self.check_open()?;
         let cores = self.cores();
-        schedule.sync_due(&cores, now, &mut done, &mut errors);
         if now >= schedule.next_retention {
             schedule.next_retention = now.saturating_add(self.retention_interval);
             errors.keep(self.retain(&cores, &mut done));
@@ -285,26 +294,32 @@ impl Inner {
     }
 
     fn finish_sealed(&self, cores: &[Arc<Core>], done: &mut Maintained) -> Result<()> {
+        let began = self.context.clock.monotonic();
         let checkpointed = self.checkpoints.lock().clone();
         let mut errors = FirstError::default();
         for core in cores.iter().filter(|core| core.has_unfinished() && !core.has_stopped()) {
             let covered = checkpointed.get(core.topic, core.id.partition).unwrap_or_default().synced;
             while errors.keep(core.finish_one(covered)) {
                 done.finished += 1;
+                // Each reads a whole segment, and others wait: for a sync that is due, or to close.
+                let is_late = self.context.clock.monotonic().saturating_sub(began) > SLICE;
+                if is_late || self.context.closing.load(Ordering::Acquire) {
+                    return errors.into_result();
+                }
             }
         }
         errors.into_result()
     }
 }
 
-impl Schedule {
+impl Unsynced {
     fn sync_due(&mut self, cores: &[Arc<Core>], now: Duration, done: &mut Maintained, errors: &mut FirstError) {
-        let seen = std::mem::take(&mut self.unsynced_since);
+        let seen = std::mem::take(&mut self.since);
         for core in cores.iter().filter(|core| !core.has_stopped()) {
             let key = (core.topic, core.id.partition);
             let since = seen.get(&key).copied().unwrap_or(now);
             if errors.keep(sync_if_due(core, now.saturating_sub(since), done)) {
-                self.unsynced_since.insert(key, since);
+                self.since.insert(key, since);
             }
         }
     }
@@ -346,6 +361,8 @@ fn checkpoint_spacing(partitions: usize) -> Duration {
 const IDLE: Duration = Duration::from_secs(60);
 /// How long to sleep at least, unless somebody rings.
 const SHORTEST: Duration = Duration::from_millis(1);
+/// How long to finish sealed segments before something else has its turn.
+const SLICE: Duration = Duration::from_millis(100);
 /// How long to wait after a sealed segment could not be finished: the disk is full, perhaps.
 const RETRY: Duration = Duration::from_secs(10);
 /// Kafka: `offsets.retention.check.interval.ms`.

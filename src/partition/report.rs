@@ -14,37 +14,19 @@ use parking_lot::{Mutex, MutexGuard};
 use super::core::Core;
 use super::recover::Torn;
 use super::writer::Writer;
-use crate::observe::{Later, SegmentEvent, SyncFailed, Synced, TailCut, tell};
+use crate::observe::{Later, SegmentEvent, SyncFailed, Synced, TailCut, tell, wake};
 use crate::types::Offset;
 use crate::watermark::Woken;
 
 /// One thing to be told.
 #[derive(Debug)]
 pub(crate) enum Report {
-    Created {
-        base: Offset,
-    },
-    Sealed {
-        base: Offset,
-        end: Offset,
-        bytes: u64,
-    },
-    TailCut {
-        torn: Torn,
-        kept_in: PathBuf,
-    },
-    Synced {
-        offset: Offset,
-        duration: Duration,
-    },
-    SyncFailed {
-        path: PathBuf,
-        error: std::io::Error,
-    },
-    Poisoned {
-        reason: Arc<str>,
-    },
-    /// Dropping it wakes.
+    Created { base: Offset },
+    Sealed { base: Offset, end: Offset, bytes: u64 },
+    TailCut { torn: Torn, kept_in: PathBuf },
+    Synced { offset: Offset, duration: Duration },
+    SyncFailed { path: PathBuf, error: std::io::Error },
+    Poisoned { reason: Arc<str> },
     Woken(Woken),
 }
 
@@ -141,7 +123,7 @@ impl Core {
                 observer.sync_failed(&SyncFailed { partition: &partition, path: &path, error: &error });
             }),
             Report::Poisoned { reason } => tell(observer, move |observer| observer.poisoned(&partition, &reason)),
-            Report::Woken(woken) => drop(woken),
+            Report::Woken(woken) => wake(woken),
         }
     }
 }
