@@ -256,6 +256,13 @@ impl fmt::Display for Corruption {
 }
 
 /// Whether the operating system says that the disk or a quota is full.
+/// Whether the process, or the system, has too many files open: what was to be opened was not touched.
+pub(crate) fn is_out_of_files(error: &Error) -> bool {
+    // EMFILE and ENFILE, which no sync of an open file means.
+    let is_limit = |source: &io::Error| matches!(source.raw_os_error(), Some(24 | 23));
+    matches!(error, Error::Io { action, source, .. } if *action != "sync" && is_limit(source))
+}
+
 pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)

@@ -79,6 +79,17 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// later success means anything for the bytes before it: the caller poisons what it stores.
     fn sync(&self) -> io::Result<()>;
 
+    /// Where the next bytes at or after `position` are that may be other than zero; `None` if there are none. A file
+    /// system that keeps no account of holes says `position`.
+    fn next_data(&self, position: u64) -> io::Result<Option<u64>> {
+        Ok(Some(position))
+    }
+
+    /// Where the next hole at or after `position` begins, at the end of the file at the latest.
+    fn next_hole(&self, _position: u64) -> io::Result<u64> {
+        Ok(self.metadata()?.len)
+    }
+
     /// Describes the open file.
     fn metadata(&self) -> io::Result<Metadata>;
 

@@ -129,6 +129,26 @@ impl DiskFile for RealFile {
         self.file.sync_data()
     }
 
+    fn next_data(&self, position: u64) -> io::Result<Option<u64>> {
+        use rustix::fs::{SeekFrom, seek};
+        match seek(&self.file, SeekFrom::Data(position)) {
+            Ok(at) => Ok(Some(at)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(Some(position)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn next_hole(&self, position: u64) -> io::Result<u64> {
+        use rustix::fs::{SeekFrom, seek};
+        match seek(&self.file, SeekFrom::Hole(position)) {
+            Ok(at) => Ok(at),
+            Err(rustix::io::Errno::NXIO) => Ok(position),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(self.metadata()?.len),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn metadata(&self) -> io::Result<Metadata> {
         Ok(describe(&self.file.metadata()?))
     }

@@ -80,6 +80,12 @@ impl Checkpoints {
         *known = Checkpoint { start: known.start.max(to.start), synced: known.synced.max(to.synced) };
     }
 
+    /// Lowers how far a partition is known to be synced, after a salvage that found less. Returns whether it was more.
+    pub(super) fn lower(&mut self, topic: TopicId, partition: u32, synced: Offset) -> bool {
+        let entry = self.entries.get_mut(&(topic, partition)).filter(|entry| entry.synced > synced);
+        entry.map(|entry| entry.synced = synced).is_some()
+    }
+
     /// Forgets the partitions of topics that are no more.
     pub(super) fn retain(&mut self, is_live: impl Fn(TopicId) -> bool) {
         self.entries.retain(|(topic, _), _| is_live(*topic));

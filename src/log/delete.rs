@@ -87,7 +87,10 @@ pub(super) fn finish(inner: &Inner, catalog: &mut Stored) -> Result<()> {
     for topic in catalog.topics().iter().filter(|topic| topic.state == TopicState::Deleting) {
         let removed = inner.context.before_change().and_then(|()| remove(inner, catalog, topic));
         match removed {
-            Ok(()) => without.finish_delete(topic.id),
+            Ok(()) => {
+                inner.context.notes.forget(topic.id);
+                without.finish_delete(topic.id);
+            }
             Err(error) => errors.keep(Err(error)),
         }
     }

@@ -28,6 +28,8 @@ mod topic;
 #[cfg(all(test, feature = "sim"))]
 mod crash_tests;
 #[cfg(test)]
+mod race_tests;
+#[cfg(test)]
 mod tests;
 
 pub use builder::{Background, LogBuilder};
@@ -40,7 +42,7 @@ pub use topic::{Damage, Topic};
 use self::catalog::Stored;
 use self::checkpoints::Checkpoints;
 use self::groups::Coordinator;
-use self::maintain::Schedule;
+use self::maintain::{Schedule, Unsynced};
 use self::names::OFFSETS_TOPIC;
 use self::open::CATALOG_FILE;
 use self::text::LogId;
@@ -114,6 +116,7 @@ pub(crate) struct Inner {
     coordinator: Coordinator,
     checkpoints: Mutex<Checkpoints>,
     schedule: Mutex<Schedule>,
+    unsynced: Mutex<Unsynced>,
     default_config: TopicConfig,
     group_config: GroupConfig,
     retention_interval: Duration,

@@ -13,7 +13,7 @@ use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
 use super::groups::Coordinator;
-use super::maintain::Schedule;
+use super::maintain::{Schedule, Unsynced};
 use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
 use super::text::LogId;
@@ -25,7 +25,7 @@ use crate::disk::replace::sync_parent;
 use crate::disk::{Disk, DiskLock, Lock, Volume, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::observe::tell;
-use crate::partition::context::{CleanMark, Context, Doorbell, Space};
+use crate::partition::context::{CleanMark, Context, Doorbell, RecoveryMode, Space};
 use crate::partition::core::Core;
 use crate::partition::hints::{CleanPartition, Hints};
 use crate::partition::notes::Notes;
@@ -74,6 +74,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         catalog: Mutex::new(Stored::new(catalog)),
         checkpoints: Mutex::new(known.checkpoints.clone()),
         schedule: Mutex::new(Schedule::default()),
+        unsynced: Mutex::new(Unsynced::default()),
         default_config: settings.default_config,
         group_config: settings.groups,
         retention_interval: settings.retention_interval,
@@ -84,6 +85,9 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     inner.open_topics(&known)?;
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
+    }
+    if settings.recovery == RecoveryMode::Salvage && !settings.read_only {
+        inner.lower_checkpoints()?;
     }
     inner.load_groups();
     // What cannot be removed now (the disk may be full) is in nobody's way: maintenance tries again.
@@ -217,6 +221,21 @@ impl Inner {
         for topic in topics {
             let state = self.open_topic(&topic, known);
             self.topics.write().insert(Arc::clone(&topic.name), Arc::new(state));
+        }
+        Ok(())
+    }
+
+    /// Takes back, durably, what is said of records that a salvage has given up. Else those that get their offsets
+    /// would count as synced when they are not, or as lost when they are.
+    fn lower_checkpoints(&self) -> Result<()> {
+        let mut checkpoints = self.checkpoints.lock();
+        let mut next = checkpoints.clone();
+        let lowered =
+            self.cores().iter().filter(|core| next.lower(core.topic, core.id.partition, core.end())).count();
+        if lowered > 0 {
+            probe::reached("open.lowered_checkpoint");
+            next.store(self.context.disk(), &self.dir.join(CHECKPOINTS_FILE), self.log_id)?;
+            *checkpoints = next;
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ use super::follow::{marker_of, producer_batch};
 use super::producers::{Checked, Marker, Origin};
 use crate::config::{self, Durability, TopicConfig};
 use crate::error::{Error, Result};
+use crate::observe::wake;
 use crate::probe;
 use crate::record::{
     BatchBuilder, BatchHeader, BatchOptions, BatchOrigin, BatchRef, Codec, Compression, Record, Rules, Stamp,
@@ -380,6 +381,12 @@ pub(crate) fn append_records<'r>(
         if buffers.builder.is_empty() {
             return Err(Error::InvalidBatch { reason: "no records", position: 0 });
         }
+        let decoded = buffers.builder.len() - BatchHeader::LEN;
+        if compression != Compression::NONE && decoded > rules.decoded_limit {
+            // Nobody could read it.
+            let (what, limit) = ("decompressed batch", rules.decoded_limit);
+            return Err(Error::TooLong { what, len: decoded as u64, limit: limit as u64 });
+        }
         let batch = buffers.builder.finish()?;
         rules.check_len(batch.len())?;
         let header = BatchHeader::read(batch)
@@ -502,14 +509,16 @@ impl Core {
     ) -> Result<Placement> {
         let context = &self.context;
         context.space.admit(context.disk(), &context.observer, batch.len() as u64)?;
-        let (placement, sync_now, _woken) = self.append_locked(batch, header, expected_end, origin)?;
+        let (placement, sync_now, woken) = self.append_locked(batch, header, expected_end, origin)?;
+        // Before the sync: what is appended can be read.
+        woken.into_iter().for_each(wake);
         if sync_now {
             self.sync_to(placement.last_offset + 1).map_err(|error| self.not_synced(placement.offset, &error))?;
         }
         Ok(placement)
     }
 
-    /// The part under the append lock. Dropping the last of what it returns wakes those who wait for the end.
+    /// The part under the append lock. The last of what it returns are those who waited for the end.
     fn append_locked(
         &self,
         batch: &mut [u8],
@@ -521,6 +530,11 @@ impl Core {
         self.check()?;
         if self.context.closing.load(Ordering::Acquire) {
             return Err(Error::Closed);
+        }
+        // The settings may have changed since the batch was made.
+        let (len, limit) = (batch.len() as u64, writer.config.max_batch_bytes());
+        if len > limit {
+            return Err(Error::BatchTooLarge { len, limit });
         }
         writer.begin(self).map_err(|failure| self.fail(failure))?;
         let end = writer.end;

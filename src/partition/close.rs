@@ -29,6 +29,7 @@ impl Core {
         self.check()?;
         let unfinished = {
             let mut writer = self.lock();
+            self.check()?;
             if writer.unfinished.front().is_none_or(|first| first.end > checkpointed) {
                 return Ok(false);
             }
@@ -137,6 +138,7 @@ impl Core {
         }
         while self.finish_one(self.synced())? {}
         let mut writer = self.lock();
+        self.check()?;
         let start = self.start();
         if !writer.is_clean() && self.last_segment().is_some() {
             // Left by a process that did not close it: it takes a change to make it an ordinary directory.

@@ -19,11 +19,12 @@ use super::recover::recover;
 use super::report::{Report, Reports};
 use super::writer::{Writer, WriterParts};
 use crate::config::{Durability, TopicConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_out_of_files};
 use crate::observe::{Recovery, tell};
 use crate::probe;
 use crate::segment::active::{Failure, Shape};
 use crate::segment::data::SegmentData;
+use crate::segment::files::Home;
 use crate::segment::txn_index::AbortedTxn;
 use crate::turn::Turn;
 use crate::types::{LeaderEpoch, OFFSETS_TOPIC, Offset, TopicId, TopicPartition};
@@ -35,6 +36,7 @@ pub(crate) struct Core {
     pub(crate) id: TopicPartition,
     pub(crate) topic: TopicId,
     pub(crate) dir: PathBuf,
+    pub(crate) home: Arc<Home>,
     /// Only the log itself appends to it.
     is_internal: bool,
     /// Whether offsets follow one another without gaps.
@@ -85,7 +87,8 @@ impl Core {
             index_interval: config.index_interval_bytes as u32,
             durable: config.sync_rule() != Durability::Os,
         };
-        let recovered = recover(context, &dir, shape, hints)?;
+        let home = Home::new(&context.files, &dir);
+        let recovered = recover(context, &home, shape, hints)?;
         let duration = context.clock.monotonic().saturating_sub(began);
         // A partition in which nothing was ever written has nothing to recover.
         let is_new = recovered.segments.is_empty() && recovered.plan.is_empty();
@@ -115,6 +118,7 @@ impl Core {
             id: hints.id.clone(),
             topic: hints.topic,
             dir,
+            home,
             is_internal: *hints.id.topic == *OFFSETS_TOPIC,
             dense: hints.dense,
             context: Arc::clone(context),
@@ -246,7 +250,7 @@ impl Core {
     }
 
     /// Why the partition stopped, as an error.
-    fn halted(&self) -> Error {
+    pub(crate) fn halted(&self) -> Error {
         match &*self.health.reason.lock() {
             Some(Halt::Poisoned(reason)) => {
                 Error::Poisoned { partition: self.id.clone(), reason: Arc::clone(reason) }
@@ -273,6 +277,9 @@ impl Core {
             Halt::Deleted => Stop::Deleted,
             Halt::Poisoned(_) => Stop::Poisoned,
         };
+        if !matches!(halt, Halt::Poisoned(_)) {
+            self.home.leave();
+        }
         let mut reason = self.health.reason.lock();
         if reason.is_none() || !matches!(halt, Halt::Poisoned(_)) {
             *reason = Some(halt);
@@ -288,6 +295,9 @@ impl Core {
     pub(crate) fn fence(&self, halt: Halt) {
         // Under the append lock, so that no append is half way through.
         let _writer = self.lock();
+        if let Halt::Poisoned(reason) = &halt {
+            self.reports.push(Report::Poisoned { reason: Arc::clone(reason) });
+        }
         self.halt(halt);
     }
 
@@ -302,6 +312,14 @@ impl Core {
         }
     }
 
+    /// Makes the names in the directory durable, or fails: for good if the system may have dropped them.
+    pub(crate) fn keep_names(&self) -> Result<(), Failure> {
+        self.sync_names().map_err(|error| match is_out_of_files(&error) {
+            true => Failure::Refused(error),
+            false => Failure::Fatal(error),
+        })
+    }
+
     /// Stops the partition because what is on disk is unknown. Whoever calls this delivers reports once it may.
     pub(crate) fn poison(&self, error: &Error) {
         probe::reached("partition.poisoned");
@@ -312,8 +330,9 @@ impl Core {
             Error::Io { source, .. } => format!("{error}: {source}").into(),
             other => other.to_string().into(),
         };
-        self.context.notes.erase(self.context.disk(), self.topic, self.id.partition);
+        // In this order: an append that writes a note meanwhile sees that, and takes the note back.
         self.halt(Halt::Poisoned(Arc::clone(&reason)));
+        self.context.notes.erase(self.context.disk(), self.topic, self.id.partition);
         self.reports.push(Report::Poisoned { reason });
     }
 

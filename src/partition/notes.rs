@@ -33,6 +33,10 @@ struct State {
     /// The entry of each partition, and the sequence of its last note.
     entries: HashMap<(TopicId, u32), (u32, u64)>,
     next: u32,
+    /// Entries of partitions that are no more.
+    free: Vec<u32>,
+    /// Whether there is a file, and all of its entries are known.
+    is_read: bool,
     is_broken: bool,
 }
 
@@ -44,12 +48,14 @@ impl Notes {
         if !matches!(NotesHeader::decode(&bytes), Ok(Some(header)) if header.log == log) {
             return notes;
         }
-        let mut state = State::default();
+        let mut state = State { is_read: true, ..State::default() };
         for entry in bytes[NotesHeader::LEN..].chunks_exact(Note::ENTRY_LEN) {
             if let Ok(Some(note)) = Note::best(entry) {
                 let key = (note.topic, note.partition);
                 state.entries.insert(key, (state.next, note.sequence));
                 notes.found.insert(key, note);
+            } else {
+                state.free.push(state.next);
             }
             state.next += 1;
         }
@@ -68,10 +74,7 @@ impl Notes {
         let key = (note.topic, note.partition);
         let (entry, sequence) = match state.entries.get(&key) {
             Some(known) => *known,
-            None => {
-                state.next += 1;
-                (state.next - 1, 0)
-            }
+            None => (state.new_entry(), 0),
         };
         note.sequence = sequence + 1;
         state.entries.insert(key, (entry, note.sequence));
@@ -85,9 +88,27 @@ impl Notes {
             return;
         }
         let mut state = self.state.lock();
-        if let Some((entry, _)) = state.entries.get(&(topic, partition)).copied() {
-            self.put(&mut state, disk, &[0; Note::ENTRY_LEN], Note::entry_at(entry));
+        match state.entries.get(&(topic, partition)).copied() {
+            Some((entry, _)) => self.put(&mut state, disk, &[0; Note::ENTRY_LEN], Note::entry_at(entry)),
+            // What could not be read may hold a note of it: a new file does not.
+            None if !state.is_read => self.put(&mut state, disk, &[0; Note::ENTRY_LEN], Note::entry_at(0)),
+            None => {}
         }
+    }
+
+    /// Gives back the entries of a topic that is no more.
+    pub(crate) fn forget(&self, topic: TopicId) {
+        let mut state = self.state.lock();
+        let State { entries, free, .. } = &mut *state;
+        entries.retain(|(of, _), (entry, _)| {
+            let is_kept = *of != topic;
+            if !is_kept {
+                free.push(*entry);
+            }
+            is_kept
+        });
+        // The same ones are given again in every run.
+        free.sort_unstable();
     }
 
     fn put(&self, state: &mut State, disk: &dyn Disk, bytes: &[u8], at: u64) {
@@ -107,15 +128,26 @@ impl Notes {
         if let Some(file) = &state.file {
             return Ok(Arc::clone(file));
         }
-        let file = if state.next > 0 && !state.entries.is_empty() && disk.metadata(&self.path).is_ok() {
+        let file = if state.is_read {
             disk.open(&self.path, Open::Write)?
         } else {
+            // Whatever it holds, nobody knows which entries are in use.
             let _ = disk.remove_file(&self.path);
             disk.open(&self.path, Open::CreateNew)?
         };
+        state.is_read = true;
         write_all_at(&*file, &NotesHeader { log: self.log }.encode(), 0)?;
         state.file = Some(Arc::clone(&file));
         Ok(file)
+    }
+}
+
+impl State {
+    fn new_entry(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
     }
 }
 

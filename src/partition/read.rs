@@ -258,6 +258,7 @@ impl Core {
         let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? else { return Ok(none) };
         let path = segment.path();
         let file = self.context.disk().open(path, Open::Read).ok();
+        let file = file.filter(|_| segment.check_ours().is_ok());
         let len = piece.bytes.as_slice().len() as u64;
         let aborted = match options.isolation {
             Isolation::Committed => within(&self.aborted(), from, piece.next_offset),
@@ -331,6 +332,7 @@ impl Core {
                 // A segment with nothing at or above `from`, or whose first batch passes the limit.
                 Ok(None) if !dense || segment.end() <= from || segment.len() == 0 => {}
                 Ok(None) => break,
+                Err(Error::Closed) => return Err(self.halted()),
                 // Retention removes files under readers; then the start has moved past `from`.
                 Err(_) if from < self.start() => {
                     probe::reached("read.removed_under_reader");
@@ -350,7 +352,7 @@ impl Core {
         let mut unpacked: Vec<Box<[u8]>> = Vec::new();
         let (mut at, mut decoded, mut next_offset) = (0, 0, from);
         while at < stored.len() {
-            let corrupt = |what: &'static str| Error::corrupt(&self.dir, piece.position + at as u64, what);
+            let corrupt = |what: &'static str| Error::corrupt(&piece.path, piece.position + at as u64, what);
             let batch = BatchRef::framed(&stored[at..]).map_err(|invalid| corrupt(invalid.what))?;
             if is_plain(batch.header()) {
                 if !piece.is_vouched {
@@ -364,7 +366,7 @@ impl Core {
                 let mut body = Vec::new();
                 batch
                     .decompress(limit, &mut body)
-                    .map_err(|error| error.at(&self.dir, piece.position + at as u64))?;
+                    .map_err(|error| error.at(&piece.path, piece.position + at as u64))?;
                 check_records(batch.header(), &body).map_err(|invalid| corrupt(invalid.what))?;
                 decoded += body.len();
                 unpacked.push(body.into());
@@ -384,6 +386,10 @@ impl Core {
     }
 
     fn read_last(&self, count: usize) -> Result<Vec<Records>> {
+        self.unless_removed(|| self.last_records(count))
+    }
+
+    fn last_records(&self, count: usize) -> Result<Vec<Records>> {
         let mut pieces: VecDeque<(Records, usize)> = VecDeque::new();
         let (mut upper, mut have, mut span) = (self.committed(), 0, count as u64);
         while have < count && upper > self.start() {
@@ -485,6 +491,7 @@ impl Core {
         loop {
             let start = self.start();
             match look() {
+                Err(Error::Closed) => return Err(self.halted()),
                 Err(_) if self.start() > start => probe::reached("read.removed_under_reader"),
                 found => return found,
             }

@@ -27,6 +27,7 @@ use crate::probe;
 use crate::record::BatchHeader;
 use crate::segment::active::{Found, Shape};
 use crate::segment::data::SegmentData;
+use crate::segment::files::Home;
 use crate::segment::index::{Grown, IndexWriter};
 use crate::segment::scan::{Scan, last_data};
 use crate::segment::seal::Seal;
@@ -137,12 +138,13 @@ struct From {
 }
 
 /// Opens the partition in `dir`.
-pub(crate) fn recover(context: &Context, dir: &Path, shape: Shape, hints: &Hints) -> Result<Recovered> {
-    Recovery { context, dir, shape, hints }.run()
+pub(crate) fn recover(context: &Context, home: &Arc<Home>, shape: Shape, hints: &Hints) -> Result<Recovered> {
+    Recovery { context, home, dir: &home.dir, shape, hints }.run()
 }
 
 struct Recovery<'a> {
     context: &'a Context,
+    home: &'a Arc<Home>,
     dir: &'a Path,
     shape: Shape,
     hints: &'a Hints,
@@ -176,7 +178,8 @@ impl Recovery<'_> {
 
     fn empty(&self, start: Offset) -> Result<Recovered> {
         probe::reached("recover.empty");
-        if self.hints.recovery_point.is_some_and(|point| point > start) {
+        let is_lost = self.hints.recovery_point.is_some_and(|point| point > start);
+        if is_lost && self.context.recovery != RecoveryMode::Salvage {
             let reason = format!("no segment is left of a log that was synced to {}", self.proven_hint());
             return Err(Error::corrupt(self.dir, 0, reason));
         }
@@ -407,10 +410,10 @@ impl Recovery<'_> {
             return Ok(true);
         }
         probe::reached("recover.cut_write");
-        let mut head = [0; 12];
+        let mut head = [0; BatchHeader::LEN];
         let have = (at.limit - found.position).min(head.len() as u64) as usize;
         read_exact_at(file, &mut head[..have], found.position).map_err(Error::io("read", &at.path))?;
-        if have < head.len() || behind - found.position < 12 {
+        if behind - found.position < 12 {
             return Ok(true);
         }
         // The whole of the batch is there and does not verify: that is damage, for a write is cut at its end only.
@@ -418,8 +421,11 @@ impl Recovery<'_> {
         if behind >= found.position.saturating_add(claimed) {
             return Ok(false);
         }
-        // The length is under no checksum: if it is what was damaged, whole batches lie behind it.
-        holds_batch(file, found.position + 1, behind, found.offset)
+        // The length is under no checksum: if it is what was damaged, the batch that comes next lies behind it. One of
+        // another offset may be what the record itself holds.
+        let last = u32::from_be_bytes([head[23], head[24], head[25], head[26]]);
+        let next = found.offset.0.saturating_add(u64::from(last)).saturating_add(1);
+        holds_batch(file, found.position + 1, behind, Offset(next))
             .map(|holds| !holds)
             .map_err(Error::io("read", &at.path))
     }
@@ -472,8 +478,7 @@ impl Recovery<'_> {
             let ended = found.ends.iter().find(|(base, _)| *base == candidate.base).map(|(_, len)| *len);
             let len = ended.unwrap_or(candidate.limit);
             let capacity = if next.is_none() { self.shape.segment_bytes.max(candidate.limit) } else { len };
-            let files = &self.context.files;
-            segments.push(Arc::new(SegmentData::new(files, self.dir, candidate.base, len, end, capacity)));
+            segments.push(Arc::new(SegmentData::new(self.home, candidate.base, len, end, capacity)));
         }
         segments
     }
@@ -516,7 +521,7 @@ impl Recovery<'_> {
             let end = clean.segments.get(at + 1).map_or(clean.end, |(next, _)| *next);
             let is_last = *base == last_base;
             let capacity = if is_last { self.shape.segment_bytes.max(*len) } else { *len };
-            let data = SegmentData::new(&self.context.files, self.dir, *base, *len, end, capacity);
+            let data = SegmentData::new(self.home, *base, *len, end, capacity);
             data.vouch(if is_last { *len } else { 0 });
             Arc::new(data)
         });
@@ -674,7 +679,7 @@ fn first_timestamp(file: &dyn DiskFile) -> std::io::Result<Option<Timestamp>> {
     Ok(BatchHeader::read(&header).ok().map(|header| header.max_timestamp))
 }
 
-/// Whether a whole batch that verifies, of an offset above `offset`, begins anywhere in `from..to`.
+/// Whether a whole batch that verifies, of the offset `offset`, begins anywhere in `from..to`.
 fn holds_batch(file: &dyn DiskFile, from: u64, to: u64, offset: Offset) -> std::io::Result<bool> {
     let mut at = from;
     let mut piece = vec![0; PIECE.min((to - from) as usize)];
@@ -682,8 +687,8 @@ fn holds_batch(file: &dyn DiskFile, from: u64, to: u64, offset: Offset) -> std::
         let bytes = &mut piece[..PIECE.min((to - at) as usize)];
         read_exact_at(file, bytes, at)?;
         for (skip, head) in bytes.windows(BatchHeader::LEN).enumerate() {
-            if BatchHeader::read(head).is_ok_and(|header| header.base_offset > offset) {
-                let mut scan = Scan::new(file, at + skip as u64, to, offset + 1, false);
+            if BatchHeader::read(head).is_ok_and(|header| header.base_offset == offset) {
+                let mut scan = Scan::new(file, at + skip as u64, to, offset, true);
                 if scan.next()?.is_ok() {
                     return Ok(true);
                 }

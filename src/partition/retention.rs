@@ -57,7 +57,7 @@ impl Core {
             // The active segment stays: a partition always has one.
             if let Some(kept) = segments.iter().skip(1).take(last).rev().find(|segment| segment.base() <= start) {
                 // What comes to be the first segment must have a durable name before the one before it loses its own.
-                writer.sync_names(self)?;
+                writer.sync_all_names(self).map_err(|failure| self.fail(failure))?;
                 writer.forget_below(kept.base());
                 let dropped = self.drop_segments_below(kept.base());
                 writer.condemned.extend(dropped);
@@ -96,6 +96,9 @@ impl Core {
     pub(crate) fn roll_if_expired(&self, start: Offset) -> Result<()> {
         let mut writer = self.lock();
         self.check()?;
+        if start == writer.end {
+            writer.begin(self).map_err(|failure| self.fail(failure))?;
+        }
         if start == writer.end && writer.active().is_some_and(|active| active.position() > 0) {
             probe::reached("retention.rolled_active");
             writer.roll(self).map_err(|failure| self.fail(failure))?;

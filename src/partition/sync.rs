@@ -11,7 +11,7 @@ use super::core::Core;
 use super::report::Report;
 use super::writer::SyncPlan;
 use crate::disk::replace::sync_parent;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_out_of_files};
 use crate::observe::Later;
 use crate::probe;
 use crate::segment::active::{ActiveSegment, rewrite};
@@ -71,6 +71,8 @@ impl Core {
         let plan = {
             // Without delivering: the turn is held still.
             let mut writer = self.writer.lock();
+            // Again: if the topic was deleted before the lock was taken, the files may be those of another.
+            self.check()?;
             // What recovery found is settled first: a sync of a file that is still to be cut would prove its tail.
             writer.begin(self).map_err(|failure| self.fail(failure))?;
             writer.plan_sync(rolled_only, self)
@@ -78,7 +80,14 @@ impl Core {
         if probe::planted("partition.synced_before_sync") {
             drop(self.synced.raise(plan.end.0));
         }
-        self.carry_out(&plan, began).map_err(|error| self.sync_failed(error))?;
+        if let Err(error) = self.carry_out(&plan, began) {
+            if is_out_of_files(&error) {
+                // Nothing is in doubt: something could not be opened, and can be later.
+                self.writer.lock().put_back(plan);
+                return Err(error);
+            }
+            return Err(self.sync_failed(error));
+        }
         let duration = self.context.clock.monotonic().saturating_sub(began);
         self.counters.syncs.record(duration);
         self.reports.push(Report::Woken(self.synced.raise(plan.end.0)));

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Durability, TopicConfig};
 use crate::disk::marks::Note;
 use crate::disk::replace::sync_parent;
-use crate::disk::{Open, read_exact_at, write_all_at};
+use crate::disk::{DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
 use crate::record::BatchHeader;
@@ -51,8 +51,8 @@ pub(crate) struct Writer {
     is_clean: bool,
     /// Whether names were made in the directory since it was last synced.
     names_changed: bool,
-    /// Recovery read from here to where the log ended then, and nobody has synced it: it is to be written again.
-    unproven: Option<(Offset, Offset)>,
+    /// What recovery read and nobody has synced, segments and from which offset on: it is to be written again.
+    unproven: Vec<(Arc<SegmentData>, Offset)>,
     noted_position: u64,
     jitter_ms: i64,
     pub(crate) unsynced_records: u64,
@@ -91,6 +91,9 @@ impl Writer {
             Some(Unfinished { data, target: None, end, index, aborted, snapshot })
         });
         let epoch = recovered.followed.epochs.latest().unwrap_or_default();
+        let (proven, end) = (recovered.proven, recovered.end);
+        let unproven = segments.iter().filter(|segment| segment.base() < end && segment.end() > proven);
+        let unproven = unproven.map(|segment| (Arc::clone(segment), proven.max(segment.base())));
         Self {
             config,
             end: recovered.end,
@@ -107,7 +110,7 @@ impl Writer {
             stale_snapshots: recovered.stale_snapshots,
             is_clean: recovered.is_clean,
             names_changed: !recovered.names_are_durable,
-            unproven: (recovered.proven < recovered.end).then_some((recovered.proven, recovered.end)),
+            unproven: unproven.collect(),
             noted_position: 0,
             jitter_ms: 0,
             unsynced_records: 0,
@@ -142,7 +145,7 @@ impl Writer {
         active.lower_mark()?;
         // The first segment's name must outlive those of later ones: without it nobody could tell that records are
         // missing at the front. And what a killed process made is in memory only, as far as anybody knows.
-        self.sync_names(core).map_err(Failure::Refused)?;
+        self.sync_names(core)?;
         let Some(active) = &mut self.active else { return Ok(()) };
         if shape.durable && !active.is_reserved() {
             active.extend(shape, origin)?;
@@ -193,8 +196,7 @@ impl Writer {
         self.remove_stray(core)?;
         // A seal of another segment of this base, which was put aside: it must not vouch for this one.
         remove_if_there(core, &file_path(&core.dir, base, FileKind::Seal))?;
-        let created =
-            ActiveSegment::create(&core.context.files, &core.dir, base, self.shape(), core.context.origin());
+        let created = ActiveSegment::create(&core.home, base, self.shape(), core.context.origin());
         let active = created.inspect_err(|error| {
             // One that was there before is not ours to remove.
             let was_there =
@@ -261,6 +263,10 @@ impl Writer {
             since_last: grown.since_last,
         };
         core.context.notes.write(core.context.disk(), note);
+        if core.has_stopped() {
+            // A sync failed meanwhile: what is noted here may be dropped.
+            core.context.notes.erase(core.context.disk(), core.topic, core.id.partition);
+        }
         self.noted_position = position;
     }
 
@@ -273,7 +279,14 @@ impl Writer {
             return if active.has_room(len) { Ok(()) } else { active.widen(shape, origin) };
         }
         let Some(active) = &self.active else { return Ok(()) };
-        if self.must_roll(core, active, len, header) { self.roll(core) } else { Ok(()) }
+        if self.must_roll(core, active, len, header) {
+            self.roll(core)?;
+        }
+        let limit = self.config.max_batch_bytes();
+        match &self.active {
+            Some(active) if !active.has_room(len) => Err(Failure::Refused(Error::BatchTooLarge { len, limit })),
+            _ => Ok(()),
+        }
     }
 
     fn must_roll(&self, core: &Core, active: &ActiveSegment, len: u64, header: &BatchHeader) -> bool {
@@ -353,22 +366,32 @@ impl Writer {
             rolled,
             active: if rolled_only { None } else { self.active.as_ref().map(ActiveSegment::sync_target) },
             names: std::mem::take(&mut self.names_changed),
-            unproven: self.unproven.take().map_or_else(Vec::new, |(from, to)| {
-                let segments = core.segments();
-                let unproven = segments.iter().filter(|segment| segment.base() < to && segment.end() > from);
-                unproven.map(|segment| (Arc::clone(segment), from.max(segment.base()))).collect()
-            }),
+            unproven: std::mem::take(&mut self.unproven),
             end,
         }
     }
 
+    /// Takes back a plan that was not carried out, in part or at all: the next sync does it.
+    pub(crate) fn put_back(&mut self, plan: SyncPlan) {
+        let SyncPlan { rolled, names, unproven, .. } = plan;
+        self.rolled.splice(0..0, rolled);
+        self.names_changed |= names;
+        self.unproven.splice(0..0, unproven);
+    }
+
     /// Makes the names of new segments durable.
-    pub(crate) fn sync_names(&mut self, core: &Core) -> Result<()> {
+    fn sync_names(&mut self, core: &Core) -> Result<(), Failure> {
         if self.names_changed && !probe::planted("partition.first_name_not_synced") {
-            core.sync_names()?;
+            core.keep_names()?;
             self.names_changed = false;
         }
         Ok(())
+    }
+
+    /// As [`sync_names`](Self::sync_names), also if a sync has taken that on itself: it may not have come to it yet.
+    pub(crate) fn sync_all_names(&mut self, core: &Core) -> Result<(), Failure> {
+        self.names_changed = true;
+        self.sync_names(core)
     }
 
     pub(crate) fn has_rolled(&self) -> bool {
@@ -399,12 +422,13 @@ impl Writer {
     /// Lets go of what was still to be done for segments below `base`: they are being removed.
     pub(crate) fn forget_below(&mut self, base: Offset) {
         self.rolled.retain(|target| target.data().base() >= base);
+        self.unproven.retain(|(segment, _)| segment.base() >= base);
         self.unfinished.retain(|sealed| sealed.data.base() >= base);
     }
 
     /// Whether what recovery found needs no further look: nothing to cut, nothing unproven.
     pub(crate) fn is_settled(&self) -> bool {
-        self.plan.is_empty() && self.unproven.is_none()
+        self.plan.is_empty() && self.unproven.is_empty()
     }
 
     /// Whether the files are as an orderly close left them.
@@ -433,8 +457,7 @@ pub(crate) struct WriterParts {
 }
 
 fn sync_dir(core: &Core) -> Result<(), Failure> {
-    let synced = core.context.disk().sync_dir(&core.dir);
-    synced.map_err(|error| Failure::Fatal(Error::io("sync directory", &*core.dir)(error)))
+    core.keep_names()
 }
 
 /// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.
@@ -443,18 +466,25 @@ fn keep_torn(core: &Core, torn: &Torn) -> Result<PathBuf> {
     let source = disk.open(&torn.path, Open::Read).map_err(Error::io("open", &*torn.path))?;
     let kept_in = unused_name(core, &format!("{:020}", torn.offset.0))?;
     let file = disk.open(&kept_in, Open::CreateNew).map_err(Error::io("create", &*kept_in))?;
+    copy_torn(&*source, torn, &*file, &kept_in).inspect_err(|_| {
+        // In part it is of no use, and the next try makes another.
+        let _ = disk.remove_file(&kept_in);
+    })?;
+    sync_parent(disk, &kept_in)?;
+    probe::reached("writer.kept_torn_tail");
+    Ok(kept_in)
+}
+
+fn copy_torn(source: &dyn DiskFile, torn: &Torn, file: &dyn DiskFile, kept_in: &Path) -> Result<()> {
     let mut piece = vec![0; (torn.to - torn.from).min(1 << 20) as usize];
     let mut at = torn.from;
     while at < torn.to {
         let bytes = &mut piece[..((torn.to - at) as usize).min(1 << 20)];
-        read_exact_at(&*source, bytes, at).map_err(Error::io("read", &*torn.path))?;
-        write_all_at(&*file, bytes, at - torn.from).map_err(Error::io("write", &*kept_in))?;
+        read_exact_at(source, bytes, at).map_err(Error::io("read", &*torn.path))?;
+        write_all_at(file, bytes, at - torn.from).map_err(Error::io("write", kept_in))?;
         at += bytes.len() as u64;
     }
-    file.sync().map_err(Error::io("sync", &*kept_in))?;
-    sync_parent(disk, &kept_in)?;
-    probe::reached("writer.kept_torn_tail");
-    Ok(kept_in)
+    file.sync().map_err(Error::io("sync", kept_in))
 }
 
 /// A name for bytes put aside that is not taken: `<what>.cut`, or with a number.
@@ -477,7 +507,13 @@ fn set_aside(core: &Core, base: Offset) -> Result<(), Failure> {
     let refused = Failure::Refused;
     let aside = unused_name(core, &format!("{:020}.log", base.0)).map_err(refused)?;
     // Synced first: the name must not become durable before the bytes.
-    let file = core.context.disk().open(&path, Open::Write).map_err(Error::io("open", &*path)).map_err(refused)?;
+    let file = match core.context.disk().open(&path, Open::Write) {
+        // A try before this one came that far.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return remove_derived(core, base).map_err(refused);
+        }
+        opened => opened.map_err(Error::io("open", &*path)).map_err(refused)?,
+    };
     file.sync().map_err(Error::io("sync", &*path)).map_err(Failure::Fatal)?;
     core.context.disk().rename(&path, &aside).map_err(Error::io("rename", &*path)).map_err(refused)?;
     remove_derived(core, base).map_err(refused)

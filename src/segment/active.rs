@@ -26,7 +26,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::data::SegmentData;
-use super::files::Files;
+use super::files::Home;
 use super::index::IndexWriter;
 use super::{FileKind, file_path};
 use crate::disk::marks::SyncMark;
@@ -141,14 +141,14 @@ pub(crate) struct SyncTarget {
 impl ActiveSegment {
     /// Creates the files of a new segment that begins at `base`. Their names are not durable yet, and nothing in them
     /// is: the next sync sees to both.
-    pub(crate) fn create(files: &Arc<Files>, dir: &Path, base: Offset, shape: Shape, origin: Origin) -> Result<Self> {
-        let path = file_path(dir, base, FileKind::Log);
-        let file = files.disk.open(&path, Open::CreateNew).map_err(Error::io("create", &path))?;
-        let data = Arc::new(SegmentData::new(files, dir, base, 0, base, shape.segment_bytes));
+    pub(crate) fn create(home: &Arc<Home>, base: Offset, shape: Shape, origin: Origin) -> Result<Self> {
+        let (path, disk) = (file_path(&home.dir, base, FileKind::Log), &home.files.disk);
+        let file = disk.open(&path, Open::CreateNew).map_err(Error::io("create", &path))?;
+        let data = Arc::new(SegmentData::new(home, base, 0, base, shape.segment_bytes));
         let made = Self::made_ready(data, file, shape, origin);
         made.inspect_err(|_| {
             // Of a segment that could not be made ready nothing must be in the way of the next try.
-            let _ = files.disk.remove_file(&path);
+            let _ = disk.remove_file(&path);
         })
     }
 
@@ -368,9 +368,18 @@ impl ActiveSegment {
         let mut at = from;
         while at < to {
             let piece = &zeros[..((to - at) as usize).min(zeros.len())];
-            let written = write_all_at(&*self.file.file, piece, at);
-            written.map_err(|error| Failure::Refused(Error::io("allocate", self.data.path())(error)))?;
-            at += piece.len() as u64;
+            match write_all_at(&*self.file.file, piece, at) {
+                Ok(()) => at += piece.len() as u64,
+                Err(error) if is_full(&error) => {
+                    // What is to be written may fit all the same: what was taken ahead of it is given back.
+                    probe::reached("segment.allocate_full");
+                    let _ = self.file.file.zero_range(from, to - from);
+                    reserved.allocated = from;
+                    reserved.step = LEAST_STEP;
+                    return Ok(());
+                }
+                Err(error) => return Err(Failure::Refused(Error::io("allocate", self.data.path())(error))),
+            }
         }
         reserved.allocated = to;
         reserved.step = (reserved.step * 2).min(LAST_STEP);
@@ -473,6 +482,7 @@ pub(crate) fn rewrite(segment: &SegmentData, position: u64) -> Result<()> {
     probe::reached("segment.rewrite");
     let path = segment.path();
     let file = segment.files().disk.open(path, Open::Write).map_err(Error::io("open", path))?;
+    segment.check_ours()?;
     let (mut at, end) = (position, segment.len());
     let mut piece = Vec::new();
     let mut want = ZEROS;
@@ -571,5 +581,6 @@ pub(crate) struct Found {
 const MARK_BYTES: u64 = 64 << 10;
 const MARK_TIME: Duration = Duration::from_millis(10);
 const ZEROS: u64 = 1 << 20;
+const LEAST_STEP: u64 = 4 << 10;
 const FIRST_STEP: u64 = 1 << 20;
 const LAST_STEP: u64 = 64 << 20;

@@ -10,13 +10,13 @@
 //! - An index is used only if somebody vouches for it: the writer that is growing it, or the segment's seal.
 //!   Otherwise it is rebuilt from the batches, so a look-up answers as a scan from the start would.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use super::files::{Bytes, Files, View};
+use super::files::{Bytes, Files, Home, View};
 use super::index::Index;
 use super::{FileKind, file_path};
 use crate::error::{Error, Result};
@@ -26,9 +26,9 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 /// One segment, as readers see it.
 #[derive(Debug)]
 pub(crate) struct SegmentData {
-    files: Arc<Files>,
+    home: Arc<Home>,
     base: Offset,
-    path: PathBuf,
+    path: Arc<Path>,
     /// How long the file may become.
     capacity: AtomicU64,
     /// How long it was when this process opened it: what lies below may not be in memory.
@@ -69,6 +69,8 @@ pub(crate) struct Wanted {
 /// Verified batches, back to back.
 #[derive(Debug, Clone)]
 pub(crate) struct Piece {
+    /// Of the segment.
+    pub(crate) path: Arc<Path>,
     pub(crate) bytes: Bytes,
     /// Where in the file they begin.
     pub(crate) position: u64,
@@ -80,11 +82,11 @@ pub(crate) struct Piece {
 
 impl SegmentData {
     /// A segment whose file holds `len` bytes of whole batches and ends at offset `end`.
-    pub(crate) fn new(files: &Arc<Files>, dir: &Path, base: Offset, len: u64, end: Offset, capacity: u64) -> Self {
+    pub(crate) fn new(home: &Arc<Home>, base: Offset, len: u64, end: Offset, capacity: u64) -> Self {
         Self {
-            files: Arc::clone(files),
+            home: Arc::clone(home),
             base,
-            path: file_path(dir, base, FileKind::Log),
+            path: file_path(&home.dir, base, FileKind::Log).into(),
             capacity: AtomicU64::new(capacity.max(len)),
             opened_len: len,
             len: AtomicU64::new(len),
@@ -102,7 +104,12 @@ impl SegmentData {
     }
 
     pub(crate) fn files(&self) -> &Arc<Files> {
-        &self.files
+        &self.home.files
+    }
+
+    /// Refuses what was opened by its name, if the name may lead to somebody else's file by now.
+    pub(crate) fn check_ours(&self) -> Result<()> {
+        self.home.check()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -216,7 +223,13 @@ impl SegmentData {
             next_offset = batch.header().next_offset();
         }
         let is_vouched = self.is_vouched(position, taken as u64);
-        Ok((taken > 0).then(|| Piece { bytes: bytes.truncated(taken), position, next_offset, is_vouched }))
+        Ok((taken > 0).then(|| Piece {
+            path: Arc::clone(&self.path),
+            bytes: bytes.truncated(taken),
+            position,
+            next_offset,
+            is_vouched,
+        }))
     }
 
     /// Says that the first `len` bytes hold what this crate appended: its writer, seal or close mark knows.
@@ -262,7 +275,7 @@ impl SegmentData {
 
     /// A way to the bytes, opened when first needed.
     pub(crate) fn view(self: &Arc<Self>) -> Result<View> {
-        self.last_used.store(self.files.tick(), Ordering::Relaxed);
+        self.last_used.store(self.files().tick(), Ordering::Relaxed);
         let capacity = self.capacity();
         let fits = |view: &&View| view.capacity() >= capacity;
         if let Some(view) = self.view.read().as_ref().filter(fits) {
@@ -272,12 +285,13 @@ impl SegmentData {
         if let Some(view) = slot.as_ref().filter(fits) {
             return Ok(view.clone());
         }
-        let view = self.files.view(&self.path, capacity, self.opened_len)?;
+        let view = self.files().view(&self.path, capacity, self.opened_len)?;
+        self.check_ours()?;
         let had_view = slot.is_some();
         *slot = Some(view.clone());
         drop(slot);
         if !had_view {
-            self.files.note_mapped(self);
+            self.files().note_mapped(self);
         }
         Ok(view)
     }
@@ -293,7 +307,7 @@ impl SegmentData {
     /// Gives up the map and a loaded index until the next read. The writer's own index stays.
     pub(crate) fn drop_view(&self) {
         if self.view.write().take().is_some() {
-            self.files.note_unmapped();
+            self.files().note_unmapped();
         }
         let mut index = self.index.write();
         if index.as_ref().is_some_and(|index| index.is_loaded()) {
@@ -303,15 +317,24 @@ impl SegmentData {
 
     /// The segment's index: the one set by its writer, else loaded or rebuilt now.
     pub(crate) fn index(&self) -> Result<Arc<Index>> {
-        if let Some(index) = &*self.index.read() {
-            return Ok(Arc::clone(index));
-        }
-        let loaded = Index::load(&self.files, &self.path, self.base, self.len())?;
-        let mut slot = self.index.write();
-        if let Some(index) = &*slot {
-            // The writer's own, or another reader's, came meanwhile: what was loaded may be older than it.
-            return Ok(Arc::clone(index));
-        }
+        let (loaded, mut slot) = loop {
+            if let Some(index) = &*self.index.read() {
+                return Ok(Arc::clone(index));
+            }
+            let len = self.len();
+            let loaded = Index::load(self.files(), &self.path, self.base, len);
+            self.check_ours()?;
+            let loaded = loaded?;
+            let slot = self.index.write();
+            if let Some(index) = &*slot {
+                // The writer's own, or another reader's, came meanwhile: what was loaded may be older than it.
+                return Ok(Arc::clone(index));
+            }
+            // The writer's own may even have come and gone, and the segment grown with it.
+            if self.len() == len {
+                break (loaded, slot);
+            }
+        };
         if let Some((timestamp, offset)) = loaded.largest {
             self.note_largest(timestamp, offset);
         }
@@ -323,7 +346,7 @@ impl SegmentData {
         drop(slot);
         if !loaded.is_vouched {
             let dir = self.path.parent().unwrap_or(Path::new("."));
-            self.files.tell_rebuilt(file_path(dir, self.base, FileKind::Index));
+            self.files().tell_rebuilt(file_path(dir, self.base, FileKind::Index));
         }
         Ok(index)
     }
@@ -341,7 +364,7 @@ impl SegmentData {
 impl Drop for SegmentData {
     fn drop(&mut self) {
         if self.view.get_mut().is_some() {
-            self.files.note_unmapped();
+            self.files().note_unmapped();
         }
     }
 }

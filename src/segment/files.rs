@@ -1,13 +1,13 @@
-//! What all segments of a log share to reach their bytes: the disk, how to read, and a limit on open maps.
+//! What all segments of a log share to reach their bytes: the disk, how to read, and a limit on open maps and files.
 //!
-//! Each process may have about 65,000 maps, and a thousand partitions have many segments. So a segment is mapped at
-//! its first read, and when there are too many, those that were not read for longest are dropped. A reader that still
+//! Each process may have about 65,000 maps, or a thousand files, and a thousand partitions have many segments. So a
+//! segment is opened at its first read, and when there are too many, those that were not read for longest are dropped. A reader that still
 //! borrows from one keeps it alive.
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -86,6 +86,7 @@ impl Files {
     pub(crate) fn view(&self, path: &Path, capacity: u64, cold: u64) -> Result<View> {
         let file = self.disk.open(path, Open::Read).map_err(Error::io("open", path))?;
         if self.read_path == ReadPath::Positional {
+            self.tick.fetch_add(1, Ordering::Relaxed);
             return Ok(View { bytes: Source::File(file), path: path.into() });
         }
         let capacity = usize::try_from(capacity).map_err(|_| Error::Unsupported { what: "a map of this length" })?;
@@ -97,11 +98,9 @@ impl Files {
         Ok(View { bytes: Source::Map(Arc::new(map)), path: path.into() })
     }
 
-    /// Notes that `segment` now holds a map, and makes the one read longest ago drop its own if there are too many.
+    /// Notes that `segment` now holds a map, or an open file, and makes the one read longest ago drop its own if there
+    /// are too many.
     pub(crate) fn note_mapped(&self, segment: &Arc<SegmentData>) {
-        if self.read_path == ReadPath::Positional {
-            return;
-        }
         let mut mapped = self.mapped.lock();
         mapped.push(Arc::downgrade(segment));
         if self.open_maps.fetch_add(1, Ordering::Relaxed) < self.max_maps {
@@ -119,9 +118,32 @@ impl Files {
     }
 
     pub(crate) fn note_unmapped(&self) {
-        if self.read_path == ReadPath::Mapped {
-            self.open_maps.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.open_maps.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The directory of a partition, as its segments share it.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) files: Arc<Files>,
+    pub(crate) dir: PathBuf,
+    is_left: AtomicBool,
+}
+
+impl Home {
+    pub(crate) fn new(files: &Arc<Files>, dir: &Path) -> Arc<Self> {
+        Arc::new(Self { files: Arc::clone(files), dir: dir.to_owned(), is_left: AtomicBool::new(false) })
+    }
+
+    /// From now on the files may be somebody else's: the log was closed, or the topic deleted.
+    pub(crate) fn leave(&self) {
+        self.is_left.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether what was just opened by its name is ours. Asked after the opening: whoever takes the names over does it
+    /// after the directory was left.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_left.load(Ordering::SeqCst) { Err(Error::Closed) } else { Ok(()) }
     }
 }
 

@@ -160,8 +160,21 @@ impl<'f> Scan<'f> {
     }
 }
 
-/// The position after the last byte in `from..to` of `file` that is not zero; `from` if all are.
+/// The position after the last byte in `from..to` of `file` that is not zero; `from` if all are. Holes are not read: a
+/// segment that has its length from the start is a gigabyte of one.
 pub(crate) fn last_data(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<u64> {
+    let (mut at, mut last) = (from, from);
+    while at < to {
+        let Some(start) = file.next_data(at)?.filter(|start| *start < to) else { break };
+        let end = file.next_hole(start)?.clamp(start + 1, to);
+        let found = last_byte(file, start, end)?;
+        last = if found > start { found } else { last };
+        at = end;
+    }
+    Ok(last)
+}
+
+fn last_byte(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<u64> {
     let mut piece = vec![0; BUFFER.min((to - from) as usize)];
     let mut end = to;
     while end > from {
@@ -174,4 +187,27 @@ pub(crate) fn last_data(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<u
         end = start;
     }
     Ok(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk, Open, RealDisk};
+
+    /// Opening after a kill read the whole of each segment that has its length from the start.
+    #[test]
+    fn the_last_data_is_found_without_reading_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), Open::CreateNew).unwrap();
+        // To read it all would take an hour.
+        let len = 1 << 42;
+        file.set_len(len).unwrap();
+        assert_eq!(last_data(&*file, 5, len).unwrap(), 5);
+        for at in [10, len / 2, len - 1] {
+            file.write_at(&[1], at).unwrap();
+            assert_eq!(last_data(&*file, 5, len).unwrap(), at + 1);
+            assert_eq!(last_data(&*file, 5, 11).unwrap(), 11);
+        }
+        assert_eq!(last_data(&*file, 11, len / 2).unwrap(), 11);
+    }
 }

@@ -50,7 +50,8 @@ fn a_failed_append_gives_its_offset_to_the_next_one_and_never_comes_back() {
                 bed.disk.inject(calls, Fault::Short(len), Times::Once);
                 bed.disk.inject(calls + 1, Fault::Error(Errno::Full), Times::Once);
             } else {
-                bed.disk.inject(calls, Fault::Error(Errno::Full), Times::Once);
+                // Zeros ahead of it, and itself.
+                bed.disk.inject(calls, Fault::Error(Errno::Full), Times::Next(3));
             }
             let failed = partition.append("never").unwrap_err();
             assert_eq!(failed.kind(), ErrorKind::Full, "{failed:?}");
@@ -266,7 +267,8 @@ fn a_segment_whose_files_could_not_be_removed_is_removed_later() {
     fill(&partition, 30);
     partition.core.raise_start(Offset(15));
     bed.disk.clock().advance(Duration::from_secs(1));
-    bed.disk.inject(bed.disk.calls(), Fault::Error(Errno::Denied), Times::Once);
+    // After the directory was synced.
+    bed.disk.inject(bed.disk.calls() + 2, Fault::Error(Errno::Denied), Times::Once);
     assert!(partition.core.remove_below_start(crate::RetentionReason::Start).is_err());
     assert!(partition.core.has_files_below_start());
     assert!(partition.core.remove_below_start(crate::RetentionReason::Start).unwrap() > 0);
@@ -288,4 +290,17 @@ fn a_sync_after_the_trim_leaves_the_file_at_its_length() {
     assert_eq!(bed.disk.metadata(&Bed::path(0, FileKind::Log)).unwrap().len, len);
     late.sync(Duration::from_secs(3600)).unwrap();
     assert_eq!(bed.disk.metadata(&Bed::path(0, FileKind::Log)).unwrap().len, len);
+}
+
+/// Zeros written ahead of the tail used up what was free, and every append was refused, however short.
+#[test]
+fn an_append_that_fits_is_not_refused_for_what_is_written_ahead() {
+    let mut bed = Bed::durable();
+    bed.config.segment_bytes = 8 << 20;
+    let partition = bed.open().unwrap();
+    bed.disk.set_free(Some(500 << 10));
+    for _ in 0..1000 {
+        partition.append("v").unwrap();
+    }
+    assert!(bed.disk.audit().is_none(), "{:?}", bed.disk.audit());
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use crate::disk::{Disk, Open};
 use crate::error::{Error, ErrorKind};
 use crate::observe::RetentionReason;
-use crate::partition::testing::{Bed, DIR, check, fill};
+use crate::partition::testing::{Bed, DIR, T0, check, fill};
 use crate::partition::{ReadOptions, RecoveryMode};
+use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Record};
 use crate::segment::FileKind;
-use crate::types::Offset;
+use crate::sim::{Errno, Fault, Times};
+use crate::types::{Offset, Timestamp};
 
 #[test]
 fn a_killed_process_loses_nothing_and_a_power_cut_nothing_that_was_synced() {
@@ -352,4 +354,100 @@ fn a_directory_that_kafka_wrote_opens_and_closes_unchanged() {
     }
     bed.hints.clean = None;
     assert_eq!(bed.open_real(&target).unwrap().offsets().stable, Offset(20));
+}
+
+/// A sync had taken it upon itself to sync the directory, and had not come to it, when retention found nothing left to
+/// sync there: it unlinked the first segment before the name of the next one was durable. After a power cut no segment
+/// was there that the log could start with.
+#[test]
+fn retention_syncs_names_that_a_sync_has_not_come_to_yet() {
+    for seed in 0..300 {
+        let mut bed = Bed::new();
+        let partition = bed.open().unwrap();
+        fill(&partition, 3);
+        partition.sync().unwrap();
+        fill(&partition, 17);
+        let core = &partition.core;
+        let start = partition.segments()[1].base();
+        let plan = core.lock().plan_sync(false, core);
+        assert!(plan.names);
+        (bed.hints.start, bed.hints.recovery_point) = (Some(start), Some(Offset(3)));
+        core.raise_start(start);
+        assert_eq!(core.remove_below_start(RetentionReason::Start).unwrap(), 1);
+        let found = bed.crash(seed).open().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(found.offsets().start, start);
+    }
+}
+
+/// A record that was cut short by a kill held a whole batch of Kafka's. That one was taken for a part of the log behind
+/// damage, and the partition was refused.
+#[test]
+fn a_torn_record_that_holds_a_batch_is_torn() {
+    for inner_offset in [0, 1000] {
+        let bed = Bed::new();
+        let partition = bed.open().unwrap();
+        fill(&partition, 2);
+        let mut builder = BatchBuilder::new();
+        builder.begin(BatchOptions::default());
+        builder.push(&Record::new("inner"), Timestamp(T0)).unwrap();
+        let mut value = builder.finish().unwrap().to_vec();
+        let header = BatchHeader::read(&value).unwrap();
+        BatchHeader { base_offset: Offset(inner_offset), ..header }.seal(&mut value);
+        value.extend_from_slice(&[1; 300]);
+        partition.append(&value[..]).unwrap();
+        let (path, len) = (partition.segments()[0].path().to_owned(), partition.segments()[0].len());
+        drop(partition);
+        let killed = bed.kill();
+        killed.disk.open(&path, Open::Write).unwrap().set_len(len - 100).unwrap();
+        assert_eq!(killed.open().unwrap().offsets().end, Offset(2));
+    }
+}
+
+/// Each try to put a torn tail aside on a full disk left another file of it, in part.
+#[test]
+fn a_torn_tail_that_cannot_be_put_aside_leaves_nothing_behind() {
+    let bed = Bed::new();
+    fill(&bed.open().unwrap(), 5);
+    let bed = bed.crash(3);
+    let path = Bed::path(0, FileKind::Log);
+    let len = bed.disk.metadata(&path).unwrap().len;
+    bed.poke(&path, len, &[9; 60_000]);
+    let partition = bed.open().unwrap();
+    bed.disk.set_free(Some(5000));
+    for _ in 0..3 {
+        assert_eq!(partition.append("v").unwrap_err().kind(), ErrorKind::Full);
+    }
+    let cut = |names: Vec<String>| names.iter().filter(|name| name.ends_with(".cut")).count();
+    assert_eq!(cut(bed.names()), 0);
+    bed.disk.set_free(None);
+    partition.append("v").unwrap();
+    assert_eq!(cut(bed.names()), 1);
+}
+
+/// A call that failed between the renaming of a segment and the removal of what was derived from it made every later
+/// try fail: the segment was not there under its name any more.
+#[test]
+fn putting_segments_aside_goes_on_where_an_error_stopped_it() {
+    let bed = Bed::new();
+    let partition = bed.open().unwrap();
+    fill(&partition, 17);
+    partition.sync().unwrap();
+    drop(partition);
+    let bed = bed.crash(1);
+    bed.poke(&Bed::path(0, FileKind::Log), 400, &[0xFF]);
+    let bed = bed.crash(1);
+    let mut failed = 0;
+    for call in 0..120 {
+        let bed = bed.kill();
+        let partition = bed.open().unwrap();
+        bed.disk.inject(bed.disk.calls() + call, Fault::Error(Errno::Denied), Times::Once);
+        let first = partition.append("v").map(drop);
+        bed.disk.heal();
+        let is_poisoned = matches!(partition.sync(), Err(Error::Poisoned { .. }));
+        if first.is_err() && !is_poisoned {
+            failed += 1;
+            partition.append("v").unwrap_or_else(|error| panic!("call {call}: {error}"));
+        }
+    }
+    assert!(failed > 20, "{failed}");
 }
