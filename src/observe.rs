@@ -69,8 +69,8 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// path is that of the offset index. Told again if the segment was unmapped in between.
     fn index_rebuilt(&self, partition: &TopicPartition, path: &Path) {}
 
-    /// A partition that was not closed in order is being read through. **Not called yet**: only
-    /// [`recovered`](Self::recovered) is, when it is over.
+    /// A partition that was not closed in order is being read through: told by the open after each 64 MiB of batches,
+    /// so never for one in which there is less to read. [`recovered`](Self::recovered) follows when it is over.
     fn recovering(&self, progress: &Recovery<'_>) {}
 
     /// A partition was opened after it had not been closed in order, or differed from what the close had left. Not
@@ -167,7 +167,7 @@ pub struct Recovery<'a> {
     pub end: Offset,
     /// How many bytes of batches were read and verified so far.
     pub scanned_bytes: u64,
-    /// How many there are to read in all.
+    /// How many there are to read in all. While it is going on, at most: where batches end is not known yet.
     pub total_bytes: u64,
     /// The time it took so far.
     pub duration: Duration,
