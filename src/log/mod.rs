@@ -481,7 +481,7 @@ impl Log {
         self.opened.inner.damaged.read().clone()
     }
 
-    /// The directory.
+    /// The directory, as an absolute path.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.opened.inner.dir
