@@ -23,9 +23,12 @@ pub(crate) use tell::{Later, Quiet, tell};
 /// that does the background work. So return promptly. What one thread brings about is told in order.
 ///
 /// No lock is held then: an observer may call the log, even to maintain or to close it. What it brings about there is
-/// told when it has returned, so see to it that this comes to an end. It must not wait for the background work, which may be what called it:
-/// [`Appended::wait`](crate::Appended::wait) is fine, blocking on [`Appended::acked`](crate::Appended::acked) is not. A
-/// panic on the log's own thread stops the log.
+/// told when it has returned, so see to it that this comes to an end. It must not wait for the background work, which
+/// may be what called it: [`Appended::wait`](crate::Appended::wait) is fine, blocking on
+/// [`Appended::acked`](crate::Appended::acked) is not. A panic on the log's own thread stops the log.
+///
+/// An observer that stores a [`Log`](crate::Log), or another handle of it, is a cycle of references: dropping the other
+/// handles closes nothing then, so call [`Log::close`](crate::Log::close), and let the observer drop its own.
 ///
 /// Events get more fields over time, never fewer.
 ///
@@ -62,7 +65,9 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A partition refuses appends until the log is reopened, for the reason given.
     fn poisoned(&self, partition: &TopicPartition, reason: &str) {}
 
-    /// Opening found bytes at the end of a partition that are no whole batch, as a crash leaves them, and cut them off.
+    /// Bytes at the end of a partition that are no whole batch, as a crash leaves them, were cut off and put aside.
+    /// Opening finds them and leaves them; they are cut, and this is told, at the first change of the partition (an
+    /// append, a sync), by maintenance or by the close. In a read-only log they stay, and this is never told.
     fn corrupt_tail_cut(&self, cut: &TailCut<'_>) {}
 
     /// The index of a sealed segment was missing or wrong, so a read built it again from the batches, in memory. The
@@ -209,7 +214,7 @@ pub struct Stats {
     pub topics: Vec<TopicStats>,
     /// Bytes free on the file system of the log.
     pub free_bytes: u64,
-    /// Segments and indexes mapped for reading.
+    /// Segments mapped for reading.
     pub open_maps: u64,
     /// Partitions that cannot be used.
     pub damaged_partitions: u64,

@@ -491,6 +491,10 @@ impl Log {
     /// Kafka directories, leaves a mark that lets the next open believe them, and gives back the lock. Calls that are
     /// under way end first.
     ///
+    /// One caller does not wait for that: an [`Observer`](crate::Observer) that calls this on the log's own thread, in
+    /// the middle of the work there. It gets `Ok` at once; the thread closes the log when that work is over, and nobody
+    /// is told what went wrong.
+    ///
     /// What handles that are left answer from then on:
     ///
     /// | Call | Answer |
