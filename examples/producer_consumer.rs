@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chiplog::{Group, Header, Log, Offset, Partition, Record, Topic, TopicConfig};
+use chiplog::{Group, GroupConfig, Header, Log, Offset, Partition, Record, Topic, TopicConfig};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -89,15 +89,17 @@ fn run(options: &Options) -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let dir = options.data.as_deref().unwrap_or(temporary.path());
 
-    // Opening locks the directory for this process and recovers what the last one left, however it ended.
-    let log = Log::open(dir)?;
+    // Opening locks the directory for this process and recovers what the last one left, however it ended. By default a
+    // group forgets after a week where it was, and records go after a week: this log may be gone on with later.
+    let log = Log::builder(dir).groups(GroupConfig::default().offset_retention(None)).open()?;
 
     // A topic has its settings from when it was created: here as Kafka's own strings, for most there are methods, too.
     let topic = match log.find_topic(&options.topic) {
         Some(topic) => topic,
         None => {
             let codec = if options.codec == "none" { "uncompressed" } else { &options.codec };
-            let config = TopicConfig::default().partitions(options.partitions).set("compression.type", codec)?;
+            let config = TopicConfig::default().partitions(options.partitions).retention_time(None);
+            let config = config.set("compression.type", codec)?;
             log.create_topic(&options.topic, config)?
         }
     };
@@ -278,7 +280,7 @@ fn produce(appending: &Appending<'_>, producer: u32, last: Option<u64>) -> Resul
 fn consume(follower: Follower, group: &Group, seen: &Seen, all_appended: &AtomicBool) -> Result<u64> {
     let Follower { partition, from, mut order } = follower;
     let (topic, number) = (partition.topic(), partition.number());
-    // A reader follows a partition without taking any lock.
+    // A reader never waits for an append: what it locks, to find a segment, it locks for a moment.
     let mut reader = partition.reader();
     let (mut at, mut committed) = (from, from);
     loop {

@@ -23,8 +23,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
 /// The clock of the operating system.
 ///
-/// [`now`](Clock::now) is its coarse reading, up to one timer tick behind: at most 4 ms on usual kernels. It costs 8 ns
-/// where the exact one costs 30, at every append. So a record may carry a time a little before that of a
+/// [`now`](Clock::now) is its coarse reading, up to one timer tick behind: at most 10 ms, on most kernels 4. It is read
+/// at every append, and costs less than the exact one. So a record may carry a time a little before that of a
 /// [`SystemTime`] taken ahead of its append.
 #[derive(Debug)]
 pub struct SystemClock {

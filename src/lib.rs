@@ -59,11 +59,11 @@
 //!
 //! | After `append` returned, and | the process is killed | power is lost |
 //! |---|---|---|
-//! | nothing more ([`Ack::Written`]) | kept | may be lost; what remains is a prefix |
+//! | nothing more ([`Ack::Written`]) | kept | may be lost; what remains of each partition is a prefix |
 //! | [`Ack::Synced`] was waited for, or the topic has [`Durability::Each`] | kept | kept |
 //!
-//! Every batch is verified before it is read. Damage is an error that names file and position. [`guide::durability`]
-//! has the rest.
+//! Partitions are synced each on its own: one may keep a record that came after one which another lost. Every batch is
+//! verified before it is read. Damage is an error that names file and position. [`guide::durability`] has the rest.
 //!
 //! # Where to look
 //!

@@ -15,7 +15,7 @@ use crate::types::{Offset, TopicPartition};
 
 mod tell;
 
-pub(crate) use tell::{Later, Quiet, tell, wake};
+pub(crate) use tell::{Later, Quiet, later, tell};
 
 /// Is told what happens in the log. Every method does nothing unless implemented.
 ///
@@ -23,9 +23,12 @@ pub(crate) use tell::{Later, Quiet, tell, wake};
 /// that does the background work. So return promptly. What one thread brings about is told in order.
 ///
 /// No lock is held then: an observer may call the log, even to maintain or to close it. What it brings about there is
-/// told when it has returned, so see to it that this comes to an end. It must not wait for the background work, which may be what called it:
-/// [`Appended::wait`](crate::Appended::wait) is fine, blocking on [`Appended::acked`](crate::Appended::acked) is not. A
-/// panic on the log's own thread stops the log.
+/// told when it has returned, so see to it that this comes to an end. It must not wait for the background work, which
+/// may be what called it: [`Appended::wait`](crate::Appended::wait) is fine, blocking on
+/// [`Appended::acked`](crate::Appended::acked) is not. A panic on the log's own thread stops the log.
+///
+/// An observer that stores a [`Log`](crate::Log), or another handle of it, is a cycle of references: dropping the other
+/// handles closes nothing then, so call [`Log::close`](crate::Log::close), and let the observer drop its own.
 ///
 /// Events get more fields over time, never fewer.
 ///
@@ -62,15 +65,17 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A partition refuses appends until the log is reopened, for the reason given.
     fn poisoned(&self, partition: &TopicPartition, reason: &str) {}
 
-    /// Opening found bytes at the end of a partition that are no whole batch, as a crash leaves them, and cut them off.
+    /// Bytes at the end of a partition that are no whole batch, as a crash leaves them, were cut off and put aside.
+    /// Opening finds them and leaves them; they are cut, and this is told, at the first change of the partition (an
+    /// append, a sync), by maintenance or by the close. In a read-only log they stay, and this is never told.
     fn corrupt_tail_cut(&self, cut: &TailCut<'_>) {}
 
     /// The index of a sealed segment was missing or wrong, so a read built it again from the batches, in memory. The
     /// path is that of the offset index. Told again if the segment was unmapped in between.
     fn index_rebuilt(&self, partition: &TopicPartition, path: &Path) {}
 
-    /// A partition that was not closed in order is being read through. **Not called yet**: only
-    /// [`recovered`](Self::recovered) is, when it is over.
+    /// A partition that was not closed in order is being read through: told by the open after each 64 MiB of batches,
+    /// so never for one in which there is less to read. [`recovered`](Self::recovered) follows when it is over.
     fn recovering(&self, progress: &Recovery<'_>) {}
 
     /// A partition was opened after it had not been closed in order, or differed from what the close had left. Not
@@ -167,7 +172,7 @@ pub struct Recovery<'a> {
     pub end: Offset,
     /// How many bytes of batches were read and verified so far.
     pub scanned_bytes: u64,
-    /// How many there are to read in all.
+    /// How many there are to read in all. While it is going on, at most: where batches end is not known yet.
     pub total_bytes: u64,
     /// The time it took so far.
     pub duration: Duration,
@@ -209,7 +214,7 @@ pub struct Stats {
     pub topics: Vec<TopicStats>,
     /// Bytes free on the file system of the log.
     pub free_bytes: u64,
-    /// Segments and indexes mapped for reading.
+    /// Segments mapped for reading.
     pub open_maps: u64,
     /// Partitions that cannot be used.
     pub damaged_partitions: u64,

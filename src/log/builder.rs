@@ -370,13 +370,17 @@ impl LogBuilder {
 
     /// Opens the log: creates the directory if it is not there, locks it, recovers what needs it.
     ///
+    /// A relative directory is that of now: when the process changes its current directory, the log stays where it is.
+    ///
     /// # Errors
     ///
     /// - [`Error::Locked`] if the log is open already, in this process or another.
     /// - [`Error::Corrupt`] if the catalog is damaged, or, when [`strict`](Self::strict), a partition is.
     /// - [`Error::NewerVersion`] if a newer version of this crate wrote the directory.
     /// - [`Error::InvalidSetting`] if a setting is out of range; [`Error::Io`].
-    pub fn open(self) -> Result<Log> {
+    pub fn open(mut self) -> Result<Log> {
+        // Files are opened by name for as long as the log is open.
+        self.dir = std::path::absolute(&self.dir).map_err(Error::io("find directory", &*self.dir))?;
         self.default_config.validate()?;
         self.groups.validate()?;
         let intervals =

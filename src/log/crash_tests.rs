@@ -293,6 +293,29 @@ fn a_clean_mark_is_there_only_while_every_file_is_as_the_close_left_it() {
     }
 }
 
+/// Two calls that failed in a row made a mark that could not be read pass for gone: it was left beside what was changed.
+#[test]
+fn a_clean_mark_that_could_not_be_read_is_erased_before_the_first_change() {
+    let closed = disk();
+    let log = open(&closed).unwrap();
+    log.create_topic("a", small()).unwrap().append("one").unwrap();
+    log.close().unwrap();
+    let mark = Path::new("/log/clean");
+    let mut opened = 0;
+    for (call, count) in (0..40).flat_map(|call| (1..4).map(move |count| (call, count))) {
+        let disk = closed.kill();
+        assert!(disk.image().files().contains_key(mark));
+        disk.inject(call, Fault::Error(Errno::Io), Times::Next(count));
+        let Ok(log) = open(&disk) else { continue };
+        opened += u64::from(disk.struck() > 1);
+        disk.heal();
+        log.append(Record::new("two").to("a")).unwrap();
+        assert!(!disk.image().files().contains_key(mark), "{count} from call {call}");
+        assert_eq!(disk.audit(), None, "{count} from call {call}");
+    }
+    assert!(opened > 0);
+}
+
 /// Retention by size and age, deletion by hand: a crash finds the old start or the new one, and every record behind it.
 #[test]
 fn a_crash_during_retention_finds_the_old_start_or_the_new_one() {

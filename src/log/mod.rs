@@ -484,7 +484,7 @@ impl Log {
         self.opened.inner.damaged.read().clone()
     }
 
-    /// The directory.
+    /// The directory, as an absolute path.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.opened.inner.dir
@@ -493,6 +493,10 @@ impl Log {
     /// Closes the log, for all handles: makes everything durable, brings the files into the form of ordinary closed
     /// Kafka directories, leaves a mark that lets the next open believe them, and gives back the lock. Calls that are
     /// under way end first.
+    ///
+    /// One caller does not wait for that: an [`Observer`](crate::Observer) that calls this on the log's own thread, in
+    /// the middle of the work there. It gets `Ok` at once; the thread closes the log when that work is over, and nobody
+    /// is told what went wrong.
     ///
     /// What handles that are left answer from then on:
     ///

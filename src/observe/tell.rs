@@ -19,7 +19,6 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Observer;
-use crate::watermark::Woken;
 
 /// Tells the observer, now or when the last [`Later`] of this thread goes.
 pub(crate) fn tell(observer: &Arc<dyn Observer>, call: impl FnOnce(&dyn Observer) + 'static) {
@@ -27,15 +26,8 @@ pub(crate) fn tell(observer: &Arc<dyn Observer>, call: impl FnOnce(&dyn Observer
     later(move || call(&*observer));
 }
 
-/// Wakes threads at once, and tasks as an observer is told: that is a call into somebody's runtime.
-pub(crate) fn wake(mut woken: Woken) {
-    woken.wake_threads();
-    if !woken.is_empty() {
-        later(move || drop(woken));
-    }
-}
-
-fn later(call: impl FnOnce() + 'static) {
+/// Calls into code that is not ours, now or when the last [`Later`] of this thread goes.
+pub(crate) fn later(call: impl FnOnce() + 'static) {
     let _later = Later::begin();
     // A thread that is ending has nobody left to tell.
     let _ = WAITING.try_with(|waiting| waiting.borrow_mut().push_back(Box::new(call)));

@@ -19,9 +19,9 @@ use super::Partition;
 use super::core::Core;
 use super::follow::{marker_of, producer_batch};
 use super::producers::{Checked, Marker, Origin};
+use super::report::wake;
 use crate::config::{self, Durability, TopicConfig};
 use crate::error::{Error, Result};
-use crate::observe::wake;
 use crate::probe;
 use crate::record::{
     BatchBuilder, BatchHeader, BatchOptions, BatchOrigin, BatchRef, Codec, Compression, Record, Rules, Stamp,

@@ -15,6 +15,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::context::{Context, RecoveryMode};
 use super::follow::Followed;
@@ -23,6 +24,7 @@ use crate::checksum::Digest;
 use crate::disk::marks::{Note, SyncMark};
 use crate::disk::{Disk, DiskFile, FileId, Open, read_exact_at, read_file, read_vouched};
 use crate::error::{Error, Result};
+use crate::observe::{Recovery as RecoveryEvent, tell};
 use crate::probe;
 use crate::record::BatchHeader;
 use crate::segment::active::{Found, Shape};
@@ -139,7 +141,7 @@ struct From {
 
 /// Opens the partition in `dir`.
 pub(crate) fn recover(context: &Context, home: &Arc<Home>, shape: Shape, hints: &Hints) -> Result<Recovered> {
-    Recovery { context, home, dir: &home.dir, shape, hints }.run()
+    Recovery { context, home, dir: &home.dir, shape, hints, began: context.clock.monotonic() }.run()
 }
 
 struct Recovery<'a> {
@@ -148,6 +150,7 @@ struct Recovery<'a> {
     dir: &'a Path,
     shape: Shape,
     hints: &'a Hints,
+    began: Duration,
 }
 
 impl Recovery<'_> {
@@ -251,10 +254,11 @@ impl Recovery<'_> {
         let proven = self.hints.recovery_point.into_iter().chain(mark.map(|mark| mark.offset)).max();
         let proven = proven.unwrap_or(candidates[0].base).max(candidates[0].base);
         let (from, followed, restored) = self.begin(&candidates, note, proven, listing)?;
-        let mut walk =
-            Walk { recovery: self, candidates: &candidates, followed, restored, scanned: 0, unfinished: Vec::new() };
+        let progress = Progress::new(candidates[from.segment..].iter().map(|c| c.limit).sum::<u64>() - from.position);
+        let unfinished = Vec::new();
+        let mut walk = Walk { recovery: self, candidates: &candidates, followed, restored, progress, unfinished };
         let found = walk.run(from)?;
-        let Walk { mut followed, scanned, unfinished, .. } = walk;
+        let Walk { mut followed, progress: Progress { scanned, .. }, unfinished, .. } = walk;
         followed.producers.committed_to(found.offset);
         let written = note.map_or(proven, |(_, note)| proven.max(note.offset));
         let known = Known { start, written, same_boot: note.is_some() };
@@ -593,7 +597,7 @@ struct Walk<'a> {
     candidates: &'a [Candidate],
     followed: Followed,
     restored: Option<IndexWriter>,
-    scanned: u64,
+    progress: Progress,
     unfinished: Vec<UnfinishedParts>,
 }
 
@@ -663,13 +667,43 @@ impl Walk<'_> {
                     if !probe::planted("partition.producers_forgotten") {
                         self.followed.replay(&batch.header, batch.bytes);
                     }
+                    self.progress.add(self.recovery, &batch.header);
                 }
                 Err(stop) => break stop,
             }
         };
-        self.scanned += stop.position - position;
         let (position, offset) = (scan.position(), scan.next_offset());
         Ok(End { segment, position, offset, reason: stop.reason, ends: Vec::new(), index, first_timestamp })
+    }
+}
+
+/// How much was read and verified, which the observer is told now and then.
+#[derive(Debug)]
+struct Progress {
+    scanned: u64,
+    /// How much there is to read at most: where batches end is not known yet.
+    total: u64,
+    next_told: u64,
+}
+
+impl Progress {
+    fn new(total: u64) -> Self {
+        Self { scanned: 0, total, next_told: TELL_EVERY }
+    }
+
+    fn add(&mut self, recovery: &Recovery<'_>, batch: &BatchHeader) {
+        self.scanned += u64::from(batch.batch_len);
+        if self.scanned < self.next_told {
+            return;
+        }
+        self.next_told = (self.scanned / TELL_EVERY + 1) * TELL_EVERY;
+        let context = recovery.context;
+        let (partition, end) = (recovery.hints.id.clone(), batch.next_offset());
+        let (scanned_bytes, total_bytes) = (self.scanned, self.total);
+        let duration = context.clock.monotonic().saturating_sub(recovery.began);
+        tell(&context.observer, move |observer| {
+            observer.recovering(&RecoveryEvent { partition: &partition, end, scanned_bytes, total_bytes, duration });
+        });
     }
 }
 
@@ -700,6 +734,8 @@ fn holds_batch(file: &dyn DiskFile, from: u64, to: u64, offset: Offset) -> std::
 }
 
 const PIECE: usize = 256 << 10;
+/// Bytes between two times that the observer is told how far it is. Tests have no time to read as much.
+const TELL_EVERY: u64 = if cfg!(test) { 1 << 10 } else { 64 << 20 };
 
 /// Reads a small file of a partition directory; `None` if it is not there.
 pub(crate) fn read_if_there(context: &Context, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::core::Core;
 use super::recover::Torn;
 use super::writer::Writer;
-use crate::observe::{Later, SegmentEvent, SyncFailed, Synced, TailCut, tell, wake};
+use crate::observe::{Later, SegmentEvent, SyncFailed, Synced, TailCut, later, tell};
 use crate::types::Offset;
 use crate::watermark::Woken;
 
@@ -84,6 +84,14 @@ impl Drop for Deliver<'_> {
         if !std::thread::panicking() {
             self.0.deliver();
         }
+    }
+}
+
+/// Wakes threads at once, and tasks as an observer is told: that is a call into somebody's runtime.
+pub(crate) fn wake(mut woken: Woken) {
+    woken.wake_threads();
+    if !woken.is_empty() {
+        later(move || drop(woken));
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Partition, ReadOptions};
 use crate::config::TopicConfig;
 use crate::disk::{Disk, Open, RealDisk, read_file, write_all_at};
 use crate::error::Result;
-use crate::observe::NoObserver;
+use crate::observe::{NoObserver, Observer};
 use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Producer, Record};
 use crate::segment::files::Files;
 use crate::segment::{FileKind, ReadPath, file_path};
@@ -32,6 +32,7 @@ pub(crate) struct Bed {
     pub(crate) read_only: bool,
     pub(crate) read_path: ReadPath,
     pub(crate) max_maps: usize,
+    pub(crate) observer: Arc<dyn Observer>,
 }
 
 pub(crate) const DIR: &str = "/log/t-0";
@@ -60,7 +61,8 @@ impl Bed {
             clean: None,
         };
         let (recovery, read_path) = (RecoveryMode::Report, ReadPath::Mapped);
-        Self { disk, config, hints, recovery, read_only: false, read_path, max_maps: 100 }
+        let observer = Arc::new(NoObserver);
+        Self { disk, config, hints, recovery, read_only: false, read_path, max_maps: 100, observer }
     }
 
     /// One whose topic syncs each append.
@@ -79,7 +81,7 @@ impl Bed {
             files: Arc::new(Files::new(disk, Arc::new(NoObserver), self.read_path, self.max_maps)),
             clock,
             entropy: Arc::new(crate::sim::SimEntropy::new(1)),
-            observer: Arc::new(NoObserver),
+            observer: Arc::clone(&self.observer),
             recovery: self.recovery,
             read_only: self.read_only,
             clean_mark: CleanMark::new(log.join("clean"), false),

@@ -271,7 +271,10 @@ impl ActiveSegment {
         if !is_touched && !has_unsynced_cut {
             return Ok(());
         }
-        probe::reached(if is_touched { "segment.cut" } else { "segment.inherited_cut" });
+        match is_touched {
+            true => probe::reached("segment.cut"),
+            false => probe::reached("segment.inherited_cut"),
+        }
         if is_touched && probe::planted("segment.no_cut") {
             self.touched = self.position;
             return Ok(());

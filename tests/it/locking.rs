@@ -1,12 +1,14 @@
-//! One process has a log, and one handle opens it.
+//! One process has a log, and one handle opens it; where it is.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use chiplog::{Error, Log};
+use chiplog::{Error, Log, Offset, TopicConfig};
 
 /// Set for a process that only opens the log in this directory, and waits.
 const HOLD: &str = "CHILD_HOLDS_LOG";
+/// Set for a process that moves to this directory while it has a log open.
+const MOVE: &str = "CHILD_MOVES";
 
 #[test]
 fn a_second_open_names_the_holder() {
@@ -81,4 +83,40 @@ fn the_other_process() {
     std::io::stdout().flush().unwrap();
     // Until it is killed, or the test that started it has gone.
     let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+/// A log that was opened by a relative path was looked for elsewhere once the process had changed its directory: no
+/// segment could be begun, none be read, and the close failed.
+#[test]
+fn a_log_stays_where_it_was_opened() {
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // The current directory is that of all tests of this process.
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["locking::the_process_that_moves", "--exact", "--ignored"])
+        .current_dir(home.path())
+        .env(MOVE, other.path())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 0);
+    let log = Log::open(home.path().join("data")).unwrap();
+    assert_eq!(log.topic("orders").unwrap().partition(0).unwrap().offsets().end, Offset(40));
+}
+
+/// Not a test by itself: the other process of the one above.
+#[test]
+#[ignore = "the other process of another test"]
+fn the_process_that_moves() {
+    let Some(other) = std::env::var_os(MOVE) else { return };
+    let home = std::env::current_dir().unwrap();
+    let log = Log::open("data").unwrap();
+    assert_eq!(log.dir(), home.join("data"));
+    let orders = log.create_topic("orders", TopicConfig::default().segment_bytes(400)).unwrap().partition(0).unwrap();
+    crate::support::append_numbers(&orders, 0..20);
+    std::env::set_current_dir(other).unwrap();
+    crate::support::append_numbers(&orders, 20..40);
+    assert_eq!(crate::support::values(&orders).len(), 40);
+    assert!(orders.segments().iter().all(|segment| segment.path().starts_with(&home)));
+    log.close().unwrap();
 }

@@ -1,11 +1,14 @@
 //! Opening what a close, a kill or a power cut left.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::disk::{Disk, Open};
 use crate::error::{Error, ErrorKind};
-use crate::observe::RetentionReason;
+use crate::observe::{Observer, Recovery, RetentionReason};
 use crate::partition::testing::{Bed, DIR, T0, check, fill};
 use crate::partition::{ReadOptions, RecoveryMode};
 use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Record};
@@ -322,6 +325,43 @@ fn a_first_write_that_fails_at_any_call_harms_nothing() {
             assert_eq!(check(&bed.kill().open().unwrap(), ReadOptions::default()), end, "call {call}");
         }
     }
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    recovering: Mutex<Vec<(Offset, u64, u64)>>,
+    recovered: Mutex<Vec<(Offset, u64, u64)>>,
+}
+
+impl Observer for Told {
+    fn recovering(&self, progress: &Recovery<'_>) {
+        assert!(self.recovered.lock().is_empty(), "it is over");
+        self.recovering.lock().push((progress.end, progress.scanned_bytes, progress.total_bytes));
+    }
+
+    fn recovered(&self, recovery: &Recovery<'_>) {
+        self.recovered.lock().push((recovery.end, recovery.scanned_bytes, recovery.total_bytes));
+    }
+}
+
+/// Each KiB here, each 64 MiB outside of tests.
+#[test]
+fn a_recovery_tells_how_far_it_has_come() {
+    let bed = Bed::new();
+    let partition = bed.open().unwrap();
+    fill(&partition, 30);
+    let total: u64 = partition.segments().iter().map(|segment| segment.len()).sum();
+    drop(partition);
+    let told = Arc::new(Told::default());
+    Bed { observer: told.clone(), ..bed.kill() }.open().unwrap();
+    let progress = told.recovering.lock();
+    assert!(progress.len() as u64 == total / 1024 && progress.len() > 2, "{progress:?} of {total}");
+    for (at, (end, scanned, of)) in progress.iter().enumerate() {
+        let (batches, batch) = (end.0, total / 30);
+        assert_eq!((*scanned, *of), (batches * batch, total));
+        assert_eq!(scanned / 1024, at as u64 + 1, "told as soon as it is reached, and once");
+    }
+    assert_eq!(*told.recovered.lock(), [(Offset(30), total, total)]);
 }
 
 /// Kafka's own directory: opened, read whole, closed, and its batches are byte for byte what they were.
