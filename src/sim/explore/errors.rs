@@ -62,7 +62,7 @@ pub(super) fn faults<S: Subject>() -> [Vec<(Fault, Times)>; 2] {
     }
     all.extend([(Fault::Short(1), Times::Once), (Fault::Short(7), Times::Sticky), (Fault::WriteBack, Times::Once)]);
     let (telling, others) = all.into_iter().partition(|(fault, times)| match fault {
-        Fault::Error(errno) => *errno == Errno::Io && *times == Times::Once,
+        Fault::Error(errno) => *errno == Errno::Io && *times != Times::Dead,
         other => matches!(other, Fault::Partly(_) | Fault::Short(1)),
     });
     [telling, others]

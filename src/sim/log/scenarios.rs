@@ -45,6 +45,7 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
         add("open of nothing", &[], End::Close, vec![append(1, 8), Op::Sync]);
         add("first sync", &[], End::Close, vec![append(1, 60), append(2, 60), Op::Sync, append(3, 60), Op::Sync]);
         add("first roll", &[], End::Close, records(1, 6));
+        add("first delete", &[], End::Close, vec![append(1, 20), Op::Delete(0), append(2, 20), Op::Delete(0)]);
         add("first sync after a kill", &records(1, 3), End::Kill, vec![append(9, 60), Op::Sync]);
         add("append by length", &[], End::Close, vec![append(1, 8), append(2, 60), append(3, 200), append(4, 20)]);
         for (name, end) in ends {
