@@ -96,6 +96,7 @@
 //! [`Error::Unsupported`]. A feature changes no format.
 
 #![deny(unsafe_code)]
+#![cfg_attr(loom, allow(dead_code, reason = "models need a part of it"))]
 
 pub mod disk;
 pub mod guide;

@@ -168,7 +168,7 @@ mod loom_models {
             thread::spawn(move || append_and_sync(&shared))
         });
         append_and_sync(&shared);
-        others.map(|other| other.join().unwrap());
+        others.into_iter().for_each(|other| other.join().unwrap());
         assert_eq!(shared.synced.load(Ordering::SeqCst), 3);
     }
 
