@@ -50,6 +50,8 @@ pub struct LogBuilder {
     pub(super) background: Background,
     pub(super) default_config: TopicConfig,
     pub(super) groups: GroupConfig,
+    /// How the topic of group offsets is made, if not as `groups` says.
+    pub(super) offsets_topic: Option<TopicConfig>,
     pub(super) recovery: RecoveryMode,
     pub(super) read_path: ReadPath,
     pub(super) max_maps: usize,
@@ -68,6 +70,13 @@ impl LogBuilder {
         self
     }
 
+    /// Sets how the topic of group offsets is made: in a simulation with little segments.
+    #[cfg(feature = "sim")]
+    pub(crate) fn offsets_topic(mut self, config: TopicConfig) -> Self {
+        self.offsets_topic = Some(config);
+        self
+    }
+
     pub(super) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
@@ -79,6 +88,7 @@ impl LogBuilder {
             background: Background::default(),
             default_config: TopicConfig::default(),
             groups: GroupConfig::default(),
+            offsets_topic: None,
             recovery: RecoveryMode::default(),
             read_path: ReadPath::default(),
             max_maps: 4096,

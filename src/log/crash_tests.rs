@@ -33,6 +33,7 @@ fn builder(disk: &Arc<SimDisk>) -> super::LogBuilder {
         .entropy(Arc::new(SimEntropy::new(OPENED.fetch_add(1, Ordering::Relaxed))))
         .background(Background::Caller)
         .groups(groups)
+        .offsets_topic(offsets_config(&groups).segment_bytes(8192).set("segment.index.bytes", "240").unwrap())
         .strict()
 }
 
@@ -45,9 +46,7 @@ fn small() -> TopicConfig {
 fn disk() -> Arc<SimDisk> {
     let disk = SimDisk::new(DiskOptions::default());
     let log = open(&disk).unwrap();
-    let groups = offsets_config(&GroupConfig::default().offsets_partitions(1));
-    let groups = groups.segment_bytes(8192).set("segment.index.bytes", "240").unwrap();
-    log.create_topic(OFFSETS_TOPIC, groups).unwrap();
+    log.topic(OFFSETS_TOPIC).unwrap();
     log.close().unwrap();
     disk.kill()
 }

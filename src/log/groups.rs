@@ -296,7 +296,7 @@ impl Inner {
     }
 
     fn make_offsets_topic(&self) -> Result<()> {
-        let topic = self.topic_or_create(OFFSETS_TOPIC, offsets_config(&self.group_config))?;
+        let topic = self.topic_or_create(OFFSETS_TOPIC, self.offsets_config)?;
         let mut shards = Quiet::lock(&self.coordinator.partitions);
         if shards.is_empty() {
             *shards = load(&topic);
@@ -406,19 +406,43 @@ pub(super) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
         .durability(Durability::Every { records: None, time: Some(std::time::Duration::from_secs(1)) })
 }
 
-/// Refuses settings of the topic under which offsets would be lost.
-pub(super) fn check_alter(from: &TopicConfig, to: &TopicConfig) -> Result<()> {
-    if to.partitions != from.partitions {
-        let (value, allowed) = (to.partitions.to_string(), from.partitions.to_string());
-        let allowed = format!("{allowed}: a group is found by it").into();
-        return Err(Error::InvalidSetting { key: "partitions".into(), value: value.into(), allowed });
+/// Refuses settings of the topic under which offsets would be lost, or could not be committed: all but those that say
+/// how its files are cut are as `required`.
+pub(super) fn check_alter(required: &TopicConfig, to: &TopicConfig) -> Result<()> {
+    let refuse = |key: &str, value: String, allowed: String| {
+        Err(Error::InvalidSetting { key: key.into(), value: value.into(), allowed: allowed.into() })
+    };
+    if to.partitions != required.partitions {
+        let allowed = format!("{}: a group is found by it", required.partitions);
+        return refuse("partitions", to.partitions.to_string(), allowed);
     }
-    if to.cleanup.deletes() {
-        let allowed = "compact: retention would delete offsets in use".into();
-        return Err(Error::InvalidSetting { key: "cleanup.policy".into(), value: "delete".into(), allowed });
+    for ((key, value), (_, required)) in to.entries().zip(required.entries()) {
+        if value != required && !MAY_DIFFER.contains(&key) {
+            return refuse(key, value, format!("{required}: the offsets of groups depend on it"));
+        }
+    }
+    if to.segment_bytes < LEAST_SEGMENT_BYTES {
+        let allowed = format!("{LEAST_SEGMENT_BYTES} or more: a commit must fit a segment");
+        return refuse("segment.bytes", to.segment_bytes.to_string(), allowed);
     }
     Ok(())
 }
+
+/// The settings of the topic that may be changed.
+const MAY_DIFFER: [&str; 11] = [
+    "delete.retention.ms",
+    "file.delete.delay.ms",
+    "index.interval.bytes",
+    "max.compaction.lag.ms",
+    "min.cleanable.dirty.ratio",
+    "min.compaction.lag.ms",
+    "preallocate",
+    "segment.bytes",
+    "segment.index.bytes",
+    "segment.jitter.ms",
+    "segment.ms",
+];
+const LEAST_SEGMENT_BYTES: i64 = 1 << 20;
 
 fn load(topic: &TopicState) -> Vec<ShardSlot> {
     let count = topic.partitions.read().len() as u32;

@@ -119,6 +119,8 @@ pub(crate) struct Inner {
     unsynced: Mutex<Unsynced>,
     default_config: TopicConfig,
     group_config: GroupConfig,
+    /// What the topic of group offsets is made like.
+    offsets_config: TopicConfig,
     retention_interval: Duration,
     checkpoint_interval: Duration,
     /// How often the doorbell had rung when `wait_due` returned last.
@@ -214,6 +216,9 @@ impl Log {
     /// timestamps: [`TopicConfig::retention_time`] says otherwise. A program that runs twice wants
     /// [`topic_with`](Self::topic_with).
     ///
+    /// Of the settings for `__consumer_offsets` only the number of partitions is taken: with others, offsets of groups
+    /// could be lost.
+    ///
     /// # Errors
     ///
     /// - [`Error::TopicExists`] if there is one of this name, or of one that differs only by `.` for `_`.
@@ -284,9 +289,14 @@ impl Log {
     /// Gives a topic other settings, for all appends and maintenance to come. More partitions are added; fewer are
     /// refused. The settings survive a power cut when this returns.
     ///
+    /// Of `__consumer_offsets` only segments, indexes and compaction can be changed.
+    ///
     /// # Errors
     ///
-    /// [`Error::TopicNotFound`], [`Error::InvalidSetting`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
+    /// - [`Error::InvalidSetting`] if a setting is out of range, there were to be fewer partitions, or offsets of groups
+    ///   could be lost by it.
+    /// - [`Error::Corrupt`] if there is a directory in the place of a new partition, with files in it.
+    /// - [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -573,7 +583,7 @@ impl Inner {
         if let Some(topic) = self.topics.read().get(name) {
             return Ok(Arc::clone(topic));
         }
-        let config = if name == OFFSETS_TOPIC { groups::offsets_config(&self.group_config) } else { config };
+        let config = if name == OFFSETS_TOPIC { self.offsets_config } else { config };
         match self.create_topic(name, config) {
             // Another thread was faster.
             Err(Error::TopicExists { topic }) if *topic == *name => match self.topics.read().get(name) {
@@ -584,7 +594,10 @@ impl Inner {
         }
     }
 
-    fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
+    fn create_topic(&self, name: &str, mut config: TopicConfig) -> Result<Arc<TopicState>> {
+        if name == OFFSETS_TOPIC {
+            config = self.offsets_config.partitions(config.partitions);
+        }
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
         let id = self.new_topic_id();
@@ -626,7 +639,8 @@ impl Inner {
         with.alter(name, config)?;
         let state = self.find(name)?;
         if name == OFFSETS_TOPIC {
-            groups::check_alter(&state.config.read(), &config)?;
+            let count = state.config.read().partitions;
+            groups::check_alter(&self.offsets_config.partitions(count), &config)?;
         }
         self.context.before_change()?;
         let count = state.partitions.read().len() as u32;

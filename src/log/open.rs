@@ -12,7 +12,7 @@ use super::builder::{Background, LogBuilder};
 use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
-use super::groups::Coordinator;
+use super::groups::{Coordinator, offsets_config};
 use super::maintain::{Schedule, Unsynced};
 use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
@@ -77,6 +77,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         unsynced: Mutex::new(Unsynced::default()),
         default_config: settings.default_config,
         group_config: settings.groups,
+        offsets_config: settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups)),
         retention_interval: settings.retention_interval,
         checkpoint_interval: settings.checkpoint_interval,
         heard: std::sync::atomic::AtomicU64::new(0),

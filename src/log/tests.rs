@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{Background, Log};
-use crate::config::{Cleanup, Durability, GroupConfig, TopicConfig};
+use crate::config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 use crate::error::{Error, ErrorKind};
 use crate::group::GroupOffset;
 use crate::observe::{Observer, Synced};
@@ -272,12 +272,40 @@ fn the_topic_of_groups_has_its_own_settings_however_it_comes_to_be() {
     let config = log.topic("__consumer_offsets").unwrap().config();
     assert_eq!(config, super::groups::offsets_config(&GroupConfig::default().offsets_partitions(2)));
     log.group("g").unwrap().commit("a", 0, Offset(1)).unwrap();
-    for refused in [config.partitions(3), config.cleanup(Cleanup::Delete)] {
+    for refused in [
+        config.partitions(3),
+        config.cleanup(Cleanup::Delete),
+        config.cleanup(Cleanup::CompactAndDelete),
+        config.max_message_bytes(100),
+        config.segment_bytes(100),
+        config.durability(Durability::Each),
+        config.durability(Durability::Os),
+        config.timestamp_type(TimestampType::LogAppendTime),
+        config.compression(Compression::Lz4 { level: 1 }),
+    ] {
         assert_eq!(log.alter_topic("__consumer_offsets", refused).unwrap_err().kind(), ErrorKind::Invalid);
     }
     log.alter_topic("__consumer_offsets", config.segment_bytes(1 << 20)).unwrap();
     assert!(log.delete_topic("__consumer_offsets").is_err());
     assert_eq!(log.group("g").unwrap().committed("a", 0).unwrap().unwrap().offset, Offset(1));
+}
+
+/// It took any settings: retention deleted the offsets of groups that had read everything.
+#[test]
+fn of_settings_for_the_topic_of_groups_only_the_number_of_partitions_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::builder(dir.path()).background(Background::Caller).open().unwrap();
+    let given = TopicConfig::default().retention_bytes(0).segment_bytes(200).partitions(2);
+    let topic = log.create_topic("__consumer_offsets", given).unwrap();
+    assert_eq!(topic.config(), super::groups::offsets_config(&GroupConfig::default().offsets_partitions(2)));
+    let group = log.group("g").unwrap();
+    for partition in 0..20 {
+        group.commit("a", partition, Offset(1)).unwrap();
+    }
+    log.maintain().unwrap();
+    log.close().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.group("g").unwrap().offsets().unwrap().len(), 20);
 }
 
 #[test]

@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::record::{BatchBuilder, BatchOptions, Producer};
 use crate::sim::explore::{Refusal, Subject, Verdict, Violation};
 use crate::{
-    Ack, Appended, Cleanup, Durability, Error, GroupOffset, Log, Offset, Partition, ProducerEpoch, ProducerId,
-    ReadOptions, Record, Timestamp, Topic, TopicConfig,
+    Ack, Appended, Durability, Error, GroupOffset, Log, Offset, Partition, ProducerEpoch, ProducerId, ReadOptions,
+    Record, Timestamp, Topic, TopicConfig,
 };
 
 /// Runs `op`, which the model expects.
@@ -400,13 +400,7 @@ impl Call<'_> {
 
     fn commit(&mut self, group: u8, keys: &[super::model::Key], offset: u64) -> Verdict {
         if self.log.find_topic(OFFSETS).is_none() {
-            let config = TopicConfig::default()
-                .cleanup(Cleanup::Compact)
-                .segment_bytes(4_096)
-                .segment_index_bytes(48)
-                .index_interval_bytes(0)
-                .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) });
-            match self.log.create_topic(OFFSETS, config) {
+            match self.log.topic(OFFSETS) {
                 Ok(_) => self.model.catalog_stored(),
                 Err(error) => return self.explain(error).map(drop),
             }
