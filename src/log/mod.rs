@@ -47,7 +47,7 @@ use self::names::OFFSETS_TOPIC;
 use self::open::CATALOG_FILE;
 use self::text::LogId;
 use self::topic::{Slot, TopicState};
-use crate::config::{GroupConfig, TopicConfig};
+use crate::config::{Cleanup, GroupConfig, TopicConfig};
 use crate::disk::DiskLock;
 use crate::error::{Error, Result};
 use crate::observe::Quiet;
@@ -407,8 +407,10 @@ impl Log {
     /// # Errors
     ///
     /// - [`Error::OffsetOutOfRange`] if `offset` is above the end.
-    /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`], [`Error::Io`], [`Error::ReadOnly`],
-    ///   [`Error::Closed`].
+    /// - [`Error::CompactedTopic`] if the topic is compacted and its records are not deleted.
+    /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
+    /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`], [`Error::Corrupt`], [`Error::Poisoned`],
+    ///   [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -430,6 +432,10 @@ impl Log {
         let inner = &self.opened.inner;
         inner.check_open()?;
         let core = inner.find(topic)?.core(partition)?;
+        core.check_external()?;
+        if core.config.read().cleanup == Cleanup::Compact {
+            return Err(Error::CompactedTopic { topic: topic.into() });
+        }
         inner.delete_before(&core, offset)
     }
 

@@ -225,6 +225,28 @@ fn no_interval_is_too_long_or_too_short() {
     }
 }
 
+/// Offsets that groups had committed were gone.
+#[test]
+fn nothing_is_removed_by_hand_that_the_log_or_compaction_keeps() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    log.group("g").unwrap().commit("a", 0, Offset(1)).unwrap();
+    let error = log.delete_before("__consumer_offsets", 0, Offset(1)).unwrap_err();
+    assert!(matches!(error, Error::InternalTopic { .. }), "{error}");
+    for (policy, is_deleted) in
+        [(Cleanup::Compact, false), (Cleanup::CompactAndDelete, true), (Cleanup::Delete, true), (Cleanup::Keep, true)]
+    {
+        let name = format!("{policy:?}");
+        let topic = log.create_topic(&name, TopicConfig::default().cleanup(policy)).unwrap();
+        let _ = topic.append(Record::new("v").key("k")).unwrap();
+        match log.delete_before(&name, 0, Offset(1)) {
+            Ok(()) => assert!(is_deleted, "{policy:?}"),
+            Err(error) => assert!(!is_deleted && matches!(error, Error::CompactedTopic { .. }), "{error}"),
+        }
+        assert_eq!(topic.partition(0).unwrap().offsets().start, Offset(is_deleted.into()));
+    }
+}
+
 fn damage(dir: &Path, partition: &str) {
     fs::write(dir.join(partition).join("partition.metadata"), "nothing").unwrap();
 }
