@@ -26,8 +26,7 @@ use crate::types::TopicPartition;
 impl Inner {
     pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
         if name == OFFSETS_TOPIC {
-            let reason = "it holds the offsets of all groups; delete groups instead";
-            return Err(Error::InvalidTopicName { name: name.into(), reason });
+            return Err(Error::InternalTopic { topic: name.into() });
         }
         self.begin_delete(name)?;
         finish_deletes(self)

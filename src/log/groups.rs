@@ -113,7 +113,8 @@ impl Group {
         let inner = &self.opened.inner;
         let now = inner.context.clock.now();
         let records = Offsets::commit(&self.id, offsets, now, &inner.group_config)?;
-        inner.write_group(&self.id, |shard| shard.append(&records))?;
+        let shard = inner.shard_or_create(&self.id)?;
+        write(&shard, |shard| shard.append(&records))?;
         let (id, count) = (Arc::clone(&self.id), offsets.len());
         tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));
         Ok(())
@@ -182,7 +183,8 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// As for [`commit`](Self::commit).
+    /// As for [`Partition::append`](crate::Partition::append); [`Error::Corrupt`] also if the offsets could not be read
+    /// when the log was opened.
     ///
     /// # Example
     ///
@@ -199,7 +201,10 @@ impl Group {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn delete(&self) -> Result<()> {
-        self.opened.inner.write_group(&self.id, |shard| {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        let Some(shard) = inner.shard(&self.id)? else { return Ok(()) };
+        write(&shard, |shard| {
             let records = shard.offsets.delete_group(&self.id);
             shard.append_each(&records)
         })
@@ -272,27 +277,14 @@ impl Inner {
         self.coordinator.partitions.lock().iter().flatten().map(Arc::clone).collect()
     }
 
-    /// Appends to where a group is kept, and waits until all that is there is durable: concurrent commits share one
-    /// sync.
-    fn write_group(&self, group: &str, append: impl FnOnce(&mut Shard) -> Result<()>) -> Result<()> {
+    /// Where the group is to be kept.
+    fn shard_or_create(&self, group: &str) -> Result<Arc<Mutex<Shard>>> {
         self.check_open()?;
-        let shard = match self.shard(group)? {
-            Some(shard) => shard,
-            None => {
-                self.make_offsets_topic()?;
-                self.shard(group)?.ok_or(Error::Closed)?
-            }
-        };
-        let core = {
-            let mut shard = Quiet::lock(&shard);
-            append(&mut shard)?;
-            Arc::clone(&shard.core)
-        };
-        if probe::planted("log.commit_before_sync") {
-            return Ok(());
+        if let Some(shard) = self.shard(group)? {
+            return Ok(shard);
         }
-        // Also if there was nothing to append: that may be so because of records that are not synced yet.
-        core.sync_to(core.end())
+        self.make_offsets_topic()?;
+        self.shard(group)?.ok_or(Error::Closed)
     }
 
     fn make_offsets_topic(&self) -> Result<()> {
@@ -338,6 +330,20 @@ impl Inner {
         }
         errors.into_result()
     }
+}
+
+/// Appends to where a group is kept, and waits until all that is there is durable: concurrent commits share one sync.
+fn write(shard: &Mutex<Shard>, append: impl FnOnce(&mut Shard) -> Result<()>) -> Result<()> {
+    let core = {
+        let mut shard = Quiet::lock(shard);
+        append(&mut shard)?;
+        Arc::clone(&shard.core)
+    };
+    if probe::planted("log.commit_before_sync") {
+        return Ok(());
+    }
+    // Also if there was nothing to append: that may be so because of records that are not synced yet.
+    core.sync_to(core.end())
 }
 
 impl Shard {

@@ -308,7 +308,7 @@ fn the_topic_of_groups_has_its_own_settings_however_it_comes_to_be() {
         assert_eq!(log.alter_topic("__consumer_offsets", refused).unwrap_err().kind(), ErrorKind::Invalid);
     }
     log.alter_topic("__consumer_offsets", config.segment_bytes(1 << 20)).unwrap();
-    assert!(log.delete_topic("__consumer_offsets").is_err());
+    assert!(matches!(log.delete_topic("__consumer_offsets"), Err(Error::InternalTopic { .. })));
     assert_eq!(log.group("g").unwrap().committed("a", 0).unwrap().unwrap().offset, Offset(1));
 }
 
@@ -328,6 +328,17 @@ fn of_settings_for_the_topic_of_groups_only_the_number_of_partitions_is_taken() 
     log.close().unwrap();
     let log = Log::open(dir.path()).unwrap();
     assert_eq!(log.group("g").unwrap().offsets().unwrap().len(), 20);
+}
+
+#[test]
+fn deleting_a_group_that_is_not_there_makes_no_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    log.group("g").unwrap().delete().unwrap();
+    assert!(log.topics().is_empty());
+    let group = log.group("g").unwrap();
+    log.close().unwrap();
+    assert!(matches!(group.delete(), Err(Error::Closed)));
 }
 
 #[test]
