@@ -73,7 +73,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         coordinator: Coordinator::default(),
         catalog: Mutex::new(Stored::new(catalog)),
         checkpoints: Mutex::new(known.checkpoints.clone()),
-        schedule: Mutex::new(Schedule::default()),
+        schedule: Mutex::new(Schedule::new(settings.clock.monotonic())),
         unsynced: Mutex::new(Unsynced::default()),
         default_config: settings.default_config,
         group_config: settings.groups,
