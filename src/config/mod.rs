@@ -218,6 +218,8 @@ impl TopicConfig {
 impl TopicConfig {
     /// Sets how batches are stored.
     ///
+    /// The level of lz4 has **no effect yet**: the encoder has one.
+    ///
     /// Default: [`Compression::Producer`]. Range: gzip 1 to 9 or -1, lz4 1 to 17, zstd -131072 to 22.
     /// Kafka: `compression.type`, `compression.gzip.level`, `compression.lz4.level`, `compression.zstd.level`.
     #[must_use]
