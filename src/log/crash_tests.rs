@@ -458,6 +458,36 @@ fn a_read_only_log_changes_nothing_and_needs_no_lock_file() {
     }
 }
 
+/// Of a commit that a killed process had not synced, whoever opened the log was told; then a power cut took it.
+#[test]
+fn an_offset_that_is_told_after_a_kill_survives_a_power_cut() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    log.group("g").unwrap().commit("a", 0, Offset(1)).unwrap();
+    disk.record(Recording::All);
+    log.group("h").unwrap().commit("a", 0, Offset(2)).unwrap();
+    let mut unsynced = 0;
+    for moment in disk.take_moments() {
+        let killed = SimDisk::on(moment.image, disk.clock().fork());
+        let groups = |disk: &Arc<SimDisk>, ask: fn(&Log) -> Vec<String>| ask(&open(disk).unwrap());
+        let by_offset = |log: &Log| {
+            let has_offset = |group: &&str| log.group(group).unwrap().committed("a", 0).unwrap().is_some();
+            ["g", "h"].into_iter().filter(has_offset).map(str::to_owned).collect()
+        };
+        for ask in [|log: &Log| log.groups().unwrap(), by_offset] {
+            let disk = killed.kill();
+            let log = open(&disk).unwrap();
+            let offsets = log.topic(OFFSETS_TOPIC).unwrap().partition(0).unwrap().offsets();
+            unsynced += u32::from(offsets.synced < offsets.end);
+            let told = ask(&log);
+            for seed in 0..4 {
+                assert_eq!(groups(&disk.crash(seed), ask), told, "call {}, seed {seed}", moment.call);
+            }
+        }
+    }
+    assert!(unsynced > 0, "opening syncs nothing");
+}
+
 /// A commit whose sync failed was seen until the log was reopened, and then it was gone.
 #[test]
 fn an_offset_that_was_not_stored_is_not_shown() {

@@ -120,13 +120,16 @@ impl Group {
         Ok(())
     }
 
-    /// What the group committed for a partition; `None` if nothing, or so long ago that it was forgotten. Only what survives a power cut: waits for a commit
-    /// that is under way.
+    /// What the group committed for a partition; `None` if nothing, or so long ago that it was forgotten.
+    ///
+    /// Only what survives a power cut: waits for a commit that is under way, and syncs what a process that was killed
+    /// may have left unsynced. A log that is open read-only tells what is there.
     ///
     /// # Errors
     ///
-    /// - [`Error::Corrupt`], [`Error::Io`] if the offsets could not be read when the log was opened.
-    /// - [`Error::Poisoned`] if a commit could not be synced since: what is stored is known when the log is reopened.
+    /// - [`Error::Corrupt`], [`Error::Io`] if the offsets could not be read when the log was opened; `Io` also if what
+    ///   was found then could not be synced now: of kind [`Full`](crate::ErrorKind::Full), ask again once space is freed.
+    /// - [`Error::Poisoned`] if a sync of what is committed failed: what is stored is known when the log is reopened.
     /// - [`Error::Closed`].
     ///
     /// # Example
@@ -225,8 +228,8 @@ type ShardSlot = Result<Arc<Mutex<Shard>>, Arc<Error>>;
 struct Shard {
     core: Arc<Core>,
     offsets: Offsets,
-    /// The offset after the last record that was appended here: what is told of the groups must be synced up to it.
-    appended: Offset,
+    /// The offset after the last record that was taken in: what is told of the groups must be synced up to it.
+    end: Offset,
 }
 
 impl Inner {
@@ -243,20 +246,14 @@ impl Inner {
         self.check_open()?;
         let mut ids = BTreeSet::new();
         for shard in self.shards() {
-            ids.extend(Quiet::lock(&shard).offsets.groups().map(str::to_owned));
+            look(&shard, |offsets| ids.extend(offsets.groups().map(str::to_owned)))?;
         }
         Ok(ids.into_iter().collect())
     }
 
-    fn with_group<R>(&self, group: &str, look: impl FnOnce(&Offsets) -> R) -> Result<Option<R>> {
+    fn with_group<R>(&self, group: &str, tell: impl FnOnce(&Offsets) -> R) -> Result<Option<R>> {
         self.check_open()?;
-        let Some(shard) = self.shard(group)? else { return Ok(None) };
-        let (found, core, appended) = {
-            let shard = Quiet::lock(&shard);
-            (look(&shard.offsets), Arc::clone(&shard.core), shard.appended)
-        };
-        core.sync_to(appended)?;
-        Ok(Some(found))
+        self.shard(group)?.map(|shard| look(&shard, tell)).transpose()
     }
 
     /// Where the group is kept; `None` if there is no topic for it yet.
@@ -332,6 +329,18 @@ impl Inner {
     }
 }
 
+/// Tells what is there, once it is durable: what is told must still be so after a power cut.
+fn look<R>(shard: &Mutex<Shard>, tell: impl FnOnce(&Offsets) -> R) -> Result<R> {
+    let (found, core, end) = {
+        let shard = Quiet::lock(shard);
+        (tell(&shard.offsets), Arc::clone(&shard.core), shard.end)
+    };
+    if !core.context.read_only {
+        core.sync_to(end)?;
+    }
+    Ok(found)
+}
+
 /// Appends to where a group is kept, and waits until all that is there is durable: concurrent commits share one sync.
 fn write(shard: &Mutex<Shard>, append: impl FnOnce(&mut Shard) -> Result<()>) -> Result<()> {
     let core = {
@@ -392,7 +401,7 @@ impl Shard {
             });
             debug_assert!(replayed.is_ok(), "what we wrote reads back");
         }
-        self.appended = placed.last_offset + 1;
+        self.end = placed.last_offset + 1;
         Ok(())
     }
 }
@@ -484,7 +493,7 @@ fn replay(core: Arc<Core>) -> Result<Shard> {
         }
         at = batches.next_offset();
     }
-    Ok(Shard { core, offsets, appended: Offset::ZERO })
+    Ok(Shard { core, offsets, end: at })
 }
 
 fn replay_batch(offsets: &mut Offsets, records: RecordIter<'_>, transaction: Option<ProducerId>, start: Offset) {

@@ -384,7 +384,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`].
+    /// As for [`Group::committed`].
     ///
     /// # Example
     ///
