@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::names::OFFSETS_TOPIC;
-use super::topic::{TopicState, again};
+use super::topic::{Slot, TopicState, again};
 use super::{FirstError, Inner, Opened};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
 use crate::error::{Error, Result};
@@ -233,12 +233,31 @@ struct Shard {
 }
 
 impl Inner {
-    /// Replays the topic, if there is one. A partition that cannot be read does not keep the others from it.
+    /// Replays the topic, if there is one. A partition that cannot be read is damaged, and does not keep the others
+    /// from it.
     pub(super) fn load_groups(&self) {
         let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
         if let Some(topic) = topic {
-            *Quiet::lock(&self.coordinator.partitions) = load(&topic);
+            let mut shards = Quiet::lock(&self.coordinator.partitions);
+            *shards = self.load(&topic);
         }
+    }
+
+    fn load(&self, topic: &TopicState) -> Vec<ShardSlot> {
+        let mut slots = topic.partitions.write();
+        slots.iter_mut().map(|slot| self.load_shard(slot)).collect()
+    }
+
+    fn load_shard(&self, slot: &mut Slot) -> ShardSlot {
+        let core = match slot {
+            Slot::Open(core) => Arc::clone(core),
+            Slot::Damaged(error) => return Err(Arc::clone(error)),
+        };
+        replay(Arc::clone(&core)).map(Mutex::new).map(Arc::new).map_err(|error| {
+            let error = self.note_damage(&core.id, error);
+            *slot = Slot::Damaged(Arc::clone(&error));
+            error
+        })
     }
 
     /// Every group that has offsets.
@@ -246,7 +265,7 @@ impl Inner {
         self.check_open()?;
         let mut ids = BTreeSet::new();
         for shard in self.shards() {
-            look(&shard, |offsets| ids.extend(offsets.groups().map(str::to_owned)))?;
+            look(&*shard?, |offsets| ids.extend(offsets.groups().map(str::to_owned)))?;
         }
         Ok(ids.into_iter().collect())
     }
@@ -269,9 +288,10 @@ impl Inner {
         }
     }
 
-    /// All that could be read.
-    fn shards(&self) -> Vec<Arc<Mutex<Shard>>> {
-        self.coordinator.partitions.lock().iter().flatten().map(Arc::clone).collect()
+    /// Each of them, or why it could not be read.
+    fn shards(&self) -> Vec<Result<Arc<Mutex<Shard>>>> {
+        let again = |slot: &ShardSlot| slot.as_ref().map(Arc::clone).map_err(|error| again(error));
+        self.coordinator.partitions.lock().iter().map(again).collect()
     }
 
     /// Where the group is to be kept.
@@ -288,29 +308,29 @@ impl Inner {
         let topic = self.topic_or_create(OFFSETS_TOPIC, self.offsets_config)?;
         let mut shards = Quiet::lock(&self.coordinator.partitions);
         if shards.is_empty() {
-            *shards = load(&topic);
+            *shards = self.load(&topic);
         }
         Ok(())
     }
 
     /// Removes what any group committed for a deleted topic, durably: a new one of its name must not find it.
     pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
+        let mut errors = FirstError::default();
         for shard in self.shards() {
-            let core = {
-                let mut shard = Quiet::lock(&shard);
-                let records = shard.offsets.delete_topic(topic);
-                shard.append_each(&records)?;
-                Arc::clone(&shard.core)
-            };
-            // Also if there was nothing to append: a process before this one may have died here.
-            core.sync_to(core.end())?;
+            let forgotten = shard.and_then(|shard| {
+                write(&shard, |shard| {
+                    let records = shard.offsets.delete_topic(topic);
+                    shard.append_each(&records)
+                })
+            });
+            errors.keep(forgotten);
         }
-        Ok(())
+        errors.into_result()
     }
 
     /// As [`forget_topic_offsets`](Self::forget_topic_offsets), for who looks at a log that is open read-only.
     pub(super) fn hide_topic_offsets(&self, topic: &str) {
-        for shard in self.shards() {
+        for shard in self.shards().into_iter().flatten() {
             Quiet::lock(&shard).offsets.hide_topic(topic);
         }
     }
@@ -319,7 +339,8 @@ impl Inner {
     pub(super) fn expire_group_offsets(&self) -> Result<()> {
         let now = self.context.clock.now();
         let mut errors = FirstError::default();
-        for shard in self.shards() {
+        // Those that cannot be read are damaged partitions, which was told.
+        for shard in self.shards().into_iter().flatten() {
             let expired = Quiet::lock(&shard).expire(now, &self.group_config);
             for (group, count) in errors.keep(expired) {
                 tell(&self.context.observer, move |observer| observer.offsets_expired(&group, count));
@@ -351,7 +372,8 @@ fn write(shard: &Mutex<Shard>, append: impl FnOnce(&mut Shard) -> Result<()>) ->
     if probe::planted("log.commit_before_sync") {
         return Ok(());
     }
-    // Also if there was nothing to append: that may be so because of records that are not synced yet.
+    // Also if there was nothing to append: that may be so because of records that are not synced yet, of this process
+    // or of one before it.
     core.sync_to(core.end())
 }
 
@@ -458,12 +480,6 @@ const MAY_DIFFER: [&str; 11] = [
     "segment.ms",
 ];
 const LEAST_SEGMENT_BYTES: i64 = 1 << 20;
-
-fn load(topic: &TopicState) -> Vec<ShardSlot> {
-    let count = topic.partitions.read().len() as u32;
-    let load = |number| topic.core(number).and_then(replay);
-    (0..count).map(|number| load(number).map(Mutex::new).map(Arc::new).map_err(Arc::new)).collect()
-}
 
 /// Reads a whole partition of the topic into its state.
 fn replay(core: Arc<Core>) -> Result<Shard> {

@@ -318,6 +318,8 @@ impl Log {
     /// # Errors
     ///
     /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
+    /// - [`Error::Corrupt`] if a partition of `__consumer_offsets` is damaged: the topic is gone, and its name stays
+    ///   taken, as what groups committed for it could come back.
     /// - [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
@@ -384,7 +386,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// As for [`Group::committed`].
+    /// As for [`Group::committed`], if any of them cannot be told.
     ///
     /// # Example
     ///

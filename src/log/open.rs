@@ -84,13 +84,13 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         closed: std::sync::atomic::AtomicBool::new(false),
     };
     inner.open_topics(&known)?;
+    inner.load_groups();
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
     }
     if settings.recovery == RecoveryMode::Salvage && !settings.read_only {
         inner.lower_checkpoints()?;
     }
-    inner.load_groups();
     // What cannot be removed now (the disk may be full) is in nobody's way: maintenance tries again.
     let _ = delete::finish_deletes(&inner);
     let inner = Arc::new(inner);
@@ -272,15 +272,18 @@ impl Inner {
             .and_then(|()| Core::open(&self.context, dir, config, hints));
         match opened {
             Ok(core) => Slot::Open(Arc::new(core)),
-            Err(error) => {
-                probe::reached("log.damaged_partition");
-                let (id, reason) = (hints.id.clone(), error.to_string());
-                tell(&self.context.observer, move |observer| observer.partition_damaged(&id, &reason));
-                let error = Arc::new(error);
-                self.damaged.write().push(Damage { partition: hints.id.clone(), error: Arc::clone(&error) });
-                Slot::Damaged(error)
-            }
+            Err(error) => Slot::Damaged(self.note_damage(&hints.id, error)),
         }
+    }
+
+    /// Notes that a partition cannot be used, and why.
+    pub(super) fn note_damage(&self, partition: &TopicPartition, error: Error) -> Arc<Error> {
+        probe::reached("log.damaged_partition");
+        let (id, reason) = (partition.clone(), error.to_string());
+        tell(&self.context.observer, move |observer| observer.partition_damaged(&id, &reason));
+        let error = Arc::new(error);
+        self.damaged.write().push(Damage { partition: partition.clone(), error: Arc::clone(&error) });
+        error
     }
 
     /// Makes the directories of new partitions, durably, before the catalog names them.
