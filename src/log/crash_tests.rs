@@ -12,6 +12,7 @@ use super::names::OFFSETS_TOPIC;
 use super::{Background, Log};
 use crate::config::{Durability, GroupConfig, TopicConfig};
 use crate::error::{ErrorKind, Result};
+use crate::group::GroupOffset;
 use crate::partition::Ack;
 use crate::record::Record;
 use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEntropy, Times};
@@ -456,6 +457,38 @@ fn a_read_only_log_changes_nothing_and_needs_no_lock_file() {
         log.close().unwrap();
         assert_eq!(disk.audit(), None);
     }
+}
+
+/// A power cut took records and left the offset that a group had committed past them: those that were appended in their
+/// place were never read.
+#[test]
+fn a_commit_survives_a_power_cut_only_with_the_records_below_it() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    let config = TopicConfig::default().partitions(2);
+    let topic = log.create_topic("a", config).unwrap();
+    for number in 0..2 {
+        topic.partition(number).unwrap().append_all(["x", "y", "z"]).unwrap();
+    }
+    let ends = |log: &Log| [0, 1].map(|number| log.topic("a").unwrap().partition(number).unwrap().offsets().end.0);
+    disk.record(Recording::All);
+    let offsets = [GroupOffset::new("a", 0, Offset(3)), GroupOffset::new("a", 1, Offset(2))];
+    let elsewhere = [GroupOffset::new("a", 2, Offset(7)), GroupOffset::new("b", 0, Offset(9))];
+    log.group("g").unwrap().commit_all(&[offsets, elsewhere].concat()).unwrap();
+    assert_eq!(log.group("g").unwrap().offsets().unwrap().len(), 4);
+    let mut committed = 0;
+    for moment in disk.take_moments() {
+        for seed in 0..8 {
+            let log = open(&SimDisk::on(moment.image.crash(seed), disk.clock().fork())).unwrap();
+            if log.group("g").unwrap().committed("a", 0).unwrap().is_some() {
+                committed += 1;
+                assert_eq!(ends(&log), [3, 3], "call {}, seed {seed}", moment.call);
+            }
+        }
+    }
+    assert!(committed > 0);
+    let crashed = open(&disk.crash(1)).unwrap();
+    assert_eq!(crashed.group("g").unwrap().offsets().unwrap().len(), 4);
 }
 
 /// Of a commit that a killed process had not synced, whoever opened the log was told; then a power cut took it.

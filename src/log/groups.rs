@@ -60,13 +60,15 @@ impl Group {
         &self.id
     }
 
-    /// Commits the offset to go on from in one partition. Survives a power cut when this returns.
+    /// Commits the offset to go on from in one partition. Survives a power cut when this returns, and so do the records
+    /// below the offset, if the partition is in this log: they are synced first, whatever the topic's
+    /// [`Durability`](crate::Durability) says. Committing once for many records costs one sync for all of them.
     ///
-    /// The offset is not compared with what the partition stores, and may go back.
+    /// The offset may go back, and may lie above the end: the topic may be in another log.
     ///
     /// # Errors
     ///
-    /// As for [`Partition::append`](crate::Partition::append).
+    /// As for [`commit_all`](Self::commit_all).
     ///
     /// # Example
     ///
@@ -85,11 +87,22 @@ impl Group {
         self.commit_all(&[GroupOffset::new(topic, partition, offset)])
     }
 
-    /// Commits several offsets, all of them or none. They survive a power cut when this returns.
+    /// Commits several offsets, all of them or none. They survive a power cut when this returns, and so do the records
+    /// below them, as [`commit`](Self::commit) says.
     ///
     /// # Errors
     ///
-    /// As for [`Partition::append`](crate::Partition::append); [`Error::TooLong`] if a metadata text is too long.
+    /// Nothing was committed after
+    ///
+    /// - [`Error::TooLong`] if a metadata text is too long, [`Error::InvalidRecord`] if a name or number is too large,
+    ///   [`Error::BatchTooLarge`] if there are too many.
+    /// - [`Error::LowSpace`], and [`Error::Io`] of a full disk: commit again once space is freed.
+    /// - [`Error::Corrupt`] if the group's offsets could not be read when the log was opened.
+    /// - [`Error::ReadOnly`], [`Error::Closed`].
+    ///
+    /// [`Error::Io`] and [`Error::Poisoned`] leave it open if the sync of the commit failed: it may be there when the
+    /// log is reopened. Both are of the partition whose records the offset points past, too, if those could not be
+    /// synced; nothing was committed then.
     ///
     /// # Example
     ///
@@ -113,6 +126,7 @@ impl Group {
         let inner = &self.opened.inner;
         let now = inner.context.clock.now();
         let records = Offsets::commit(&self.id, offsets, now, &inner.group_config)?;
+        inner.sync_below(offsets)?;
         let shard = inner.shard_or_create(&self.id)?;
         write(&shard, |shard| shard.append(&records))?;
         let (id, count) = (Arc::clone(&self.id), offsets.len());
@@ -292,6 +306,19 @@ impl Inner {
     fn shards(&self) -> Vec<Result<Arc<Mutex<Shard>>>> {
         let again = |slot: &ShardSlot| slot.as_ref().map(Arc::clone).map_err(|error| again(error));
         self.coordinator.partitions.lock().iter().map(again).collect()
+    }
+
+    /// Makes durable what lies below the offsets, as far as it is in this log. Else a power cut could take the records
+    /// and leave the offsets, and a group would pass over what is appended in their place.
+    fn sync_below(&self, offsets: &[GroupOffset<'_>]) -> Result<()> {
+        let mut errors = FirstError::default();
+        for commit in offsets.iter().filter(|_| !probe::planted("log.commit_ahead")) {
+            let topic = self.topics.read().get(commit.topic).map(Arc::clone);
+            if let Some(Ok(core)) = topic.map(|topic| topic.core(commit.partition)) {
+                errors.keep(core.sync_to(commit.offset.min(core.end())));
+            }
+        }
+        errors.into_result()
     }
 
     /// Where the group is to be kept.

@@ -407,7 +407,21 @@ impl Call<'_> {
         }
         let offsets: Vec<_> = keys.iter().map(|key| GroupOffset::new(key.1, key.2, Offset(offset))).collect();
         let outcome = self.log.group(GROUPS[group as usize]).and_then(|group| group.commit_all(&offsets));
+        if outcome.is_ok() {
+            keys.iter().try_for_each(|key| self.is_synced_below(key.1, key.2, offset))?;
+        }
         self.written(outcome)
+    }
+
+    /// A group goes on from `offset`: what lies below must not be lost, nor anything be appended in its place.
+    fn is_synced_below(&self, topic: &str, partition: u32, offset: u64) -> Verdict {
+        let topic = self.log.find_topic(topic);
+        let Some(Ok(partition)) = topic.map(|topic| topic.partition(partition)) else { return Ok(()) };
+        let offsets = partition.offsets();
+        match offsets.synced < offsets.end.min(Offset(offset)) {
+            true => Err(Violation::new("G1", format!("{offset} was committed in {offsets:?}"))),
+            false => Ok(()),
+        }
     }
 
     fn delete_group(&mut self, group: u8) -> Verdict {
