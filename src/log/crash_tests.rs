@@ -459,6 +459,94 @@ fn a_read_only_log_changes_nothing_and_needs_no_lock_file() {
     }
 }
 
+/// A deletion on a full disk needed space for its tombstones before it had freed any: it never came to its end.
+#[test]
+fn a_deletion_that_the_catalog_has_room_for_comes_to_its_end() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    log.create_topic("a", small()).unwrap();
+    for _ in 0..20 {
+        log.append(Record::new(&[0; 400]).key("k").to("a")).unwrap();
+    }
+    for group in ["g", "h", "i"] {
+        let long = "m".repeat(1000);
+        let offsets: Vec<_> = (0..30).map(|number| GroupOffset::new("a", number, Offset(1))).collect();
+        log.group(group).unwrap().commit_all(&offsets).unwrap();
+        let last = GroupOffset::new("b", 0, Offset(1)).metadata(&long);
+        log.group(group).unwrap().commit_all(&[last]).unwrap();
+    }
+    log.sync().unwrap();
+    let (mut refused, mut done) = (0, 0);
+    for free in (0..4000).step_by(100) {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        disk.set_free(Some(free));
+        match log.delete_topic("a") {
+            Ok(()) => done += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Full);
+                assert!(log.find_topic("a").is_some(), "{free} bytes are free: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && done > 20, "{refused} {done}");
+}
+
+/// Also if the last step fails: the tombstones of what groups committed.
+#[test]
+fn what_was_committed_for_a_topic_is_not_told_from_when_its_deletion_began() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    LIFE[..4].iter().for_each(|step| step.apply(&log).unwrap());
+    log.group("h").unwrap().commit("b", 0, Offset(3)).unwrap();
+    log.close().unwrap();
+    let calls = {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        let began = disk.calls();
+        log.delete_topic("a").unwrap();
+        began..disk.calls()
+    };
+    let mut hidden = 0;
+    for call in calls {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        disk.inject(call, Fault::Error(Errno::Io), Times::Dead);
+        assert!(log.delete_topic("a").is_err(), "call {call}");
+        disk.heal();
+        hidden += count_hidden(&log);
+        let opening = {
+            let disk = disk.kill();
+            open(&disk).unwrap();
+            0..disk.calls()
+        };
+        for call in opening.step_by(3) {
+            let disk = disk.kill();
+            disk.inject(call, Fault::Error(Errno::Io), Times::Dead);
+            if let Ok(log) = open(&disk) {
+                disk.heal();
+                hidden += count_hidden(&log);
+            }
+        }
+    }
+    assert!(hidden > 100, "{hidden}");
+}
+
+/// If the topic is gone, so are its offsets, or it is not known what is stored. 1 if they were looked for.
+fn count_hidden(log: &Log) -> u32 {
+    if log.find_topic("a").is_some() {
+        return 0;
+    }
+    let group = log.group("g").unwrap();
+    assert!(!group.committed("a", 0).is_ok_and(|told| told.is_some()));
+    assert!(!group.offsets().is_ok_and(|told| !told.is_empty()));
+    log.groups().map_or(0, |groups| {
+        assert_eq!(groups, ["h"]);
+        1
+    })
+}
+
 /// A power cut took records and left the offset that a group had committed past them: those that were appended in their
 /// place were never read.
 #[test]

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::group::{Committed, GroupOffset, GroupRecord, LogRecord, Offsets, check_group_id, partition_for_group};
 use crate::observe::{Quiet, tell};
 use crate::partition::core::Core;
-use crate::partition::{ReadOptions, append_records};
+use crate::partition::{Admission, ReadOptions, append_records};
 use crate::probe;
 use crate::record::{BatchRef, Control, Record, RecordIter};
 use crate::types::{Offset, ProducerId, Timestamp, TopicPartition};
@@ -128,7 +128,7 @@ impl Group {
         let records = Offsets::commit(&self.id, offsets, now, &inner.group_config)?;
         inner.sync_below(offsets)?;
         let shard = inner.shard_or_create(&self.id)?;
-        write(&shard, |shard| shard.append(&records))?;
+        write(&shard, |shard| shard.append(&records, Admission::IfSpace))?;
         let (id, count) = (Arc::clone(&self.id), offsets.len());
         tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));
         Ok(())
@@ -225,6 +225,18 @@ impl Group {
             let records = shard.offsets.delete_group(&self.id);
             shard.append_each(&records)
         })
+    }
+}
+
+#[cfg(feature = "sim")]
+impl crate::log::Log {
+    /// The topics that are being deleted, so that what groups committed for them is there, and not told.
+    pub(crate) fn hidden_topics(&self) -> BTreeSet<String> {
+        let mut hidden = BTreeSet::new();
+        for shard in self.opened.inner.shards().into_iter().flatten() {
+            hidden.extend(Quiet::lock(&shard).offsets.hidden_topics().map(str::to_owned));
+        }
+        hidden
     }
 }
 
@@ -348,14 +360,16 @@ impl Inner {
                 write(&shard, |shard| {
                     let records = shard.offsets.delete_topic(topic);
                     shard.append_each(&records)
-                })
+                })?;
+                Quiet::lock(&shard).offsets.show_topic(topic);
+                Ok(())
             });
             errors.keep(forgotten);
         }
         errors.into_result()
     }
 
-    /// As [`forget_topic_offsets`](Self::forget_topic_offsets), for who looks at a log that is open read-only.
+    /// Tells nobody what groups committed for a topic that is being deleted, until it is removed.
     pub(super) fn hide_topic_offsets(&self, topic: &str) {
         for shard in self.shards().into_iter().flatten() {
             Quiet::lock(&shard).offsets.hide_topic(topic);
@@ -418,7 +432,7 @@ impl Shard {
         Ok(expired)
     }
 
-    /// Appends any number of records, in batches that are short of every limit, and replays them.
+    /// Appends any number of tombstones, in batches that are short of every limit, and replays them.
     fn append_each(&mut self, mut records: &[GroupRecord]) -> Result<()> {
         while !records.is_empty() {
             let mut bytes = 0;
@@ -427,20 +441,20 @@ impl Shard {
                 bytes <= MAX_BATCH_BYTES
             });
             let (batch, rest) = records.split_at(count.count().max(1));
-            self.append(batch)?;
+            self.append(batch, Admission::Always)?;
             records = rest;
         }
         Ok(())
     }
 
     /// Appends records as one batch and replays them.
-    fn append(&mut self, records: &[GroupRecord]) -> Result<()> {
+    fn append(&mut self, records: &[GroupRecord], admission: Admission) -> Result<()> {
         let encoded = records.iter().map(|record| Record {
             key: Some(&record.key),
             value: record.value.as_deref(),
             ..Record::default()
         });
-        let placed = append_records(&self.core, None, encoded)?;
+        let placed = append_records(&self.core, admission, None, encoded)?;
         for (record, position) in records.iter().zip(placed.offset.0..) {
             let replayed = self.offsets.replay(LogRecord {
                 position: Offset(position),

@@ -91,8 +91,11 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     if settings.recovery == RecoveryMode::Salvage && !settings.read_only {
         inner.lower_checkpoints()?;
     }
-    // What cannot be removed now (the disk may be full) is in nobody's way: maintenance tries again.
-    let _ = delete::finish_deletes(&inner);
+    delete::hide_deleted(&inner);
+    if !settings.read_only {
+        // What cannot be removed now (the disk may be full) is in nobody's way: maintenance tries again.
+        let _ = delete::finish_deletes(&inner);
+    }
     let inner = Arc::new(inner);
     let is_threaded = settings.background == Background::Thread && !settings.read_only;
     let thread = if is_threaded { Some(Thread::start(&inner)?) } else { None };

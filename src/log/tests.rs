@@ -372,6 +372,26 @@ fn of_settings_for_the_topic_of_groups_only_the_number_of_partitions_is_taken() 
     assert_eq!(log.group("g").unwrap().offsets().unwrap().len(), 20);
 }
 
+/// The tombstones were refused for the space they need, so that what would have freed some was not removed.
+#[test]
+fn what_frees_space_is_not_refused_while_it_is_low() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let group = log.group("g").unwrap();
+    log.topic("a").unwrap();
+    group.commit("a", 0, Offset(1)).unwrap();
+    group.commit("b", 0, Offset(1)).unwrap();
+    log.close().unwrap();
+    let log = Log::builder(dir.path()).min_free_bytes(u64::MAX).open().unwrap();
+    let group = log.group("g").unwrap();
+    assert!(matches!(group.commit("a", 0, Offset(2)), Err(Error::LowSpace { .. })));
+    log.delete_topic("a").unwrap();
+    assert!(!dir.path().join("a-0").exists());
+    assert_eq!(group.offsets().unwrap().len(), 1);
+    group.delete().unwrap();
+    assert!(log.groups().unwrap().is_empty());
+}
+
 #[test]
 fn deleting_a_group_that_is_not_there_makes_no_topic() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::look::{Blind, Found, FoundRecord, check, groups, look};
+use super::look::{Blind, FoundRecord, check, groups, look};
 use super::model::{Fate, Model, Numbering, Rec, records};
 use super::op::{At, Batch, Op, key, value};
 use super::settle::{named, settle};
@@ -314,10 +314,11 @@ impl Call<'_> {
             Err(error) => return self.explain(error).map(drop),
         };
         let end = partition.offsets().end.0;
+        let hidden = self.log.hidden_topics();
         let groups = &mut self.model.groups;
-        groups.expire(end, &found);
+        groups.expire(end, &found, &hidden);
         groups.may_expire = false;
-        if groups.end() != end || groups.fold() != found {
+        if groups.end() != end || !groups.tells(&found, &hidden) {
             let what = format!("{found:?} at {end}, not {:?} at {}", groups.fold(), groups.end());
             return Err(Violation::new("G1", what));
         }
@@ -643,7 +644,6 @@ impl Explored {
         disk.set_read_only(false);
         match looked {
             Ok(found) => {
-                let found = Found { is_read_only: true, ..found };
                 settle(&mut model.clone(), &found).map_err(|violation| named("read-only", violation))?;
             }
             Err(Blind::Wrong(violation)) => return Err(violation),

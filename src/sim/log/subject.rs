@@ -78,7 +78,7 @@ impl Subject for Explored {
         let looked = look(&log);
         world.disk.pause_faults(false);
         let found = match looked {
-            Ok(found) => Ok(Found { is_full: world.disk.is_limited(), ..found }),
+            Ok(found) => Ok(found),
             Err(Blind::Wrong(violation)) => Err(violation),
             Err(Blind::Failed(error)) => return Err(refusal(error)),
         };
