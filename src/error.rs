@@ -112,6 +112,11 @@ pub enum Error {
     #[error("topic {topic:?} exists")]
     TopicExists { topic: Box<str> },
 
+    /// The source of randomness repeats itself: topics have all the ids that it gave for a new one. Give the builder
+    /// another [`Entropy`](crate::Entropy).
+    #[error("topics have all of {draws} ids that were drawn for a new one")]
+    RepeatedEntropy { draws: u32 },
+
     /// The topic has fewer partitions.
     #[error("topic {topic:?} has {count} partitions, there is no number {partition}")]
     PartitionNotFound { topic: Box<str>, partition: u32, count: u32 },
@@ -165,7 +170,7 @@ impl Error {
     /// |---|---|
     /// | `InvalidBatch`, `InvalidRecord`, `InvalidTimestamp`, `BatchTooLarge`, `TooLong`, `OffsetsExhausted` | `Invalid` |
     /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `CompactedTopic` | `Invalid` |
-    /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound` | `Invalid` |
+    /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `RepeatedEntropy` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |
     /// | `EndMismatch`, `Locked` | `Retry` |

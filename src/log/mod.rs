@@ -222,8 +222,8 @@ impl Log {
     /// # Errors
     ///
     /// - [`Error::TopicExists`] if there is one of this name, or of one that differs only by `.` for `_`.
-    /// - [`Error::InvalidTopicName`], [`Error::InvalidSetting`], [`Error::Io`], [`Error::ReadOnly`],
-    ///   [`Error::Closed`].
+    /// - [`Error::InvalidTopicName`], [`Error::InvalidSetting`], [`Error::RepeatedEntropy`], [`Error::Io`],
+    ///   [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -609,8 +609,7 @@ impl Inner {
         }
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
-        let id = self.new_topic_id();
-        with.create(id, name, config)?;
+        let id = with.create(|| self.new_topic_id(), name, config)?;
         self.context.before_change()?;
         let name: Arc<str> = name.into();
         // The directories first: a topic that the catalog names has its partitions.
