@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Log, open};
+use super::{Log, check_codec, open};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{GroupConfig, TopicConfig};
 use crate::disk::{Disk, RealDisk};
@@ -388,11 +388,14 @@ impl LogBuilder {
     /// - [`Error::Locked`] if the log is open already, in this process or another.
     /// - [`Error::Corrupt`] if the catalog is damaged, or, when [`strict`](Self::strict), a partition is.
     /// - [`Error::NewerVersion`] if a newer version of this crate wrote the directory.
-    /// - [`Error::InvalidSetting`] if a setting is out of range; [`Error::Io`].
+    /// - [`Error::InvalidSetting`] if a setting is out of range; [`Error::Unsupported`] if this build lacks the codec of
+    ///   the default settings.
+    /// - [`Error::Io`].
     pub fn open(mut self) -> Result<Log> {
         // Files are opened by name for as long as the log is open.
         self.dir = std::path::absolute(&self.dir).map_err(Error::io("find directory", &*self.dir))?;
         self.default_config.validate()?;
+        check_codec(&self.default_config)?;
         self.groups.validate()?;
         let intervals =
             [("retention_interval", self.retention_interval), ("checkpoint_interval", self.checkpoint_interval)];

@@ -51,11 +51,11 @@ use crate::config::{Cleanup, GroupConfig, TopicConfig};
 use crate::disk::DiskLock;
 use crate::error::{Error, Result};
 use crate::observe::Quiet;
-use crate::partition::Appended;
 use crate::partition::context::Context;
 use crate::partition::core::Core;
+use crate::partition::{Appended, stored_as};
 use crate::probe;
-use crate::record::TopicRecord;
+use crate::record::{Compression, TopicRecord};
 use crate::types::{Offset, TopicId};
 
 /// A log: topics in a directory, which this process has for itself.
@@ -222,6 +222,7 @@ impl Log {
     /// # Errors
     ///
     /// - [`Error::TopicExists`] if there is one of this name, or of one that differs only by `.` for `_`.
+    /// - [`Error::Unsupported`] if this build lacks the codec of the topic.
     /// - [`Error::InvalidTopicName`], [`Error::InvalidSetting`], [`Error::RepeatedEntropy`], [`Error::Io`],
     ///   [`Error::ReadOnly`], [`Error::Closed`].
     ///
@@ -295,6 +296,7 @@ impl Log {
     ///
     /// - [`Error::InvalidSetting`] if a setting is out of range, there were to be fewer partitions, or offsets of groups
     ///   could be lost by it.
+    /// - [`Error::Unsupported`] if this build lacks the codec that the topic is to have from now on.
     /// - [`Error::Corrupt`] if there is a directory in the place of a new partition, with files in it.
     /// - [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
@@ -610,6 +612,7 @@ impl Inner {
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
         let id = with.create(|| self.new_topic_id(), name, config)?;
+        check_codec(&config)?;
         self.context.before_change()?;
         let name: Arc<str> = name.into();
         // The directories first: a topic that the catalog names has its partitions.
@@ -646,6 +649,10 @@ impl Inner {
         let mut with = (**catalog).clone();
         with.alter(name, config)?;
         let state = self.find(name)?;
+        // One that it has already keeps nobody from altering the rest.
+        if config.stored_as() != state.config.read().stored_as() {
+            check_codec(&config)?;
+        }
         if name == OFFSETS_TOPIC {
             let count = state.config.read().partitions;
             groups::check_alter(&self.offsets_config.partitions(count), &config)?;
@@ -683,6 +690,14 @@ impl FirstError {
 
     fn into_result(self) -> Result<()> {
         self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// Refuses settings with a codec that this build lacks: each append would fail.
+fn check_codec(config: &TopicConfig) -> Result<()> {
+    match stored_as(config).map(Compression::codec) {
+        Some(codec) if !codec.is_supported() => Err(Error::Unsupported { what: codec.name() }),
+        _ => Ok(()),
     }
 }
 

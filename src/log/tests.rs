@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::{Background, Log};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
+use crate::disk::RealDisk;
 use crate::error::{Error, ErrorKind};
 use crate::group::GroupOffset;
 use crate::observe::{Observer, Synced};
 use crate::partition::Ack;
-use crate::record::Record;
+use crate::record::{Codec, Record};
 use crate::types::{Offset, TopicPartition};
 
 fn timed(time: Duration) -> TopicConfig {
@@ -401,6 +402,40 @@ fn deleting_a_group_that_is_not_there_makes_no_topic() {
     let group = log.group("g").unwrap();
     log.close().unwrap();
     assert!(matches!(group.delete(), Err(Error::Closed)));
+}
+
+/// A topic was created whose every append failed. (Bites in a build that lacks a codec.)
+#[test]
+fn a_codec_that_the_build_lacks_is_refused_in_settings_and_read_in_a_catalog() {
+    let dir = tempfile::tempdir().unwrap();
+    for codec in Codec::ALL.into_iter().filter(|codec| *codec != Codec::None) {
+        let config = TopicConfig::default().set("compression.type", codec.name()).unwrap();
+        let (name, log) = (codec.name(), Log::open(dir.path()).unwrap());
+        let other = log.topic(&format!("other-{name}")).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let builder = Log::builder(elsewhere.path()).default_config(config);
+        let results = [
+            builder.open().map(drop),
+            log.create_topic(name, config).map(drop),
+            log.alter_topic(other.name(), config),
+        ];
+        for result in results {
+            match result {
+                Ok(()) => assert!(codec.is_supported(), "{name}"),
+                Err(error) => assert!(!codec.is_supported() && matches!(error, Error::Unsupported { .. }), "{error}"),
+            }
+        }
+        log.close().unwrap();
+
+        // Another build of the crate made it.
+        let path = dir.path().join("catalog");
+        let mut catalog = super::Catalog::load(&RealDisk, &path).unwrap().unwrap();
+        catalog.alter(other.name(), config).unwrap();
+        catalog.store(&RealDisk, &path).unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        assert!(log.damaged().is_empty());
+        log.alter_topic(other.name(), config.retention_bytes(1)).unwrap();
+    }
 }
 
 #[test]

@@ -487,7 +487,7 @@ impl AppendRules {
 }
 
 /// The codec a topic stores its batches with; none to keep what the producer chose.
-fn stored_as(config: &TopicConfig) -> Option<Compression> {
+pub(crate) fn stored_as(config: &TopicConfig) -> Option<Compression> {
     // Levels were checked with the settings.
     let with_level = |codec, level| Compression::new(codec).level(level).unwrap_or(Compression::new(codec));
     match config.stored_as() {
