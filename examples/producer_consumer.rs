@@ -179,8 +179,11 @@ fn look_back(options: &Options, topic: &Topic, group: &Group, seen: &Seen) -> Re
     for number in 0..topic.partition_count() {
         let partition = topic.partition(number)?;
         // Consumers go on from what the group committed; what lies before it was consumed by an earlier run.
+        // Retention may have removed that place, and only a restored backup ends below it: a commit keeps what it
+        // points past.
         let committed = group.committed(topic.name(), number)?.map(|committed| committed.offset);
-        let from = committed.unwrap_or(partition.offsets().start);
+        let offsets = partition.offsets();
+        let from = committed.unwrap_or(offsets.start).clamp(offsets.start, offsets.end);
         let mut order = Order::default();
         for_each_line(&partition, |offset, line| {
             if producer_of(line.key, options.threads) != line.producer {

@@ -66,7 +66,8 @@ impl From<SystemTime> for Timestamp {
 
 /// Gives random numbers: topic ids, the choice of a partition for records without key, jitter.
 ///
-/// Nothing here needs to be secret; it needs to differ between two processes.
+/// Nothing here needs to be secret; it needs to differ between two processes, and not to repeat: topics with ids of one
+/// source are told from each other by them.
 pub trait Entropy: fmt::Debug + Send + Sync + 'static {
     /// 64 bits nobody can foresee well enough to collide with by accident.
     fn random(&self) -> u64;

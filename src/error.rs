@@ -94,9 +94,15 @@ pub enum Error {
     #[error("group id {id:?} is invalid: {reason}")]
     InvalidGroupId { id: Box<str>, reason: &'static str },
 
-    /// The log keeps offsets of groups in this topic, and only itself appends to it: commit to a group.
+    /// The log keeps offsets of groups in this topic, and only itself appends to it or removes from it: commit to a
+    /// group, or delete it.
     #[error("topic {topic:?} is the log's own")]
     InternalTopic { topic: Box<str> },
+
+    /// Records of the topic are not deleted, but compacted: one goes when another of its key came. Kafka:
+    /// `POLICY_VIOLATION`.
+    #[error("records of topic {topic:?} cannot be deleted: its cleanup.policy is compact")]
+    CompactedTopic { topic: Box<str> },
 
     /// There is no such topic.
     #[error("there is no topic {topic:?}")]
@@ -105,6 +111,11 @@ pub enum Error {
     /// A topic of this name exists, or one that differs only by `.` for `_`.
     #[error("topic {topic:?} exists")]
     TopicExists { topic: Box<str> },
+
+    /// The source of randomness repeats itself: topics have all the ids that it gave for a new one. Give the builder
+    /// another [`Entropy`](crate::Entropy).
+    #[error("topics have all of {draws} ids that were drawn for a new one")]
+    RepeatedEntropy { draws: u32 },
 
     /// The topic has fewer partitions.
     #[error("topic {topic:?} has {count} partitions, there is no number {partition}")]
@@ -158,7 +169,8 @@ impl Error {
     /// | Error | Kind |
     /// |---|---|
     /// | `InvalidBatch`, `InvalidRecord`, `InvalidTimestamp`, `BatchTooLarge`, `TooLong`, `OffsetsExhausted` | `Invalid` |
-    /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `TopicNotFound`, `TopicExists`, `PartitionNotFound` | `Invalid` |
+    /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `CompactedTopic` | `Invalid` |
+    /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `RepeatedEntropy` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |
     /// | `EndMismatch`, `Locked` | `Retry` |

@@ -82,7 +82,8 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// called for a new one, nor for one in which nothing was ever written.
     fn recovered(&self, recovery: &Recovery<'_>) {}
 
-    /// A partition cannot be used; the rest of the log can.
+    /// A partition cannot be used; the rest of the log can. One of `__consumer_offsets` also if a batch in it is damaged,
+    /// as all of it is read at open.
     fn partition_damaged(&self, partition: &TopicPartition, reason: &str) {}
 
     /// Retention removed the oldest records of a partition.

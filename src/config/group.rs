@@ -21,7 +21,8 @@ pub struct GroupConfig {
 
 impl GroupConfig {
     /// Sets how long a group's offset is kept after it was committed; `None` keeps it until it is deleted. Commit
-    /// within this time even if nothing was read, or the group begins anew.
+    /// within this time even if nothing was read, or the group begins anew. Looked at every 10 minutes while the log is
+    /// open, so a group has that long to commit again after an open.
     ///
     /// Default: 7 days. Range: 1 ms or more. Kafka: `offsets.retention.minutes`.
     #[must_use]

@@ -216,7 +216,9 @@ impl TopicConfig {
 
 /// Which records are taken, and how they are stored.
 impl TopicConfig {
-    /// Sets how batches are stored.
+    /// Sets how batches are stored. A codec that the build lacks is refused when a topic is created or altered.
+    ///
+    /// The level of lz4 has **no effect yet**: the encoder has one.
     ///
     /// Default: [`Compression::Producer`]. Range: gzip 1 to 9 or -1, lz4 1 to 17, zstd -131072 to 22.
     /// Kafka: `compression.type`, `compression.gzip.level`, `compression.lz4.level`, `compression.zstd.level`.

@@ -147,7 +147,7 @@ pub enum Compression {
     },
     /// By snappy.
     Snappy,
-    /// By lz4. Kafka's level 1 to 17, kept for Kafka: readers do not need it, and an encoder may have one only.
+    /// By lz4. Kafka's level 1 to 17 is kept for Kafka, and has no effect: the encoder has one. Readers do not need it.
     Lz4 {
         /// 1 to 17.
         level: i32,

@@ -16,7 +16,7 @@
 //! Invariants:
 //! - [`Offsets::replay`] and [`Offsets::end_transaction`] are the only mutations. All else returns records, which
 //!   have no effect until the caller appended and replayed them.
-//! - A group is listed while it has an offset or a record of its own, and only then.
+//! - A group is listed while it has an offset that is told, or a record of its own, and only then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -116,6 +116,8 @@ pub(crate) struct Offsets {
     groups: BTreeMap<Box<str>, Group>,
     /// What open transactions wait to set, or to remove.
     waiting: BTreeMap<ProducerId, BTreeMap<Slot, Waiting>>,
+    /// Topics that are being deleted: what was committed for them is there, and not told.
+    hidden: BTreeSet<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -175,14 +177,6 @@ impl Offsets {
         }
     }
 
-    /// Passes over what was committed for a deleted topic, in a log that is only read: nobody can append the tombstones.
-    pub(crate) fn hide_topic(&mut self, topic: &str) {
-        for group in self.groups.values_mut() {
-            group.offsets.remove(topic);
-        }
-        self.groups.retain(|_, group| *group != Group::default());
-    }
-
     fn replay_group(&mut self, version: i16, name: &str, is_there: bool) {
         let mut group = self.groups.remove(name).unwrap_or_default();
         if is_there {
@@ -227,6 +221,26 @@ impl Offsets {
     }
 }
 
+/// What is told of deleted topics.
+impl Offsets {
+    /// Tells no more what was committed for a topic that is being deleted: the tombstones come last, or, in a log that is
+    /// only read, never.
+    pub(crate) fn hide_topic(&mut self, topic: &str) {
+        self.hidden.insert(topic.into());
+    }
+
+    /// Tells again what is committed for topics of this name.
+    pub(crate) fn show_topic(&mut self, topic: &str) {
+        self.hidden.remove(topic);
+    }
+
+    /// The topics of which nothing is told.
+    #[cfg(feature = "sim")]
+    pub(crate) fn hidden_topics(&self) -> impl Iterator<Item = &str> {
+        self.hidden.iter().map(|topic| &**topic)
+    }
+}
+
 /// Records to append.
 impl Offsets {
     /// The records that commit these offsets of a group, all or none, in one batch.
@@ -249,7 +263,7 @@ impl Offsets {
 
     /// The tombstones that remove everything a group committed.
     pub(crate) fn delete_group(&self, group: &str) -> Vec<GroupRecord> {
-        self.offsets(group).filter_map(|(topic, partition, _)| tombstone(group, topic, partition)).collect()
+        self.all_offsets(group).filter_map(|(topic, partition, _)| tombstone(group, topic, partition)).collect()
     }
 
     /// The tombstones that remove what any group committed for a deleted topic, or waits to.
@@ -267,7 +281,8 @@ impl Offsets {
     /// The tombstones of offsets that are due for their age, by group.
     ///
     /// A group with records of its own is passed over: whether it lives is for its coordinator to say, and offsets
-    /// of a live group never expire. So is an offset that an open transaction is about to replace.
+    /// of a live group never expire. So is an offset that an open transaction is about to replace, or of a topic that is
+    /// being deleted.
     pub(crate) fn expired(&self, now: Timestamp, config: &GroupConfig) -> Vec<(&str, Vec<GroupRecord>)> {
         let simple = self.groups.iter().filter(|(_, group)| group.own_records.is_empty());
         let due = simple.map(|(name, _)| {
@@ -284,7 +299,8 @@ impl Offsets {
 impl Offsets {
     /// What a group committed for a partition.
     pub(crate) fn committed(&self, group: &str, topic: &str, partition: u32) -> Option<&Committed> {
-        self.groups.get(group)?.offsets.get(topic)?.get(&partition)
+        let offsets = &self.groups.get(group)?.offsets;
+        offsets.get(topic).filter(|_| !self.hidden.contains(topic))?.get(&partition)
     }
 
     /// Whether an open transaction waits to commit an offset of this partition.
@@ -295,6 +311,10 @@ impl Offsets {
 
     /// Everything a group committed: topic, partition, and what; by topic and partition.
     pub(crate) fn offsets(&self, group: &str) -> impl Iterator<Item = (&str, u32, &Committed)> {
+        self.all_offsets(group).filter(|(topic, ..)| !self.hidden.contains(*topic))
+    }
+
+    fn all_offsets(&self, group: &str) -> impl Iterator<Item = (&str, u32, &Committed)> {
         let topics = self.groups.get(group).into_iter().flat_map(|group| &group.offsets);
         topics.flat_map(|(topic, partitions)| {
             partitions.iter().map(move |(partition, committed)| (&**topic, *partition, committed))
@@ -303,7 +323,10 @@ impl Offsets {
 
     /// The names of all groups, sorted: those with an offset, and those with a record of their own.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
-        self.groups.keys().map(|name| &**name)
+        let is_told = |group: &Group| {
+            !group.own_records.is_empty() || group.offsets.keys().any(|topic| !self.hidden.contains(topic))
+        };
+        self.groups.iter().filter(move |(_, group)| is_told(group)).map(|(name, _)| &**name)
     }
 }
 

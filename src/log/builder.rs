@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Log, open};
+use super::{Log, check_codec, open};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{GroupConfig, TopicConfig};
 use crate::disk::{Disk, RealDisk};
@@ -50,6 +50,8 @@ pub struct LogBuilder {
     pub(super) background: Background,
     pub(super) default_config: TopicConfig,
     pub(super) groups: GroupConfig,
+    /// How the topic of group offsets is made, if not as `groups` says.
+    pub(super) offsets_topic: Option<TopicConfig>,
     pub(super) recovery: RecoveryMode,
     pub(super) read_path: ReadPath,
     pub(super) max_maps: usize,
@@ -68,6 +70,13 @@ impl LogBuilder {
         self
     }
 
+    /// Sets how the topic of group offsets is made: in a simulation with little segments.
+    #[cfg(feature = "sim")]
+    pub(crate) fn offsets_topic(mut self, config: TopicConfig) -> Self {
+        self.offsets_topic = Some(config);
+        self
+    }
+
     pub(super) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
@@ -79,6 +88,7 @@ impl LogBuilder {
             background: Background::default(),
             default_config: TopicConfig::default(),
             groups: GroupConfig::default(),
+            offsets_topic: None,
             recovery: RecoveryMode::default(),
             read_path: ReadPath::default(),
             max_maps: 4096,
@@ -259,7 +269,8 @@ impl LogBuilder {
     }
 
     /// Sets how many bytes to leave free on the file system: appends are refused, with an error of kind
-    /// [`Full`](crate::ErrorKind::Full), while less is free, and go on when more is. Looked at every 16 MiB.
+    /// [`Full`](crate::ErrorKind::Full), while less is free, and go on when more is. Looked at every 16 MiB. What deletes
+    /// topics, groups and old records is not refused.
     ///
     /// Default: 0, no limit.
     ///
@@ -377,11 +388,14 @@ impl LogBuilder {
     /// - [`Error::Locked`] if the log is open already, in this process or another.
     /// - [`Error::Corrupt`] if the catalog is damaged, or, when [`strict`](Self::strict), a partition is.
     /// - [`Error::NewerVersion`] if a newer version of this crate wrote the directory.
-    /// - [`Error::InvalidSetting`] if a setting is out of range; [`Error::Io`].
+    /// - [`Error::InvalidSetting`] if a setting is out of range; [`Error::Unsupported`] if this build lacks the codec of
+    ///   the default settings.
+    /// - [`Error::Io`].
     pub fn open(mut self) -> Result<Log> {
         // Files are opened by name for as long as the log is open.
         self.dir = std::path::absolute(&self.dir).map_err(Error::io("find directory", &*self.dir))?;
         self.default_config.validate()?;
+        check_codec(&self.default_config)?;
         self.groups.validate()?;
         let intervals =
             [("retention_interval", self.retention_interval), ("checkpoint_interval", self.checkpoint_interval)];

@@ -96,21 +96,29 @@ impl Catalog {
         replace(disk, path, text.as_bytes())
     }
 
-    /// Adds a live topic.
+    /// Adds a live topic, with the first id drawn that no other has, and returns that.
     ///
     /// # Errors
     ///
     /// - [`Error::InvalidTopicName`], [`Error::InvalidSetting`].
     /// - [`Error::TopicExists`] if a live topic has this name, or one that differs only by `.` for `_`.
-    pub(crate) fn create(&mut self, id: TopicId, name: &str, config: TopicConfig) -> Result<()> {
+    /// - [`Error::RepeatedEntropy`] if all ids that are drawn are taken.
+    pub(crate) fn create(
+        &mut self,
+        mut draw: impl FnMut() -> TopicId,
+        name: &str,
+        config: TopicConfig,
+    ) -> Result<TopicId> {
         names::check_topic(name)?;
         config.validate()?;
-        debug_assert!(self.topics.iter().all(|topic| topic.id != id), "ids are drawn at random");
         if let Some(other) = self.live().find(|other| *other.name == *name || names::collide(&other.name, name)) {
             return Err(Error::TopicExists { topic: (&*other.name).into() });
         }
+        let is_free = |id: &TopicId| self.topics.iter().all(|topic| topic.id != *id);
+        let id = (0..MOST_DRAWS).map(|_| draw()).find(is_free);
+        let id = id.ok_or(Error::RepeatedEntropy { draws: MOST_DRAWS })?;
         self.topics.push(CatalogTopic { id, name: name.into(), config, state: TopicState::Live });
-        Ok(())
+        Ok(id)
     }
 
     /// Gives a live topic other settings, more partitions included.
@@ -315,6 +323,8 @@ fn parse_topic(line: &str) -> Result<CatalogTopic, String> {
 }
 
 const FORM: Form = Form { what: "catalog", version: 1 };
+/// How many ids to draw for a topic. By chance none is ever taken.
+const MOST_DRAWS: u32 = 100;
 /// About half a million topics. A longer file is not ours.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -332,8 +342,8 @@ mod tests {
     fn example() -> Catalog {
         let mut catalog = Catalog::new(LogId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff));
         let config = TopicConfig::default().partitions(3).set("retention.ms", "3600000").unwrap();
-        catalog.create(ORDERS, "orders", config.segment_bytes(1 << 20)).unwrap();
-        catalog.create(RETURNS, "returns", TopicConfig::default()).unwrap();
+        catalog.create(|| ORDERS, "orders", config.segment_bytes(1 << 20)).unwrap();
+        catalog.create(|| RETURNS, "returns", TopicConfig::default()).unwrap();
         assert_eq!(catalog.begin_delete("returns").unwrap(), RETURNS);
         catalog
     }
@@ -422,8 +432,8 @@ mod tests {
         let mut catalog = example();
         let taken = |error| matches!(error, Error::TopicExists { .. });
         let other = TopicId::from_bytes([9; 16]);
-        assert!(taken(catalog.create(other, "orders", TopicConfig::default()).unwrap_err()));
-        catalog.create(other, "returns", TopicConfig::default()).unwrap();
+        assert!(taken(catalog.create(|| other, "orders", TopicConfig::default()).unwrap_err()));
+        catalog.create(|| other, "returns", TopicConfig::default()).unwrap();
         assert_eq!(catalog.find("returns").unwrap().id, other);
         assert_eq!(Catalog::parse(catalog.to_text().as_bytes()), Ok(catalog.clone()));
 
@@ -436,11 +446,11 @@ mod tests {
     #[test]
     fn colliding_names_and_wrong_settings_are_refused() {
         let mut catalog = Catalog::new(LogId(1));
-        catalog.create(ORDERS, "a.b", TopicConfig::default()).unwrap();
-        let error = catalog.create(RETURNS, "a_b", TopicConfig::default()).unwrap_err();
+        catalog.create(|| ORDERS, "a.b", TopicConfig::default()).unwrap();
+        let error = catalog.create(|| RETURNS, "a_b", TopicConfig::default()).unwrap_err();
         assert_eq!(error.to_string(), r#"topic "a.b" exists"#);
-        assert!(catalog.create(RETURNS, "a/b", TopicConfig::default()).is_err());
-        assert!(catalog.create(RETURNS, "c", TopicConfig::default().partitions(0)).is_err());
+        assert!(catalog.create(|| RETURNS, "a/b", TopicConfig::default()).is_err());
+        assert!(catalog.create(|| RETURNS, "c", TopicConfig::default().partitions(0)).is_err());
         assert_eq!(catalog.topics().len(), 1);
     }
 
@@ -469,7 +479,7 @@ mod tests {
             for (at, name) in names.iter().enumerate() {
                 let config = TopicConfig::default().partitions(partitions);
                 let config = config.set("retention.ms", &(retention >> (8 * at)).to_string()).unwrap();
-                catalog.create(TopicId::from_bytes([at as u8; 16]), name, config).unwrap();
+                catalog.create(|| TopicId::from_bytes([at as u8; 16]), name, config).unwrap();
             }
             if let Some(name) = names.iter().nth(deleted) {
                 catalog.begin_delete(name).unwrap();

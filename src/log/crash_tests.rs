@@ -12,6 +12,7 @@ use super::names::OFFSETS_TOPIC;
 use super::{Background, Log};
 use crate::config::{Durability, GroupConfig, TopicConfig};
 use crate::error::{ErrorKind, Result};
+use crate::group::GroupOffset;
 use crate::partition::Ack;
 use crate::record::Record;
 use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEntropy, Times};
@@ -33,6 +34,7 @@ fn builder(disk: &Arc<SimDisk>) -> super::LogBuilder {
         .entropy(Arc::new(SimEntropy::new(OPENED.fetch_add(1, Ordering::Relaxed))))
         .background(Background::Caller)
         .groups(groups)
+        .offsets_topic(offsets_config(&groups).segment_bytes(8192).set("segment.index.bytes", "240").unwrap())
         .strict()
 }
 
@@ -45,9 +47,7 @@ fn small() -> TopicConfig {
 fn disk() -> Arc<SimDisk> {
     let disk = SimDisk::new(DiskOptions::default());
     let log = open(&disk).unwrap();
-    let groups = offsets_config(&GroupConfig::default().offsets_partitions(1));
-    let groups = groups.segment_bytes(8192).set("segment.index.bytes", "240").unwrap();
-    log.create_topic(OFFSETS_TOPIC, groups).unwrap();
+    log.topic(OFFSETS_TOPIC).unwrap();
     log.close().unwrap();
     disk.kill()
 }
@@ -457,6 +457,156 @@ fn a_read_only_log_changes_nothing_and_needs_no_lock_file() {
         log.close().unwrap();
         assert_eq!(disk.audit(), None);
     }
+}
+
+/// A deletion on a full disk needed space for its tombstones before it had freed any: it never came to its end.
+#[test]
+fn a_deletion_that_the_catalog_has_room_for_comes_to_its_end() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    log.create_topic("a", small()).unwrap();
+    for _ in 0..20 {
+        log.append(Record::new(&[0; 400]).key("k").to("a")).unwrap();
+    }
+    for group in ["g", "h", "i"] {
+        let long = "m".repeat(1000);
+        let offsets: Vec<_> = (0..30).map(|number| GroupOffset::new("a", number, Offset(1))).collect();
+        log.group(group).unwrap().commit_all(&offsets).unwrap();
+        let last = GroupOffset::new("b", 0, Offset(1)).metadata(&long);
+        log.group(group).unwrap().commit_all(&[last]).unwrap();
+    }
+    log.sync().unwrap();
+    let (mut refused, mut done) = (0, 0);
+    for free in (0..4000).step_by(100) {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        disk.set_free(Some(free));
+        match log.delete_topic("a") {
+            Ok(()) => done += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Full);
+                assert!(log.find_topic("a").is_some(), "{free} bytes are free: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && done > 20, "{refused} {done}");
+}
+
+/// Also if the last step fails: the tombstones of what groups committed.
+#[test]
+fn what_was_committed_for_a_topic_is_not_told_from_when_its_deletion_began() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    LIFE[..4].iter().for_each(|step| step.apply(&log).unwrap());
+    log.group("h").unwrap().commit("b", 0, Offset(3)).unwrap();
+    log.close().unwrap();
+    let calls = {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        let began = disk.calls();
+        log.delete_topic("a").unwrap();
+        began..disk.calls()
+    };
+    let mut hidden = 0;
+    for call in calls {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        disk.inject(call, Fault::Error(Errno::Io), Times::Dead);
+        assert!(log.delete_topic("a").is_err(), "call {call}");
+        disk.heal();
+        hidden += count_hidden(&log);
+        let opening = {
+            let disk = disk.kill();
+            open(&disk).unwrap();
+            0..disk.calls()
+        };
+        for call in opening.step_by(3) {
+            let disk = disk.kill();
+            disk.inject(call, Fault::Error(Errno::Io), Times::Dead);
+            if let Ok(log) = open(&disk) {
+                disk.heal();
+                hidden += count_hidden(&log);
+            }
+        }
+    }
+    assert!(hidden > 100, "{hidden}");
+}
+
+/// If the topic is gone, so are its offsets, or it is not known what is stored. 1 if they were looked for.
+fn count_hidden(log: &Log) -> u32 {
+    if log.find_topic("a").is_some() {
+        return 0;
+    }
+    let group = log.group("g").unwrap();
+    assert!(!group.committed("a", 0).is_ok_and(|told| told.is_some()));
+    assert!(!group.offsets().is_ok_and(|told| !told.is_empty()));
+    log.groups().map_or(0, |groups| {
+        assert_eq!(groups, ["h"]);
+        1
+    })
+}
+
+/// A power cut took records and left the offset that a group had committed past them: those that were appended in their
+/// place were never read.
+#[test]
+fn a_commit_survives_a_power_cut_only_with_the_records_below_it() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    let config = TopicConfig::default().partitions(2);
+    let topic = log.create_topic("a", config).unwrap();
+    for number in 0..2 {
+        topic.partition(number).unwrap().append_all(["x", "y", "z"]).unwrap();
+    }
+    let ends = |log: &Log| [0, 1].map(|number| log.topic("a").unwrap().partition(number).unwrap().offsets().end.0);
+    disk.record(Recording::All);
+    let offsets = [GroupOffset::new("a", 0, Offset(3)), GroupOffset::new("a", 1, Offset(2))];
+    let elsewhere = [GroupOffset::new("a", 2, Offset(7)), GroupOffset::new("b", 0, Offset(9))];
+    log.group("g").unwrap().commit_all(&[offsets, elsewhere].concat()).unwrap();
+    assert_eq!(log.group("g").unwrap().offsets().unwrap().len(), 4);
+    let mut committed = 0;
+    for moment in disk.take_moments() {
+        for seed in 0..8 {
+            let log = open(&SimDisk::on(moment.image.crash(seed), disk.clock().fork())).unwrap();
+            if log.group("g").unwrap().committed("a", 0).unwrap().is_some() {
+                committed += 1;
+                assert_eq!(ends(&log), [3, 3], "call {}, seed {seed}", moment.call);
+            }
+        }
+    }
+    assert!(committed > 0);
+    let crashed = open(&disk.crash(1)).unwrap();
+    assert_eq!(crashed.group("g").unwrap().offsets().unwrap().len(), 4);
+}
+
+/// Of a commit that a killed process had not synced, whoever opened the log was told; then a power cut took it.
+#[test]
+fn an_offset_that_is_told_after_a_kill_survives_a_power_cut() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    log.group("g").unwrap().commit("a", 0, Offset(1)).unwrap();
+    disk.record(Recording::All);
+    log.group("h").unwrap().commit("a", 0, Offset(2)).unwrap();
+    let mut unsynced = 0;
+    for moment in disk.take_moments() {
+        let killed = SimDisk::on(moment.image, disk.clock().fork());
+        let groups = |disk: &Arc<SimDisk>, ask: fn(&Log) -> Vec<String>| ask(&open(disk).unwrap());
+        let by_offset = |log: &Log| {
+            let has_offset = |group: &&str| log.group(group).unwrap().committed("a", 0).unwrap().is_some();
+            ["g", "h"].into_iter().filter(has_offset).map(str::to_owned).collect()
+        };
+        for ask in [|log: &Log| log.groups().unwrap(), by_offset] {
+            let disk = killed.kill();
+            let log = open(&disk).unwrap();
+            let offsets = log.topic(OFFSETS_TOPIC).unwrap().partition(0).unwrap().offsets();
+            unsynced += u32::from(offsets.synced < offsets.end);
+            let told = ask(&log);
+            for seed in 0..4 {
+                assert_eq!(groups(&disk.crash(seed), ask), told, "call {}, seed {seed}", moment.call);
+            }
+        }
+    }
+    assert!(unsynced > 0, "opening syncs nothing");
 }
 
 /// A commit whose sync failed was seen until the log was reopened, and then it was gone.

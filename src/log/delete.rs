@@ -2,11 +2,13 @@
 //! removed by the next call, the next maintenance, or the next open.
 //!
 //! ```text
-//! catalog: deleting (from here on it is gone) -> fence the handles
-//!     -> forget what groups committed -> rename the directories -> remove them -> catalog: forget it
+//! catalog: deleting (from here on it is gone) -> hide what groups committed -> fence the handles
+//!     -> rename the directories -> remove them -> forget what groups committed -> catalog: forget it
 //! ```
 //!
-//! Until the end of it no topic of the same name can be created.
+//! Until the end of it no topic of the same name can be created, and what groups committed for it is not told. The
+//! tombstones of that come late, because they need space, and what is removed gives some: on a full disk only the first
+//! step needs any.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,8 +28,7 @@ use crate::types::TopicPartition;
 impl Inner {
     pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
         if name == OFFSETS_TOPIC {
-            let reason = "it holds the offsets of all groups; delete groups instead";
-            return Err(Error::InvalidTopicName { name: name.into(), reason });
+            return Err(Error::InternalTopic { topic: name.into() });
         }
         self.begin_delete(name)?;
         finish_deletes(self)
@@ -48,6 +49,7 @@ impl Inner {
         let stored = self.replace_catalog(&mut catalog, with);
         match &stored {
             Ok(()) => {
+                self.hide_topic_offsets(name);
                 let gone = self.topics.write().remove(name);
                 gone.into_iter().for_each(|topic| topic.fence(&Halt::Deleted));
                 self.damaged.write().retain(|damage| *damage.partition.topic != *name);
@@ -64,17 +66,18 @@ impl Inner {
     }
 }
 
-/// Removes what is left of topics whose deletion began. In a log that is open read-only it is only passed over.
-pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
-    if inner.context.read_only {
-        let catalog = inner.lock_catalog()?;
-        let deleting = catalog.topics().iter().filter(|topic| topic.state == TopicState::Deleting);
-        for topic in deleting.filter(|topic| catalog.find(&topic.name).is_none()) {
-            probe::reached("delete.hidden");
-            inner.hide_topic_offsets(&topic.name);
-        }
-        return Ok(());
+/// At open: of topics whose deletion began before, nothing is told.
+pub(super) fn hide_deleted(inner: &Inner) {
+    let catalog = inner.catalog.lock();
+    let deleting = catalog.topics().iter().filter(|topic| topic.state == TopicState::Deleting);
+    for topic in deleting.filter(|topic| catalog.find(&topic.name).is_none()) {
+        probe::reached("delete.hidden");
+        inner.hide_topic_offsets(&topic.name);
     }
+}
+
+/// Removes what is left of topics whose deletion began.
+pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
     // Not beside maintenance, which is at work on files by their names.
     let _schedule = Quiet::lock(&inner.schedule);
     finish(inner, &mut *inner.lock_catalog()?)
@@ -102,9 +105,6 @@ pub(super) fn finish(inner: &Inner, catalog: &mut Stored) -> Result<()> {
 }
 
 fn remove(inner: &Inner, catalog: &Catalog, topic: &CatalogTopic) -> Result<()> {
-    if catalog.find(&topic.name).is_none() && !probe::planted("log.offsets_kept") {
-        inner.forget_topic_offsets(&topic.name)?;
-    }
     let disk = inner.context.disk();
     for number in 0..topic.config.partitions {
         let id = TopicPartition::new(Arc::clone(&topic.name), number);
@@ -118,7 +118,11 @@ fn remove(inner: &Inner, catalog: &Catalog, topic: &CatalogTopic) -> Result<()> 
         let id = TopicPartition::new(Arc::clone(&topic.name), number);
         remove_dir(disk, &inner.dir.join(deleted_dir(&id, topic.id)))?;
     }
-    disk.sync_dir(&inner.dir).map_err(Error::io("sync directory", &*inner.dir))
+    disk.sync_dir(&inner.dir).map_err(Error::io("sync directory", &*inner.dir))?;
+    if catalog.find(&topic.name).is_some() || probe::planted("log.offsets_kept") {
+        return Ok(());
+    }
+    inner.forget_topic_offsets(&topic.name)
 }
 
 /// Whether the directory is there and that of this deleted topic. One that does not say whose it is, because it is

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::names::OFFSETS_TOPIC;
-use super::topic::{TopicState, again};
+use super::topic::{Slot, TopicState, again};
 use super::{FirstError, Inner, Opened};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
 use crate::error::{Error, Result};
 use crate::group::{Committed, GroupOffset, GroupRecord, LogRecord, Offsets, check_group_id, partition_for_group};
 use crate::observe::{Quiet, tell};
 use crate::partition::core::Core;
-use crate::partition::{ReadOptions, append_records};
+use crate::partition::{Admission, ReadOptions, append_records};
 use crate::probe;
 use crate::record::{BatchRef, Control, Record, RecordIter};
 use crate::types::{Offset, ProducerId, Timestamp, TopicPartition};
@@ -60,13 +60,15 @@ impl Group {
         &self.id
     }
 
-    /// Commits the offset to go on from in one partition. Survives a power cut when this returns.
+    /// Commits the offset to go on from in one partition. Survives a power cut when this returns, and so do the records
+    /// below the offset, if the partition is in this log: they are synced first, whatever the topic's
+    /// [`Durability`](crate::Durability) says. Committing once for many records costs one sync for all of them.
     ///
-    /// The offset is not compared with what the partition stores, and may go back.
+    /// The offset may go back, and may lie above the end: the topic may be in another log.
     ///
     /// # Errors
     ///
-    /// As for [`Partition::append`](crate::Partition::append).
+    /// As for [`commit_all`](Self::commit_all).
     ///
     /// # Example
     ///
@@ -85,11 +87,22 @@ impl Group {
         self.commit_all(&[GroupOffset::new(topic, partition, offset)])
     }
 
-    /// Commits several offsets, all of them or none. They survive a power cut when this returns.
+    /// Commits several offsets, all of them or none. They survive a power cut when this returns, and so do the records
+    /// below them, as [`commit`](Self::commit) says.
     ///
     /// # Errors
     ///
-    /// As for [`Partition::append`](crate::Partition::append); [`Error::TooLong`] if a metadata text is too long.
+    /// Nothing was committed after
+    ///
+    /// - [`Error::TooLong`] if a metadata text is too long, [`Error::InvalidRecord`] if a name or number is too large,
+    ///   [`Error::BatchTooLarge`] if there are too many.
+    /// - [`Error::LowSpace`], and [`Error::Io`] of a full disk: commit again once space is freed.
+    /// - [`Error::Corrupt`] if the group's offsets could not be read when the log was opened.
+    /// - [`Error::ReadOnly`], [`Error::Closed`].
+    ///
+    /// [`Error::Io`] and [`Error::Poisoned`] leave it open if the sync of the commit failed: it may be there when the
+    /// log is reopened. Both are of the partition whose records the offset points past, too, if those could not be
+    /// synced; nothing was committed then.
     ///
     /// # Example
     ///
@@ -113,19 +126,24 @@ impl Group {
         let inner = &self.opened.inner;
         let now = inner.context.clock.now();
         let records = Offsets::commit(&self.id, offsets, now, &inner.group_config)?;
-        inner.write_group(&self.id, |shard| shard.append(&records))?;
+        inner.sync_below(offsets)?;
+        let shard = inner.shard_or_create(&self.id)?;
+        write(&shard, |shard| shard.append(&records, Admission::IfSpace))?;
         let (id, count) = (Arc::clone(&self.id), offsets.len());
         tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));
         Ok(())
     }
 
-    /// What the group committed for a partition; `None` if nothing, or so long ago that it was forgotten. Only what survives a power cut: waits for a commit
-    /// that is under way.
+    /// What the group committed for a partition; `None` if nothing, or so long ago that it was forgotten.
+    ///
+    /// Only what survives a power cut: waits for a commit that is under way, and syncs what a process that was killed
+    /// may have left unsynced. A log that is open read-only tells what is there.
     ///
     /// # Errors
     ///
-    /// - [`Error::Corrupt`], [`Error::Io`] if the offsets could not be read when the log was opened.
-    /// - [`Error::Poisoned`] if a commit could not be synced since: what is stored is known when the log is reopened.
+    /// - [`Error::Corrupt`], [`Error::Io`] if the offsets could not be read when the log was opened; `Io` also if what
+    ///   was found then could not be synced now: of kind [`Full`](crate::ErrorKind::Full), ask again once space is freed.
+    /// - [`Error::Poisoned`] if a sync of what is committed failed: what is stored is known when the log is reopened.
     /// - [`Error::Closed`].
     ///
     /// # Example
@@ -182,7 +200,8 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// As for [`commit`](Self::commit).
+    /// As for [`Partition::append`](crate::Partition::append); [`Error::Corrupt`] also if the offsets could not be read
+    /// when the log was opened.
     ///
     /// # Example
     ///
@@ -199,10 +218,25 @@ impl Group {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn delete(&self) -> Result<()> {
-        self.opened.inner.write_group(&self.id, |shard| {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        let Some(shard) = inner.shard(&self.id)? else { return Ok(()) };
+        write(&shard, |shard| {
             let records = shard.offsets.delete_group(&self.id);
             shard.append_each(&records)
         })
+    }
+}
+
+#[cfg(feature = "sim")]
+impl crate::log::Log {
+    /// The topics that are being deleted, so that what groups committed for them is there, and not told.
+    pub(crate) fn hidden_topics(&self) -> BTreeSet<String> {
+        let mut hidden = BTreeSet::new();
+        for shard in self.opened.inner.shards().into_iter().flatten() {
+            hidden.extend(Quiet::lock(&shard).offsets.hidden_topics().map(str::to_owned));
+        }
+        hidden
     }
 }
 
@@ -220,17 +254,36 @@ type ShardSlot = Result<Arc<Mutex<Shard>>, Arc<Error>>;
 struct Shard {
     core: Arc<Core>,
     offsets: Offsets,
-    /// The offset after the last record that was appended here: what is told of the groups must be synced up to it.
-    appended: Offset,
+    /// The offset after the last record that was taken in: what is told of the groups must be synced up to it.
+    end: Offset,
 }
 
 impl Inner {
-    /// Replays the topic, if there is one. A partition that cannot be read does not keep the others from it.
+    /// Replays the topic, if there is one. A partition that cannot be read is damaged, and does not keep the others
+    /// from it.
     pub(super) fn load_groups(&self) {
         let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
         if let Some(topic) = topic {
-            *Quiet::lock(&self.coordinator.partitions) = load(&topic);
+            let mut shards = Quiet::lock(&self.coordinator.partitions);
+            *shards = self.load(&topic);
         }
+    }
+
+    fn load(&self, topic: &TopicState) -> Vec<ShardSlot> {
+        let mut slots = topic.partitions.write();
+        slots.iter_mut().map(|slot| self.load_shard(slot)).collect()
+    }
+
+    fn load_shard(&self, slot: &mut Slot) -> ShardSlot {
+        let core = match slot {
+            Slot::Open(core) => Arc::clone(core),
+            Slot::Damaged(error) => return Err(Arc::clone(error)),
+        };
+        replay(Arc::clone(&core)).map(Mutex::new).map(Arc::new).map_err(|error| {
+            let error = self.note_damage(&core.id, error);
+            *slot = Slot::Damaged(Arc::clone(&error));
+            error
+        })
     }
 
     /// Every group that has offsets.
@@ -238,20 +291,14 @@ impl Inner {
         self.check_open()?;
         let mut ids = BTreeSet::new();
         for shard in self.shards() {
-            ids.extend(Quiet::lock(&shard).offsets.groups().map(str::to_owned));
+            look(&*shard?, |offsets| ids.extend(offsets.groups().map(str::to_owned)))?;
         }
         Ok(ids.into_iter().collect())
     }
 
-    fn with_group<R>(&self, group: &str, look: impl FnOnce(&Offsets) -> R) -> Result<Option<R>> {
+    fn with_group<R>(&self, group: &str, tell: impl FnOnce(&Offsets) -> R) -> Result<Option<R>> {
         self.check_open()?;
-        let Some(shard) = self.shard(group)? else { return Ok(None) };
-        let (found, core, appended) = {
-            let shard = Quiet::lock(&shard);
-            (look(&shard.offsets), Arc::clone(&shard.core), shard.appended)
-        };
-        core.sync_to(appended)?;
-        Ok(Some(found))
+        self.shard(group)?.map(|shard| look(&shard, tell)).transpose()
     }
 
     /// Where the group is kept; `None` if there is no topic for it yet.
@@ -267,61 +314,64 @@ impl Inner {
         }
     }
 
-    /// All that could be read.
-    fn shards(&self) -> Vec<Arc<Mutex<Shard>>> {
-        self.coordinator.partitions.lock().iter().flatten().map(Arc::clone).collect()
+    /// Each of them, or why it could not be read.
+    fn shards(&self) -> Vec<Result<Arc<Mutex<Shard>>>> {
+        let again = |slot: &ShardSlot| slot.as_ref().map(Arc::clone).map_err(|error| again(error));
+        self.coordinator.partitions.lock().iter().map(again).collect()
     }
 
-    /// Appends to where a group is kept, and waits until all that is there is durable: concurrent commits share one
-    /// sync.
-    fn write_group(&self, group: &str, append: impl FnOnce(&mut Shard) -> Result<()>) -> Result<()> {
-        self.check_open()?;
-        let shard = match self.shard(group)? {
-            Some(shard) => shard,
-            None => {
-                self.make_offsets_topic()?;
-                self.shard(group)?.ok_or(Error::Closed)?
+    /// Makes durable what lies below the offsets, as far as it is in this log. Else a power cut could take the records
+    /// and leave the offsets, and a group would pass over what is appended in their place.
+    fn sync_below(&self, offsets: &[GroupOffset<'_>]) -> Result<()> {
+        let mut errors = FirstError::default();
+        for commit in offsets.iter().filter(|_| !probe::planted("log.commit_ahead")) {
+            let topic = self.topics.read().get(commit.topic).map(Arc::clone);
+            if let Some(Ok(core)) = topic.map(|topic| topic.core(commit.partition)) {
+                errors.keep(core.sync_to(commit.offset.min(core.end())));
             }
-        };
-        let core = {
-            let mut shard = Quiet::lock(&shard);
-            append(&mut shard)?;
-            Arc::clone(&shard.core)
-        };
-        if probe::planted("log.commit_before_sync") {
-            return Ok(());
         }
-        // Also if there was nothing to append: that may be so because of records that are not synced yet.
-        core.sync_to(core.end())
+        errors.into_result()
+    }
+
+    /// Where the group is to be kept.
+    fn shard_or_create(&self, group: &str) -> Result<Arc<Mutex<Shard>>> {
+        self.check_open()?;
+        if let Some(shard) = self.shard(group)? {
+            return Ok(shard);
+        }
+        self.make_offsets_topic()?;
+        self.shard(group)?.ok_or(Error::Closed)
     }
 
     fn make_offsets_topic(&self) -> Result<()> {
-        let topic = self.topic_or_create(OFFSETS_TOPIC, offsets_config(&self.group_config))?;
+        let topic = self.topic_or_create(OFFSETS_TOPIC, self.offsets_config)?;
         let mut shards = Quiet::lock(&self.coordinator.partitions);
         if shards.is_empty() {
-            *shards = load(&topic);
+            *shards = self.load(&topic);
         }
         Ok(())
     }
 
     /// Removes what any group committed for a deleted topic, durably: a new one of its name must not find it.
     pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
+        let mut errors = FirstError::default();
         for shard in self.shards() {
-            let core = {
-                let mut shard = Quiet::lock(&shard);
-                let records = shard.offsets.delete_topic(topic);
-                shard.append_each(&records)?;
-                Arc::clone(&shard.core)
-            };
-            // Also if there was nothing to append: a process before this one may have died here.
-            core.sync_to(core.end())?;
+            let forgotten = shard.and_then(|shard| {
+                write(&shard, |shard| {
+                    let records = shard.offsets.delete_topic(topic);
+                    shard.append_each(&records)
+                })?;
+                Quiet::lock(&shard).offsets.show_topic(topic);
+                Ok(())
+            });
+            errors.keep(forgotten);
         }
-        Ok(())
+        errors.into_result()
     }
 
-    /// As [`forget_topic_offsets`](Self::forget_topic_offsets), for who looks at a log that is open read-only.
+    /// Tells nobody what groups committed for a topic that is being deleted, until it is removed.
     pub(super) fn hide_topic_offsets(&self, topic: &str) {
-        for shard in self.shards() {
+        for shard in self.shards().into_iter().flatten() {
             Quiet::lock(&shard).offsets.hide_topic(topic);
         }
     }
@@ -330,7 +380,8 @@ impl Inner {
     pub(super) fn expire_group_offsets(&self) -> Result<()> {
         let now = self.context.clock.now();
         let mut errors = FirstError::default();
-        for shard in self.shards() {
+        // Those that cannot be read are damaged partitions, which was told.
+        for shard in self.shards().into_iter().flatten() {
             let expired = Quiet::lock(&shard).expire(now, &self.group_config);
             for (group, count) in errors.keep(expired) {
                 tell(&self.context.observer, move |observer| observer.offsets_expired(&group, count));
@@ -338,6 +389,33 @@ impl Inner {
         }
         errors.into_result()
     }
+}
+
+/// Tells what is there, once it is durable: what is told must still be so after a power cut.
+fn look<R>(shard: &Mutex<Shard>, tell: impl FnOnce(&Offsets) -> R) -> Result<R> {
+    let (found, core, end) = {
+        let shard = Quiet::lock(shard);
+        (tell(&shard.offsets), Arc::clone(&shard.core), shard.end)
+    };
+    if !core.context.read_only {
+        core.sync_to(end)?;
+    }
+    Ok(found)
+}
+
+/// Appends to where a group is kept, and waits until all that is there is durable: concurrent commits share one sync.
+fn write(shard: &Mutex<Shard>, append: impl FnOnce(&mut Shard) -> Result<()>) -> Result<()> {
+    let core = {
+        let mut shard = Quiet::lock(shard);
+        append(&mut shard)?;
+        Arc::clone(&shard.core)
+    };
+    if probe::planted("log.commit_before_sync") {
+        return Ok(());
+    }
+    // Also if there was nothing to append: that may be so because of records that are not synced yet, of this process
+    // or of one before it.
+    core.sync_to(core.end())
 }
 
 impl Shard {
@@ -354,7 +432,7 @@ impl Shard {
         Ok(expired)
     }
 
-    /// Appends any number of records, in batches that are short of every limit, and replays them.
+    /// Appends any number of tombstones, in batches that are short of every limit, and replays them.
     fn append_each(&mut self, mut records: &[GroupRecord]) -> Result<()> {
         while !records.is_empty() {
             let mut bytes = 0;
@@ -363,20 +441,20 @@ impl Shard {
                 bytes <= MAX_BATCH_BYTES
             });
             let (batch, rest) = records.split_at(count.count().max(1));
-            self.append(batch)?;
+            self.append(batch, Admission::Always)?;
             records = rest;
         }
         Ok(())
     }
 
     /// Appends records as one batch and replays them.
-    fn append(&mut self, records: &[GroupRecord]) -> Result<()> {
+    fn append(&mut self, records: &[GroupRecord], admission: Admission) -> Result<()> {
         let encoded = records.iter().map(|record| Record {
             key: Some(&record.key),
             value: record.value.as_deref(),
             ..Record::default()
         });
-        let placed = append_records(&self.core, None, encoded)?;
+        let placed = append_records(&self.core, admission, None, encoded)?;
         for (record, position) in records.iter().zip(placed.offset.0..) {
             let replayed = self.offsets.replay(LogRecord {
                 position: Offset(position),
@@ -386,7 +464,7 @@ impl Shard {
             });
             debug_assert!(replayed.is_ok(), "what we wrote reads back");
         }
-        self.appended = placed.last_offset + 1;
+        self.end = placed.last_offset + 1;
         Ok(())
     }
 }
@@ -406,25 +484,43 @@ pub(super) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
         .durability(Durability::Every { records: None, time: Some(std::time::Duration::from_secs(1)) })
 }
 
-/// Refuses settings of the topic under which offsets would be lost.
-pub(super) fn check_alter(from: &TopicConfig, to: &TopicConfig) -> Result<()> {
-    if to.partitions != from.partitions {
-        let (value, allowed) = (to.partitions.to_string(), from.partitions.to_string());
-        let allowed = format!("{allowed}: a group is found by it").into();
-        return Err(Error::InvalidSetting { key: "partitions".into(), value: value.into(), allowed });
+/// Refuses settings of the topic under which offsets would be lost, or could not be committed: all but those that say
+/// how its files are cut are as `required`.
+pub(super) fn check_alter(required: &TopicConfig, to: &TopicConfig) -> Result<()> {
+    let refuse = |key: &str, value: String, allowed: String| {
+        Err(Error::InvalidSetting { key: key.into(), value: value.into(), allowed: allowed.into() })
+    };
+    if to.partitions != required.partitions {
+        let allowed = format!("{}: a group is found by it", required.partitions);
+        return refuse("partitions", to.partitions.to_string(), allowed);
     }
-    if to.cleanup.deletes() {
-        let allowed = "compact: retention would delete offsets in use".into();
-        return Err(Error::InvalidSetting { key: "cleanup.policy".into(), value: "delete".into(), allowed });
+    for ((key, value), (_, required)) in to.entries().zip(required.entries()) {
+        if value != required && !MAY_DIFFER.contains(&key) {
+            return refuse(key, value, format!("{required}: the offsets of groups depend on it"));
+        }
+    }
+    if to.segment_bytes < LEAST_SEGMENT_BYTES {
+        let allowed = format!("{LEAST_SEGMENT_BYTES} or more: a commit must fit a segment");
+        return refuse("segment.bytes", to.segment_bytes.to_string(), allowed);
     }
     Ok(())
 }
 
-fn load(topic: &TopicState) -> Vec<ShardSlot> {
-    let count = topic.partitions.read().len() as u32;
-    let load = |number| topic.core(number).and_then(replay);
-    (0..count).map(|number| load(number).map(Mutex::new).map(Arc::new).map_err(Arc::new)).collect()
-}
+/// The settings of the topic that may be changed.
+const MAY_DIFFER: [&str; 11] = [
+    "delete.retention.ms",
+    "file.delete.delay.ms",
+    "index.interval.bytes",
+    "max.compaction.lag.ms",
+    "min.cleanable.dirty.ratio",
+    "min.compaction.lag.ms",
+    "preallocate",
+    "segment.bytes",
+    "segment.index.bytes",
+    "segment.jitter.ms",
+    "segment.ms",
+];
+const LEAST_SEGMENT_BYTES: i64 = 1 << 20;
 
 /// Reads a whole partition of the topic into its state.
 fn replay(core: Arc<Core>) -> Result<Shard> {
@@ -454,7 +550,7 @@ fn replay(core: Arc<Core>) -> Result<Shard> {
         }
         at = batches.next_offset();
     }
-    Ok(Shard { core, offsets, appended: Offset::ZERO })
+    Ok(Shard { core, offsets, end: at })
 }
 
 fn replay_batch(offsets: &mut Offsets, records: RecordIter<'_>, transaction: Option<ProducerId>, start: Offset) {

@@ -53,7 +53,8 @@ impl Log {
     /// otherwise.
     ///
     /// The first call looks for segments that retention removes, then one every
-    /// [`retention_interval`](crate::LogBuilder::retention_interval), 5 minutes by default; other calls leave them.
+    /// [`retention_interval`](crate::LogBuilder::retention_interval), 5 minutes by default; other calls leave them. Group
+    /// offsets expire every 10 minutes, for the first time 10 minutes after the log was opened.
     /// Every step is short of one segment, and a call goes on with sealed segments for a tenth of a second; it blocks
     /// meanwhile.
     ///
@@ -309,6 +310,13 @@ impl Inner {
             }
         }
         errors.into_result()
+    }
+}
+
+impl Schedule {
+    /// For a log that is opened `now`. Offsets do not expire yet: who comes back after a long time can commit again.
+    pub(super) fn new(now: Duration) -> Self {
+        Self { next_expiry: now.saturating_add(EXPIRY_INTERVAL), ..Self::default() }
     }
 }
 

@@ -47,15 +47,15 @@ use self::names::OFFSETS_TOPIC;
 use self::open::CATALOG_FILE;
 use self::text::LogId;
 use self::topic::{Slot, TopicState};
-use crate::config::{GroupConfig, TopicConfig};
+use crate::config::{Cleanup, GroupConfig, TopicConfig};
 use crate::disk::DiskLock;
 use crate::error::{Error, Result};
 use crate::observe::Quiet;
-use crate::partition::Appended;
 use crate::partition::context::Context;
 use crate::partition::core::Core;
+use crate::partition::{Appended, stored_as};
 use crate::probe;
-use crate::record::TopicRecord;
+use crate::record::{Compression, TopicRecord};
 use crate::types::{Offset, TopicId};
 
 /// A log: topics in a directory, which this process has for itself.
@@ -119,6 +119,8 @@ pub(crate) struct Inner {
     unsynced: Mutex<Unsynced>,
     default_config: TopicConfig,
     group_config: GroupConfig,
+    /// What the topic of group offsets is made like.
+    offsets_config: TopicConfig,
     retention_interval: Duration,
     checkpoint_interval: Duration,
     /// How often the doorbell had rung when `wait_due` returned last.
@@ -214,11 +216,15 @@ impl Log {
     /// timestamps: [`TopicConfig::retention_time`] says otherwise. A program that runs twice wants
     /// [`topic_with`](Self::topic_with).
     ///
+    /// Of the settings for `__consumer_offsets` only the number of partitions is taken: with others, offsets of groups
+    /// could be lost.
+    ///
     /// # Errors
     ///
     /// - [`Error::TopicExists`] if there is one of this name, or of one that differs only by `.` for `_`.
-    /// - [`Error::InvalidTopicName`], [`Error::InvalidSetting`], [`Error::Io`], [`Error::ReadOnly`],
-    ///   [`Error::Closed`].
+    /// - [`Error::Unsupported`] if this build lacks the codec of the topic.
+    /// - [`Error::InvalidTopicName`], [`Error::InvalidSetting`], [`Error::RepeatedEntropy`], [`Error::Io`],
+    ///   [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -284,9 +290,15 @@ impl Log {
     /// Gives a topic other settings, for all appends and maintenance to come. More partitions are added; fewer are
     /// refused. The settings survive a power cut when this returns.
     ///
+    /// Of `__consumer_offsets` only segments, indexes and compaction can be changed.
+    ///
     /// # Errors
     ///
-    /// [`Error::TopicNotFound`], [`Error::InvalidSetting`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
+    /// - [`Error::InvalidSetting`] if a setting is out of range, there were to be fewer partitions, or offsets of groups
+    ///   could be lost by it.
+    /// - [`Error::Unsupported`] if this build lacks the codec that the topic is to have from now on.
+    /// - [`Error::Corrupt`] if there is a directory in the place of a new partition, with files in it.
+    /// - [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -307,7 +319,10 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
+    /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
+    /// - [`Error::Corrupt`] if a partition of `__consumer_offsets` is damaged: the topic is gone, and its name stays
+    ///   taken, as what groups committed for it could come back.
+    /// - [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -373,7 +388,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`].
+    /// As for [`Group::committed`], if any of them cannot be told.
     ///
     /// # Example
     ///
@@ -397,8 +412,10 @@ impl Log {
     /// # Errors
     ///
     /// - [`Error::OffsetOutOfRange`] if `offset` is above the end.
-    /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`], [`Error::Io`], [`Error::ReadOnly`],
-    ///   [`Error::Closed`].
+    /// - [`Error::CompactedTopic`] if the topic is compacted and its records are not deleted.
+    /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
+    /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`], [`Error::Corrupt`], [`Error::Poisoned`],
+    ///   [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -420,6 +437,10 @@ impl Log {
         let inner = &self.opened.inner;
         inner.check_open()?;
         let core = inner.find(topic)?.core(partition)?;
+        core.check_external()?;
+        if core.config.read().cleanup == Cleanup::Compact {
+            return Err(Error::CompactedTopic { topic: topic.into() });
+        }
         inner.delete_before(&core, offset)
     }
 
@@ -573,7 +594,7 @@ impl Inner {
         if let Some(topic) = self.topics.read().get(name) {
             return Ok(Arc::clone(topic));
         }
-        let config = if name == OFFSETS_TOPIC { groups::offsets_config(&self.group_config) } else { config };
+        let config = if name == OFFSETS_TOPIC { self.offsets_config } else { config };
         match self.create_topic(name, config) {
             // Another thread was faster.
             Err(Error::TopicExists { topic }) if *topic == *name => match self.topics.read().get(name) {
@@ -584,11 +605,14 @@ impl Inner {
         }
     }
 
-    fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
+    fn create_topic(&self, name: &str, mut config: TopicConfig) -> Result<Arc<TopicState>> {
+        if name == OFFSETS_TOPIC {
+            config = self.offsets_config.partitions(config.partitions);
+        }
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
-        let id = self.new_topic_id();
-        with.create(id, name, config)?;
+        let id = with.create(|| self.new_topic_id(), name, config)?;
+        check_codec(&config)?;
         self.context.before_change()?;
         let name: Arc<str> = name.into();
         // The directories first: a topic that the catalog names has its partitions.
@@ -625,8 +649,13 @@ impl Inner {
         let mut with = (**catalog).clone();
         with.alter(name, config)?;
         let state = self.find(name)?;
+        // One that it has already keeps nobody from altering the rest.
+        if config.stored_as() != state.config.read().stored_as() {
+            check_codec(&config)?;
+        }
         if name == OFFSETS_TOPIC {
-            groups::check_alter(&state.config.read(), &config)?;
+            let count = state.config.read().partitions;
+            groups::check_alter(&self.offsets_config.partitions(count), &config)?;
         }
         self.context.before_change()?;
         let count = state.partitions.read().len() as u32;
@@ -661,6 +690,14 @@ impl FirstError {
 
     fn into_result(self) -> Result<()> {
         self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// Refuses settings with a codec that this build lacks: each append would fail.
+fn check_codec(config: &TopicConfig) -> Result<()> {
+    match stored_as(config).map(Compression::codec) {
+        Some(codec) if !codec.is_supported() => Err(Error::Unsupported { what: codec.name() }),
+        _ => Ok(()),
     }
 }
 

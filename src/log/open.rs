@@ -12,7 +12,7 @@ use super::builder::{Background, LogBuilder};
 use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
-use super::groups::Coordinator;
+use super::groups::{Coordinator, offsets_config};
 use super::maintain::{Schedule, Unsynced};
 use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
@@ -73,25 +73,29 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         coordinator: Coordinator::default(),
         catalog: Mutex::new(Stored::new(catalog)),
         checkpoints: Mutex::new(known.checkpoints.clone()),
-        schedule: Mutex::new(Schedule::default()),
+        schedule: Mutex::new(Schedule::new(settings.clock.monotonic())),
         unsynced: Mutex::new(Unsynced::default()),
         default_config: settings.default_config,
         group_config: settings.groups,
+        offsets_config: settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups)),
         retention_interval: settings.retention_interval,
         checkpoint_interval: settings.checkpoint_interval,
         heard: std::sync::atomic::AtomicU64::new(0),
         closed: std::sync::atomic::AtomicBool::new(false),
     };
     inner.open_topics(&known)?;
+    inner.load_groups();
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
     }
     if settings.recovery == RecoveryMode::Salvage && !settings.read_only {
         inner.lower_checkpoints()?;
     }
-    inner.load_groups();
-    // What cannot be removed now (the disk may be full) is in nobody's way: maintenance tries again.
-    let _ = delete::finish_deletes(&inner);
+    delete::hide_deleted(&inner);
+    if !settings.read_only {
+        // What cannot be removed now (the disk may be full) is in nobody's way: maintenance tries again.
+        let _ = delete::finish_deletes(&inner);
+    }
     let inner = Arc::new(inner);
     let is_threaded = settings.background == Background::Thread && !settings.read_only;
     let thread = if is_threaded { Some(Thread::start(&inner)?) } else { None };
@@ -271,15 +275,18 @@ impl Inner {
             .and_then(|()| Core::open(&self.context, dir, config, hints));
         match opened {
             Ok(core) => Slot::Open(Arc::new(core)),
-            Err(error) => {
-                probe::reached("log.damaged_partition");
-                let (id, reason) = (hints.id.clone(), error.to_string());
-                tell(&self.context.observer, move |observer| observer.partition_damaged(&id, &reason));
-                let error = Arc::new(error);
-                self.damaged.write().push(Damage { partition: hints.id.clone(), error: Arc::clone(&error) });
-                Slot::Damaged(error)
-            }
+            Err(error) => Slot::Damaged(self.note_damage(&hints.id, error)),
         }
+    }
+
+    /// Notes that a partition cannot be used, and why.
+    pub(super) fn note_damage(&self, partition: &TopicPartition, error: Error) -> Arc<Error> {
+        probe::reached("log.damaged_partition");
+        let (id, reason) = (partition.clone(), error.to_string());
+        tell(&self.context.observer, move |observer| observer.partition_damaged(&id, &reason));
+        let error = Arc::new(error);
+        self.damaged.write().push(Damage { partition: partition.clone(), error: Arc::clone(&error) });
+        error
     }
 
     /// Makes the directories of new partitions, durably, before the catalog names them.

@@ -318,7 +318,7 @@ impl Partition {
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Appended<'_>> {
         self.core.check_external()?;
-        let placed = append_records(&self.core, expected_end, records)?;
+        let placed = append_records(&self.core, Admission::IfSpace, expected_end, records)?;
         Ok(placed.into_appended(Held::Borrowed(&self.core)))
     }
 }
@@ -364,8 +364,17 @@ fn with_buffers<R>(work: impl FnOnce(&mut Buffers) -> R) -> R {
 
 const MAX_KEPT: usize = 4 << 20;
 
+/// Whether an append is refused while less space is left than the log is told to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    IfSpace,
+    /// What it removes frees space.
+    Always,
+}
+
 pub(crate) fn append_records<'r>(
     core: &Arc<Core>,
+    admission: Admission,
     expected_end: Option<Offset>,
     records: impl IntoIterator<Item = Record<'r>>,
 ) -> Result<Placement> {
@@ -391,6 +400,7 @@ pub(crate) fn append_records<'r>(
         rules.check_len(batch.len())?;
         let header = BatchHeader::read(batch)
             .map_err(|invalid| Error::InvalidBatch { reason: invalid.what, position: invalid.at })?;
+        core.admit(admission, batch.len())?;
         core.append_batch(batch, header, expected_end, Origin::Client)
     })
 }
@@ -408,6 +418,7 @@ pub(crate) fn append_raw(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin) ->
             BatchOrigin::Client => Origin::Client,
             BatchOrigin::Coordinator => Origin::Coordinator,
         };
+        core.admit(Admission::IfSpace, stored.len())?;
         core.append_batch(stored, validated.header, None, origin)
     })
 }
@@ -476,7 +487,7 @@ impl AppendRules {
 }
 
 /// The codec a topic stores its batches with; none to keep what the producer chose.
-fn stored_as(config: &TopicConfig) -> Option<Compression> {
+pub(crate) fn stored_as(config: &TopicConfig) -> Option<Compression> {
     // Levels were checked with the settings.
     let with_level = |codec, level| Compression::new(codec).level(level).unwrap_or(Compression::new(codec));
     match config.stored_as() {
@@ -499,6 +510,14 @@ impl Core {
         AppendRules::of(&self.config.read())
     }
 
+    fn admit(&self, admission: Admission, len: usize) -> Result<()> {
+        let context = &self.context;
+        match admission {
+            Admission::IfSpace => context.space.admit(context.disk(), &context.observer, len as u64),
+            Admission::Always => Ok(()),
+        }
+    }
+
     /// Gives an encoded batch its place at the end of the log.
     fn append_batch(
         &self,
@@ -507,8 +526,6 @@ impl Core {
         expected_end: Option<Offset>,
         origin: Origin,
     ) -> Result<Placement> {
-        let context = &self.context;
-        context.space.admit(context.disk(), &context.observer, batch.len() as u64)?;
         let (placement, sync_now, woken) = self.append_locked(batch, header, expected_end, origin)?;
         // Before the sync: what is appended can be read.
         woken.into_iter().for_each(wake);

@@ -240,7 +240,7 @@ impl Core {
         Err(self.halted())
     }
 
-    /// Refuses appends of the application's to a topic whose records have a meaning to the log.
+    /// Refuses appends and removals of the application's to a topic whose records have a meaning to the log.
     #[inline]
     pub(crate) fn check_external(&self) -> Result<()> {
         match self.is_internal {

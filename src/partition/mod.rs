@@ -47,7 +47,7 @@ mod writer;
 pub mod fuzzing;
 
 pub use append::{Ack, Appended};
-pub(crate) use append::{Held, append_records};
+pub(crate) use append::{Admission, Held, append_records, stored_as};
 pub use context::RecoveryMode;
 pub use read::Isolation;
 pub use reader::Reader;

@@ -162,7 +162,14 @@ impl Partition {
     }
 
     /// The offset of the first record whose timestamp is `time` or later, in order of offsets; `None` if there is
-    /// none.
+    /// none. Kafka's special timestamps are understood:
+    ///
+    /// | Time | Offset |
+    /// |---:|---|
+    /// | -1 | the committed end: where a reader begins that wants new records only |
+    /// | -2, -4 | the start |
+    /// | -3 | the first record that carries the [largest timestamp](Self::largest_timestamp) |
+    /// | other negative ones | `None` |
     ///
     /// Records that were given no time carry that of the log's clock, and [`SystemClock`](crate::SystemClock) is up to
     /// a tick behind, at most 4 ms on usual kernels: ask from a little earlier to miss none.
@@ -184,6 +191,8 @@ impl Partition {
     /// }
     /// assert_eq!(partition.offset_at(Timestamp(1_500))?, Some(Offset(1)));
     /// assert_eq!(partition.offset_at(Timestamp(3_001))?, None);
+    /// assert_eq!(partition.offset_at(Timestamp(-1))?, Some(Offset(3)));
+    /// assert_eq!(partition.offset_at(Timestamp(-2))?, Some(Offset(0)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn offset_at(&self, time: Timestamp) -> Result<Option<Offset>> {
@@ -435,6 +444,14 @@ impl Core {
         self.unless_removed(|| {
             let (start, end) = (self.start(), self.committed());
             self.check_range(start, Isolation::Uncommitted)?;
+            match time.0 {
+                0.. => {}
+                LATEST => return Ok(Some(end)),
+                EARLIEST | EARLIEST_LOCAL => return Ok(Some(start)),
+                OF_LARGEST => return Ok(self.largest_timestamp()?.map(|(offset, _)| offset)),
+                // What lies in other storage, which there is none of.
+                _ => return Ok(None),
+            }
             for segment in self.segments().iter().filter(|segment| segment.len() > 0) {
                 if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
                     continue;
@@ -538,3 +555,9 @@ pub(super) fn last_batch(segment: &Arc<SegmentData>) -> Result<Option<(u64, u32)
     }
     Ok(Some((position, header.crc)))
 }
+
+/// Kafka's special timestamps.
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+const OF_LARGEST: i64 = -3;
+const EARLIEST_LOCAL: i64 = -4;

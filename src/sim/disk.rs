@@ -135,7 +135,8 @@ impl SimDisk {
         machine.image.capacity = bytes.map(|bytes| machine.used().saturating_add(bytes));
     }
 
-    /// Keeps faults waiting, or lets them strike again: what a test does itself must not be what fails.
+    /// Keeps faults waiting, or lets them strike again: what a test does itself must not be what fails, also not for a
+    /// full disk.
     pub fn pause_faults(&self, paused: bool) {
         self.shared.machine.lock().faults_paused = paused;
     }

@@ -223,9 +223,14 @@ impl Machine {
         Ok(bytes.len())
     }
 
+    /// The bytes of the volume, if they are limited and that counts now.
+    fn capacity(&self) -> Option<u64> {
+        self.image.capacity.filter(|_| !self.faults_paused)
+    }
+
     /// How many of `len` bytes at `position` the volume has room for. An error if none.
     fn room_for(&self, inode: u64, position: u64, len: usize) -> io::Result<usize> {
-        let Some(capacity) = self.image.capacity else { return Ok(len) };
+        let Some(capacity) = self.capacity() else { return Ok(len) };
         let free = capacity.saturating_sub(self.used());
         let contents = &self.file(inode)?.cached;
         if contents.missing(position, len as u64) <= free {
@@ -241,7 +246,7 @@ impl Machine {
 
     pub(super) fn reserve(&mut self, inode: u64, position: u64, len: u64) -> io::Result<()> {
         let missing = self.file(inode)?.cached.missing(position, len);
-        if self.image.capacity.is_some_and(|capacity| missing > capacity.saturating_sub(self.used())) {
+        if self.capacity().is_some_and(|capacity| missing > capacity.saturating_sub(self.used())) {
             return Err(Errno::Full.into());
         }
         self.change();

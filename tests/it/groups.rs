@@ -46,6 +46,25 @@ fn offsets_expire_by_the_clock() {
     assert_eq!(open().groups().unwrap(), ["young"], "the removal is in the log, too");
 }
 
+/// A program that had not run for longer than the retention lost its place at the first maintenance.
+#[test]
+fn offsets_do_not_expire_in_the_first_minutes_after_an_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new();
+    let config = GroupConfig::default().offset_retention(Duration::from_secs(3600));
+    let open = || by_hand(dir.path()).clock(clock.clone()).groups(config).open().unwrap();
+    open().group("g").unwrap().commit("orders", 0, Offset(1)).unwrap();
+    clock.advance(Duration::from_secs(5000));
+    let log = open();
+    log.maintain().unwrap();
+    clock.advance(Duration::from_secs(599));
+    assert!(log.maintain().unwrap().next <= Duration::from_secs(1));
+    assert_eq!(log.groups().unwrap(), ["g"]);
+    clock.advance(Duration::from_secs(1));
+    log.maintain().unwrap();
+    assert!(log.groups().unwrap().is_empty());
+}
+
 /// A record that is none of a group's would stay for good, and confuse whoever reads the topic.
 #[test]
 fn only_the_log_appends_to_its_own_topic() {

@@ -12,7 +12,8 @@ fn program(dir: &std::path::Path) -> chiplog::Result<()> {
     let billing = log.group("billing")?;
     let partition = orders.partition(appended.partition())?;
     let committed = billing.committed("orders", partition.number())?;
-    let from = committed.map_or(Offset::ZERO, |committed| committed.offset).max(partition.offsets().start);
+    let stored = partition.offsets(); // retention may have passed the group by
+    let from = committed.map_or(Offset::ZERO, |committed| committed.offset).clamp(stored.start, stored.end);
     let records = partition.read(from)?;
     for record in &records {
         println!("{} {:?}", record.offset, record.value);

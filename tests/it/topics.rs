@@ -1,6 +1,10 @@
 //! Topics come and go.
 
-use chiplog::{Error, ErrorKind, GroupOffset, Log, Offset, TopicConfig};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chiplog::{Entropy, Error, ErrorKind, GroupOffset, Log, Offset, TopicConfig};
 
 use crate::support::{append_numbers, values};
 
@@ -17,6 +21,29 @@ fn topics_are_found_listed_and_counted_by_name() {
     assert!(matches!(log.delete_topic("c"), Err(Error::TopicNotFound { .. })));
     let third = log.find_topic("b").unwrap().partition(2);
     assert!(matches!(third, Err(Error::PartitionNotFound { count: 2, .. })));
+}
+
+/// Gives the same three numbers again and again.
+#[derive(Debug, Default)]
+struct ThreeNumbers(AtomicU64);
+
+impl Entropy for ThreeNumbers {
+    fn random(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) % 3
+    }
+}
+
+/// Two topics got one id, and the log did not open again.
+#[test]
+fn a_source_of_randomness_that_repeats_itself_gives_no_id_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::builder(dir.path()).entropy(Arc::new(ThreeNumbers::default())).open().unwrap();
+    let ids: BTreeSet<_> = ["a", "b", "c"].map(|name| log.topic(name).unwrap().id().to_string()).into();
+    assert_eq!(ids.len(), 3);
+    assert!(matches!(log.topic("d"), Err(Error::RepeatedEntropy { .. })));
+    assert!(matches!(log.create_topic("a", TopicConfig::default()), Err(Error::TopicExists { .. })));
+    log.close().unwrap();
+    assert_eq!(Log::open(dir.path()).unwrap().topics().len(), 3);
 }
 
 #[test]

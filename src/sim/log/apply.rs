@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::look::{Blind, Found, FoundRecord, check, groups, look};
+use super::look::{Blind, FoundRecord, check, groups, look};
 use super::model::{Fate, Model, Numbering, Rec, records};
 use super::op::{At, Batch, Op, key, value};
 use super::settle::{named, settle};
@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::record::{BatchBuilder, BatchOptions, Producer};
 use crate::sim::explore::{Refusal, Subject, Verdict, Violation};
 use crate::{
-    Ack, Appended, Cleanup, Durability, Error, GroupOffset, Log, Offset, Partition, ProducerEpoch, ProducerId,
-    ReadOptions, Record, Timestamp, Topic, TopicConfig,
+    Ack, Appended, Durability, Error, GroupOffset, Log, Offset, Partition, ProducerEpoch, ProducerId, ReadOptions,
+    Record, Timestamp, Topic, TopicConfig,
 };
 
 /// Runs `op`, which the model expects.
@@ -314,10 +314,11 @@ impl Call<'_> {
             Err(error) => return self.explain(error).map(drop),
         };
         let end = partition.offsets().end.0;
+        let hidden = self.log.hidden_topics();
         let groups = &mut self.model.groups;
-        groups.expire(end, &found);
+        groups.expire(end, &found, &hidden);
         groups.may_expire = false;
-        if groups.end() != end || groups.fold() != found {
+        if groups.end() != end || !groups.tells(&found, &hidden) {
             let what = format!("{found:?} at {end}, not {:?} at {}", groups.fold(), groups.end());
             return Err(Violation::new("G1", what));
         }
@@ -400,20 +401,28 @@ impl Call<'_> {
 
     fn commit(&mut self, group: u8, keys: &[super::model::Key], offset: u64) -> Verdict {
         if self.log.find_topic(OFFSETS).is_none() {
-            let config = TopicConfig::default()
-                .cleanup(Cleanup::Compact)
-                .segment_bytes(4_096)
-                .segment_index_bytes(48)
-                .index_interval_bytes(0)
-                .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) });
-            match self.log.create_topic(OFFSETS, config) {
+            match self.log.topic(OFFSETS) {
                 Ok(_) => self.model.catalog_stored(),
                 Err(error) => return self.explain(error).map(drop),
             }
         }
         let offsets: Vec<_> = keys.iter().map(|key| GroupOffset::new(key.1, key.2, Offset(offset))).collect();
         let outcome = self.log.group(GROUPS[group as usize]).and_then(|group| group.commit_all(&offsets));
+        if outcome.is_ok() {
+            keys.iter().try_for_each(|key| self.is_synced_below(key.1, key.2, offset))?;
+        }
         self.written(outcome)
+    }
+
+    /// A group goes on from `offset`: what lies below must not be lost, nor anything be appended in its place.
+    fn is_synced_below(&self, topic: &str, partition: u32, offset: u64) -> Verdict {
+        let topic = self.log.find_topic(topic);
+        let Some(Ok(partition)) = topic.map(|topic| topic.partition(partition)) else { return Ok(()) };
+        let offsets = partition.offsets();
+        match offsets.synced < offsets.end.min(Offset(offset)) {
+            true => Err(Violation::new("G1", format!("{offset} was committed in {offsets:?}"))),
+            false => Ok(()),
+        }
     }
 
     fn delete_group(&mut self, group: u8) -> Verdict {
@@ -635,7 +644,6 @@ impl Explored {
         disk.set_read_only(false);
         match looked {
             Ok(found) => {
-                let found = Found { is_read_only: true, ..found };
                 settle(&mut model.clone(), &found).map_err(|violation| named("read-only", violation))?;
             }
             Err(Blind::Wrong(violation)) => return Err(violation),

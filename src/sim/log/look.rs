@@ -1,6 +1,6 @@
 //! Everything there is to see of a log, read once. Each payload is checked against the id it carries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::Fold;
 use super::op::{key, value};
@@ -17,10 +17,8 @@ pub(super) struct Found {
     pub(super) groups_end: u64,
     /// How much of it is synced.
     pub(super) groups_synced: u64,
-    /// Whether the disk may be full, so that what was to be removed is still there.
-    pub(super) is_full: bool,
-    /// Whether the log was open read-only: offsets of a deleted topic are not told, and cannot be removed.
-    pub(super) is_read_only: bool,
+    /// Topics that are being deleted: their offsets are there, and not told.
+    pub(super) hidden: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -67,7 +65,7 @@ pub(super) fn look(log: &Log) -> Result<Found, Blind> {
     if let Some(topic) = log.find_topic(OFFSETS) {
         let offsets = topic.partition(0)?.offsets();
         (found.groups_end, found.groups_synced) = (offsets.end.0, offsets.synced.0);
-        found.groups = groups(log)?;
+        (found.groups, found.hidden) = (groups(log)?, log.hidden_topics());
     }
     Ok(found)
 }

@@ -446,7 +446,7 @@ impl Groups {
     }
 
     /// The state is `found`, at `end`, without `hidden` topics: it must be one that was written, or is about to be.
-    pub(super) fn settle(&mut self, end: u64, found: &Fold, hidden: &BTreeSet<&str>) -> Result<(), String> {
+    pub(super) fn settle(&mut self, end: u64, found: &Fold, hidden: &BTreeSet<String>) -> Result<(), String> {
         let maybe = std::mem::take(&mut self.maybe);
         let floor = self.floor.take().unwrap_or(self.acknowledged);
         if end < floor {
@@ -473,16 +473,21 @@ impl Groups {
         Ok(())
     }
 
+    /// Whether this is what is told, without the offsets of hidden topics.
+    pub(super) fn tells(&self, found: &Fold, hidden: &BTreeSet<String>) -> bool {
+        let mut fold = self.fold();
+        fold.retain(|key, _| !hidden.contains(key.1));
+        fold == *found
+    }
+
     /// The longest part of what was written that is `found`. What was lost may have been followed by the removal of
     /// what is past its time.
-    fn part_that_is(&self, end: u64, found: &Fold, hidden: &BTreeSet<&str>, floor: u64) -> Option<Arc<Vec<Write>>> {
+    fn part_that_is(&self, end: u64, found: &Fold, hidden: &BTreeSet<String>, floor: u64) -> Option<Arc<Vec<Write>>> {
         let mut kept = self.writes.iter().take_while(|write| write.end <= end).count();
         loop {
             let mut part = Self { writes: Arc::new(self.writes[..kept].to_vec()), ..self.clone() };
-            part.expire(end, found);
-            let mut fold = part.fold();
-            fold.retain(|key, _| !hidden.contains(key.1));
-            if part.end() == end && (fold == *found || part.fold() == *found) {
+            part.expire(end, found, hidden);
+            if part.end() == end && part.tells(found, hidden) {
                 return Some(part.writes);
             }
             if kept == 0 || self.writes[kept - 1].end <= floor {
@@ -492,9 +497,10 @@ impl Groups {
         }
     }
 
-    /// Takes in the removal of offsets that are past their retention.
-    pub(super) fn expire(&mut self, end: u64, found: &Fold) {
-        let gone: Vec<_> = self.fold().into_keys().filter(|key| !found.contains_key(key)).collect();
+    /// Takes in the removal of offsets that are past their retention, or of a topic that is gone.
+    pub(super) fn expire(&mut self, end: u64, found: &Fold, hidden: &BTreeSet<String>) {
+        let is_gone = |key: &Key| !found.contains_key(key) && !hidden.contains(key.1);
+        let gone: Vec<_> = self.fold().into_keys().filter(is_gone).collect();
         let may_go = |key: &Key| self.may_expire || self.orphans.contains(key.1);
         if gone.iter().all(may_go) && end == self.end() + gone.len() as u64 {
             for group in 0..GROUPS.len() as u8 {

@@ -7,6 +7,7 @@ pub(super) const PLANTED: &[&str] = &[
     "log.checkpoint_ahead",
     "log.clean_mark_left",
     "log.closed_unsynced",
+    "log.commit_ahead",
     "log.commit_before_sync",
     "log.failed_store_forgotten",
     "log.named_before_made",

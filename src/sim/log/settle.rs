@@ -12,14 +12,13 @@ pub(super) fn settle(model: &mut Model, found: &Found) -> Verdict {
     for (name, topic) in TOPICS.into_iter().zip(&mut model.topics) {
         let vanished = topic.live.is_some() && !found.topics.contains_key(name);
         settle_topic(topic, found.topics.get(name)).map_err(|violation| named(name, violation))?;
-        if vanished && !found.is_full && found.groups.keys().any(|key| key.1 == name) {
+        if vanished && found.groups.keys().any(|key| key.1 == name) {
             return Err(Violation::new("G5", format!("{name} is gone, and groups have offsets of it")));
         }
     }
     let groups = &mut model.groups;
-    let is_hidden = |name: &str| found.is_read_only && !found.topics.contains_key(name);
-    let hidden = groups.orphans.iter().copied().filter(|name| is_hidden(name)).collect();
-    groups.settle(found.groups_end, &found.groups, &hidden).map_err(|detail| Violation::new("G1", detail))?;
+    let settled = groups.settle(found.groups_end, &found.groups, &found.hidden);
+    settled.map_err(|detail| Violation::new("G1", detail))?;
     groups.synced = groups.synced.max(found.groups_synced);
     groups.may_expire = false;
     model.nothing_under_way();

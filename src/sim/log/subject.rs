@@ -15,7 +15,9 @@ use crate::clock::{Clock, Entropy};
 use crate::disk::Disk;
 use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
-use crate::{Background, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition};
+use crate::{
+    Background, Cleanup, Durability, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition, TopicConfig,
+};
 
 /// What an orderly close leaves, and the first change takes away.
 const CLEAN_MARK: &str = "/log/clean";
@@ -76,7 +78,7 @@ impl Subject for Explored {
         let looked = look(&log);
         world.disk.pause_faults(false);
         let found = match looked {
-            Ok(found) => Ok(Found { is_full: world.disk.is_limited(), ..found }),
+            Ok(found) => Ok(found),
             Err(Blind::Wrong(violation)) => Err(violation),
             Err(Blind::Failed(error)) => return Err(refusal(error)),
         };
@@ -141,6 +143,12 @@ impl Drop for Explored {
 
 /// A log as `options` have it.
 pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
+    let groups = TopicConfig::default()
+        .cleanup(Cleanup::Compact)
+        .segment_bytes(4_096)
+        .segment_index_bytes(48)
+        .index_interval_bytes(0)
+        .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) });
     Log::builder(DIR)
         .disk(Arc::clone(&world.disk) as Arc<dyn Disk>)
         .clock(Arc::clone(&world.clock) as Arc<dyn Clock>)
@@ -149,6 +157,7 @@ pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
         .background(Background::Caller)
         .default_config(options.config())
         .groups(GroupConfig::default().offset_retention(options.offset_retention))
+        .offsets_topic(groups)
         .read_path(options.read_path)
         .max_maps(options.max_maps)
         .retention_interval(Duration::from_millis(1))
