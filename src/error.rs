@@ -267,7 +267,6 @@ impl fmt::Display for Corruption {
     }
 }
 
-/// Whether the operating system says that the disk or a quota is full.
 /// Whether the process, or the system, has too many files open: what was to be opened was not touched.
 pub(crate) fn is_out_of_files(error: &Error) -> bool {
     // EMFILE and ENFILE, which no sync of an open file means.
@@ -275,6 +274,7 @@ pub(crate) fn is_out_of_files(error: &Error) -> bool {
     matches!(error, Error::Io { action, source, .. } if *action != "sync" && is_limit(source))
 }
 
+/// Whether the operating system says that the disk or a quota is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)

@@ -163,9 +163,10 @@ impl Inner {
         }
         let mut errors = FirstError::default();
         let now = self.context.clock.monotonic();
-        // Whoever is woken by a sync may call this: then somebody is at it.
-        if let Some(mut unsynced) = self.unsynced.try_lock() {
-            unsynced.sync_due(&self.cores(), now, &mut done, &mut errors);
+        // Whoever is woken by a sync may call this: then somebody is at it, and has passed what is due since, perhaps.
+        match self.unsynced.try_lock() {
+            Some(mut unsynced) => unsynced.sync_due(&self.cores(), now, &mut done, &mut errors),
+            None => done.next = SHORTEST,
         }
         let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;

@@ -298,6 +298,51 @@ fn notes_of_deleted_topics_give_their_place_to_others() {
     }
     let len = fs::metadata(dir.path().join("notes")).unwrap().len();
     assert!(len < 1000, "{len}");
+    // The one that has the place now is found by who opens after a kill.
+    let id = log.topic("u").unwrap().id();
+    log.topic("u").unwrap().append("v").unwrap();
+    let killed = tempfile::tempdir().unwrap();
+    copy(dir.path(), killed.path());
+    let log = manual(killed.path()).open().unwrap();
+    assert!(log.opened.inner.context.notes.found(id, 0).is_some());
+}
+
+/// A topic was deleted while maintenance looked which of its segments had expired: the call said that the log was
+/// closed, and who keeps calling it ended.
+#[test]
+fn maintenance_of_a_topic_that_is_deleted_meanwhile_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = TopicConfig::default().segment_bytes(1100).retention_time(Duration::from_millis(1));
+    let log = manual(dir.path()).open().unwrap();
+    let topic = log.create_topic("t", config).unwrap();
+    (0..5).for_each(|_| drop(topic.append(&[0; 1000]).unwrap()));
+    drop(topic);
+    log.close().unwrap();
+    let hook = Hook::default();
+    let log = manual(dir.path()).disk(Arc::new(HookedDisk(hook.clone()))).open().unwrap();
+    let deleting = Arc::new(Mutex::new(None));
+    let (ours, started) = (log.clone(), Arc::clone(&deleting));
+    hook.set(move || {
+        let deleter = ours.clone();
+        *started.lock() = Some(std::thread::spawn(move || deleter.delete_topic("t")));
+        while ours.find_topic("t").is_some() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    });
+    std::thread::sleep(Duration::from_millis(20));
+    log.maintain().unwrap();
+    let thread = deleting.lock().take().unwrap();
+    thread.join().unwrap().unwrap();
+}
+
+/// One who found another at the syncs that are due did not look again for a minute.
+#[test]
+fn who_finds_another_at_work_comes_again_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = manual(dir.path()).open().unwrap();
+    let _other = log.opened.inner.unsynced.lock();
+    assert!(log.maintain().unwrap().next <= Duration::from_millis(1));
 }
 
 /// Calls the log, as an executor does that polls at once.

@@ -277,15 +277,17 @@ impl Core {
             Halt::Deleted => Stop::Deleted,
             Halt::Poisoned(_) => Stop::Poisoned,
         };
-        if !matches!(halt, Halt::Poisoned(_)) {
-            self.home.leave();
-        }
+        let leaves = !matches!(halt, Halt::Poisoned(_));
         let mut reason = self.health.reason.lock();
-        if reason.is_none() || !matches!(halt, Halt::Poisoned(_)) {
+        if reason.is_none() || leaves {
             *reason = Some(halt);
         }
         self.health.has_stopped.store(true, Ordering::Release);
         drop(reason);
+        if leaves {
+            // After the reason is known: who finds the directory left asks for it.
+            self.home.leave();
+        }
         for waiters in [&self.synced, &self.end] {
             self.reports.push(Report::Woken(waiters.stop(stop)));
         }

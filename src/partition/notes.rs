@@ -74,7 +74,12 @@ impl Notes {
         let key = (note.topic, note.partition);
         let (entry, sequence) = match state.entries.get(&key) {
             Some(known) => *known,
-            None => (state.new_entry(), 0),
+            None => {
+                let entry = state.new_entry();
+                // A note of the one that had it before would be the newer one.
+                self.put(&mut state, disk, &[0; Note::ENTRY_LEN], Note::entry_at(entry));
+                (entry, 0)
+            }
         };
         note.sequence = sequence + 1;
         state.entries.insert(key, (entry, note.sequence));

@@ -228,6 +228,11 @@ impl Recovery<'_> {
 
     /// The note of the process before this one, if nothing came between.
     fn note(&self, candidates: &[Candidate]) -> Option<(usize, Note)> {
+        if self.hints.clean.is_some() {
+            // The files are not as an orderly close left them, and nobody changed them since: that is damage.
+            probe::reached("recover.note_beside_mark");
+            return None;
+        }
         let note = *self.context.notes.found(self.hints.topic, self.hints.id.partition)?;
         if self.context.boot != Some(note.boot) && !probe::planted("partition.note_of_other_boot") {
             probe::reached("recover.note_of_other_boot");

@@ -17,6 +17,10 @@ use crate::types::{Offset, Timestamp};
 impl Core {
     /// The start that retention asks for, and why; `None` if nothing is due. Reads, changes nothing.
     pub(crate) fn retention_due(&self, now: Timestamp) -> Result<Option<(Offset, RetentionReason)>> {
+        self.find_due(now).map_err(|error| if matches!(error, Error::Closed) { self.halted() } else { error })
+    }
+
+    fn find_due(&self, now: Timestamp) -> Result<Option<(Offset, RetentionReason)>> {
         self.check()?;
         let config = *self.config.read();
         if !config.cleanup.deletes() || self.context.read_only {

@@ -51,6 +51,8 @@ pub(crate) struct Writer {
     is_clean: bool,
     /// Whether names were made in the directory since it was last synced.
     names_changed: bool,
+    /// Whether a sync has taken that on itself since it was last known to be done.
+    names_taken: bool,
     /// What recovery read and nobody has synced, segments and from which offset on: it is to be written again.
     unproven: Vec<(Arc<SegmentData>, Offset)>,
     noted_position: u64,
@@ -79,6 +81,7 @@ pub(crate) struct SyncPlan {
     pub(crate) names: bool,
     /// What is to be written again: segments, and from which offset on.
     pub(crate) unproven: Vec<(Arc<SegmentData>, Offset)>,
+    unsynced_records: u64,
     pub(crate) end: Offset,
 }
 
@@ -110,6 +113,7 @@ impl Writer {
             stale_snapshots: recovered.stale_snapshots,
             is_clean: recovered.is_clean,
             names_changed: !recovered.names_are_durable,
+            names_taken: false,
             unproven: unproven.collect(),
             noted_position: 0,
             jitter_ms: 0,
@@ -359,21 +363,27 @@ impl Writer {
     pub(crate) fn plan_sync(&mut self, rolled_only: bool, core: &Core) -> SyncPlan {
         let rolled = std::mem::take(&mut self.rolled);
         let end = if rolled_only { rolled.last().map_or(core.synced(), |target| target.end) } else { self.end };
-        if !rolled_only {
-            self.unsynced_records = 0;
-        }
+        let unsynced_records = if rolled_only { 0 } else { std::mem::take(&mut self.unsynced_records) };
         SyncPlan {
             rolled,
             active: if rolled_only { None } else { self.active.as_ref().map(ActiveSegment::sync_target) },
-            names: std::mem::take(&mut self.names_changed),
+            names: self.take_names(),
             unproven: std::mem::take(&mut self.unproven),
+            unsynced_records,
             end,
         }
     }
 
+    fn take_names(&mut self) -> bool {
+        let names = std::mem::take(&mut self.names_changed);
+        self.names_taken |= names;
+        names
+    }
+
     /// Takes back a plan that was not carried out, in part or at all: the next sync does it.
     pub(crate) fn put_back(&mut self, plan: SyncPlan) {
-        let SyncPlan { rolled, names, unproven, .. } = plan;
+        let SyncPlan { rolled, names, unproven, unsynced_records, .. } = plan;
+        self.unsynced_records += unsynced_records;
         self.rolled.splice(0..0, rolled);
         self.names_changed |= names;
         self.unproven.splice(0..0, unproven);
@@ -390,7 +400,7 @@ impl Writer {
 
     /// As [`sync_names`](Self::sync_names), also if a sync has taken that on itself: it may not have come to it yet.
     pub(crate) fn sync_all_names(&mut self, core: &Core) -> Result<(), Failure> {
-        self.names_changed = true;
+        self.names_changed |= std::mem::take(&mut self.names_taken);
         self.sync_names(core)
     }
 

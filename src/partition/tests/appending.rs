@@ -304,3 +304,25 @@ fn an_append_that_fits_is_not_refused_for_what_is_written_ahead() {
     }
     assert!(bed.disk.audit().is_none(), "{:?}", bed.disk.audit());
 }
+
+/// A sync for which nothing could be opened was forgotten: the next ones came when as many records were written again.
+#[test]
+fn a_sync_that_lacked_a_descriptor_is_tried_with_the_next_append() {
+    let mut failed = 0;
+    for call in 0..30 {
+        let mut bed = Bed::new();
+        // A roll comes before it, so that there is a directory to be opened.
+        bed.config.flush_messages = 10;
+        let partition = bed.open().unwrap();
+        fill(&partition, 9);
+        bed.disk.inject(bed.disk.calls() + call, Fault::Error(Errno::TooManyFiles), Times::Once);
+        let tenth = partition.append("v");
+        bed.disk.heal();
+        let is_poisoned = matches!(partition.append("v"), Err(Error::Poisoned { .. }));
+        if matches!(tenth, Err(Error::NotSynced { .. })) && !is_poisoned {
+            failed += 1;
+            assert_eq!(partition.offsets().synced, Offset(11), "call {call}");
+        }
+    }
+    assert!(failed > 0);
+}
