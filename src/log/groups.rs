@@ -62,7 +62,7 @@ impl Group {
 
     /// Commits the offset to go on from in one partition. Survives a power cut when this returns, and so do the records
     /// below the offset, if the partition is in this log: they are synced first, whatever the topic's
-    /// [`Durability`](crate::Durability) says. Committing once for many records costs one sync for all of them.
+    /// [`Durability`] says. Committing once for many records costs one sync for all of them.
     ///
     /// The offset may go back, and may lie above the end: the topic may be in another log.
     ///
