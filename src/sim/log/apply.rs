@@ -615,14 +615,14 @@ impl Explored {
                 let is_poisoned = partition.is_ok_and(|partition| is_poisoned(&partition));
                 if is_poisoned {
                     self.is_stuck = true;
-                    expected.acknowledged = expected.acknowledged.min(expected.synced);
+                    expected.may_be_dropped = true;
                 }
             }
         }
         let offsets = log.find_topic(OFFSETS).and_then(|topic| topic.partition(0).ok());
         if offsets.is_some_and(|partition| is_poisoned(&partition)) {
             self.is_stuck = true;
-            model.groups.acknowledged = model.groups.acknowledged.min(model.groups.synced);
+            model.groups.may_be_dropped = true;
         }
     }
 

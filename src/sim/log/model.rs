@@ -52,6 +52,8 @@ pub(super) struct Partition {
     pub(super) synced: u64,
     /// What a kill may not take.
     pub(super) acknowledged: u64,
+    /// A sync failed, and what it was to sync may be dropped from the cache until another one has covered it.
+    pub(super) may_be_dropped: bool,
     /// The end must be found at or above it; before the first look.
     pub(super) floor: Option<u64>,
     /// The batch under way: all of it or none.
@@ -179,7 +181,8 @@ impl Model {
     fn expect_topic(&mut self, topic: u8) {
         let config = self.options.config();
         let topic = &mut self.topics[topic as usize];
-        if topic.live.is_none() {
+        // One that may be gone may be found made again: a user who is refused opens the log again first.
+        if topic.live.is_none() || topic.may_vanish {
             topic.pending = Some(Live::new(config));
         }
     }
@@ -253,9 +256,12 @@ impl Model {
 
     pub(super) fn killed(&mut self) {
         for partition in self.partitions_mut() {
-            partition.floor.get_or_insert(partition.acknowledged);
+            let kept = if partition.may_be_dropped { partition.synced } else { partition.acknowledged };
+            partition.floor.get_or_insert(kept);
         }
-        self.groups.floor.get_or_insert(self.groups.acknowledged);
+        let groups = &mut self.groups;
+        let kept = if groups.may_be_dropped { groups.synced } else { groups.acknowledged };
+        groups.floor.get_or_insert(kept);
     }
 }
 
@@ -350,6 +356,8 @@ impl Partition {
             Sent::Old if newest.epoch > 0 => numbered(newest.epoch - 1, next, Fate::Fenced),
             Sent::Old => unknown,
             Sent::Again(back) => match batches.get(back as usize) {
+                // Of a batch that begins where the model does, the first records may have been forgotten.
+                Some(batch) if self.base > 0 && batch.offset == self.base => unknown,
                 Some(batch) if batch.epoch == newest.epoch && batch.offset >= self.start && back < 5 => Numbering {
                     epoch: batch.epoch,
                     sequence: batch.first,
@@ -394,6 +402,7 @@ pub(super) struct Groups {
     pub(super) writes: Arc<Vec<Write>>,
     pub(super) synced: u64,
     pub(super) acknowledged: u64,
+    pub(super) may_be_dropped: bool,
     pub(super) floor: Option<u64>,
     /// The batch under way.
     pub(super) maybe: Vec<(Key, Option<u64>)>,

@@ -194,8 +194,8 @@ impl Explored {
             Err(error) => {
                 let is_explained = self.is_stuck || self.world.disk.struck() > 0 || is_full(&error);
                 // Pages whose sync failed may be dropped from the cache at any time.
-                model.partitions_mut().for_each(|partition| partition.acknowledged = partition.synced);
-                model.groups.acknowledged = model.groups.synced;
+                model.partitions_mut().for_each(|partition| partition.may_be_dropped = true);
+                model.groups.may_be_dropped = true;
                 let is_dropped = self.is_dropped(&error);
                 match (is_explained, refusal(error)) {
                     (true, Refusal::Failed(_)) => Ok(()),
@@ -217,6 +217,7 @@ impl Explored {
         {
             let offsets = partition.offsets();
             model.groups.synced = model.groups.synced.max(offsets.synced.0);
+            model.groups.may_be_dropped &= model.groups.synced < model.groups.end();
             self.promise(OFFSETS, &partition, offsets)?;
         }
         Ok(())
@@ -257,6 +258,7 @@ impl Explored {
             return Err(Violation::new("D13", format!("{place}, after {before:?}")));
         }
         expected.synced = expected.synced.max(synced.0);
+        expected.may_be_dropped &= expected.synced < expected.end();
         self.promise(name, partition, offsets)
     }
 
