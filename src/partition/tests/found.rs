@@ -237,3 +237,21 @@ fn values(partition: &Partition) -> Vec<String> {
     let records = partition.read(Offset(3)).unwrap();
     records.iter().map(|record| String::from_utf8_lossy(record.value.unwrap()).into_owned()).collect()
 }
+
+/// Rot in the last batch showed that the files were not as the close before had left them, so its mark was put away;
+/// but a note of the same boot was believed, and the log opened as if nothing was wrong. Closing it changed files.
+#[test]
+fn damage_that_contradicts_the_mark_of_a_close_is_not_covered_by_a_note() {
+    let mut bed = Bed::new();
+    let partition = bed.open().unwrap();
+    fill(&partition, 1);
+    bed.close(partition).unwrap();
+    // The partition is made ready to be written, and noted, and nothing is appended.
+    let partition = bed.open().unwrap();
+    assert!(partition.append_if_end(Offset(7), ["v"]).is_err());
+    bed.close(partition).unwrap();
+    bed.poke(&Bed::path(0, FileKind::Log), 100, &[0xFF]);
+    let before = bed.disk.image().digest();
+    assert_eq!(bed.open().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(bed.disk.image().digest(), before);
+}
