@@ -61,7 +61,7 @@ fn subjects() -> Vec<Entry> {
 }
 
 /// What to do with the log when nothing is asked for: seconds, not minutes.
-const LOG: [(&str, u64); 3] = [("crash", 5_000), ("sequences", 50), ("enumerate", 5_000)];
+const LOG: [(&str, u64); 2] = [("crash", 10_000), ("sequences", 50)];
 
 /// What to do with the toy, which shows that the explorers bite.
 const TOY: [(&str, u64); 4] = [("crash", 20_000), ("sequences", 200), ("errors", 1_000), ("enumerate", 5_000)];

@@ -1,5 +1,6 @@
 //! The crash explorer: after every call of a workload the power is cut and the process killed, and what is found is
-//! recovered; inside that recovery, or what follows it, once more.
+//! recovered; inside that recovery, or what follows it, once more. Each state that is recovered and checked is one
+//! crash point: about half of them lie inside a recovery.
 
 use super::plan::{Plan, Step};
 use super::run::Run;
@@ -53,14 +54,14 @@ fn attack_moments<S: Subject>(run: &Run<S>, during: &S::Model, seed: u64, tally:
                 let mut model = during.clone();
                 S::crashed(&mut model);
                 tally.add_point();
-                survive::<S>(moment.image.crash(seed), &run.world, &run.options, model, seed)
+                survive::<S>(moment.image.crash(seed), &run.world, &run.options, model, seed, tally)
                     .map_err(|violation| violation.within(place("crash")))?;
             }
         }
         let mut model = during.clone();
         S::killed(&mut model);
         tally.add_point();
-        survive::<S>(moment.image.clone(), &run.world, &run.options, model, seed)
+        survive::<S>(moment.image.clone(), &run.world, &run.options, model, seed, tally)
             .map_err(|violation| violation.within(place("kill")))?;
     }
     Ok(())
@@ -73,6 +74,7 @@ pub(super) fn survive<S: Subject>(
     options: &S::Options,
     model: S::Model,
     seed: u64,
+    tally: &Tally,
 ) -> Verdict {
     let mut rng = Rng::stream(seed, "survive");
     let mut run = Run::<S>::on(image, world, options, model, seed);
@@ -96,8 +98,11 @@ pub(super) fn survive<S: Subject>(
         run.close().and_then(|()| run.open()).map_err(|violation| violation.within("closed, opened"))?;
     }
     match held {
-        Some((moment, model)) => crash_again::<S>(&moment, &run, model, &mut rng)
-            .map_err(|violation| violation.within(format!("then {ops:?}"))),
+        Some((moment, model)) => {
+            tally.add_point();
+            crash_again::<S>(&moment, &run, model, &mut rng)
+                .map_err(|violation| violation.within(format!("then {ops:?}")))
+        }
         None => Ok(()),
     }
 }

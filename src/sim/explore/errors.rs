@@ -51,7 +51,9 @@ pub(super) fn prepare<S: Subject>(scenario: &Scenario<S>, blind: bool) -> Result
 
 /// The faults tried at each call, those first that most mistakes show under.
 pub(super) fn faults<S: Subject>() -> [Vec<(Fault, Times)>; 2] {
-    let errors = Errno::ALL.into_iter().map(Fault::Error);
+    // A quota is a full disk, and a file system that may only be read is one where nothing is allowed.
+    let others = Errno::ALL.into_iter().filter(|errno| !matches!(errno, Errno::Quota | Errno::ReadOnly));
+    let errors = others.map(Fault::Error);
     let mut all: Vec<_> = errors.flat_map(|fault| [(fault, Times::Once), (fault, Times::Sticky)]).collect();
     // A call that is interrupted for ever is repeated for ever, rightly.
     all.retain(|fault| *fault != (Fault::Error(Errno::Interrupted), Times::Sticky));
