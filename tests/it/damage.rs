@@ -1,6 +1,8 @@
 //! Damage is told, where it is, and stays where it is.
 
-use chiplog::{Durability, Error, ErrorKind, Log, Offset, TopicConfig};
+use chiplog::{Durability, Error, ErrorKind, Log, Offset, RecoveryMode, TopicConfig};
+
+type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 use crate::support::{append_numbers, flip, values};
 
@@ -68,4 +70,43 @@ fn rot_in_a_closed_log_is_an_error_at_the_read() {
         panic!("damage was not seen")
     };
     assert!(corruption.position <= 200, "{corruption}");
+}
+
+/// The guide's way back from a backup that is older than the log.
+#[test]
+fn a_partition_is_restored_from_an_older_backup() -> Result<()> {
+    let (dir, backup) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let append = |count: u32| -> Result<()> {
+        let log = Log::open(dir.path())?;
+        let partition = log.topic("orders")?.partition(0)?;
+        (0..count).try_for_each(|_| partition.append("paid").map(drop))?;
+        drop(partition);
+        Ok(log.close()?)
+    };
+    append(5)?;
+    for entry in std::fs::read_dir(dir.path().join("orders-0"))? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), backup.path().join(entry.file_name()))?;
+    }
+    append(5)?;
+    std::fs::remove_dir_all(dir.path().join("orders-0"))?;
+    std::fs::create_dir(dir.path().join("orders-0"))?;
+    for entry in std::fs::read_dir(backup.path())? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), dir.path().join("orders-0").join(entry.file_name()))?;
+    }
+    std::fs::remove_file(dir.path().join("clean"))?;
+
+    let log = Log::open(dir.path())?;
+    assert_eq!(log.damaged().len(), 1, "more was there");
+    log.close()?;
+    let log = Log::builder(dir.path()).recovery(RecoveryMode::Salvage).open()?;
+    let partition = log.topic("orders")?.partition(0)?;
+    assert_eq!(partition.offsets().end, Offset(5));
+    partition.append("paid")?;
+    drop(partition);
+    log.close()?;
+    let log = Log::builder(dir.path()).strict().open()?;
+    assert_eq!(log.topic("orders")?.partition(0)?.offsets().end, Offset(6));
+    Ok(())
 }
