@@ -248,13 +248,16 @@ impl Inner {
         let mut slots = Vec::with_capacity(topic.config.partitions as usize);
         for number in 0..topic.config.partitions {
             let id = TopicPartition::new(Arc::clone(&topic.name), number);
+            let clean = known.clean_entry(topic.id, number);
+            let recovery_point = known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.synced);
             let hints = Hints {
                 topic: topic.id,
                 // Only compaction makes gaps, and there is none yet: no offset, which no checksum covers, may pass for one.
                 dense: true,
-                start: known.checkpoints.start(topic.id, number),
-                recovery_point: known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.synced),
-                clean: known.clean_entry(topic.id, number),
+                // What an orderly close said is true even if the files differ now, and if the checkpoints are damaged.
+                start: known.checkpoints.start(topic.id, number).max(clean.as_ref().map(|clean| clean.start)),
+                recovery_point: recovery_point.max(clean.as_ref().map(|clean| clean.end)),
+                clean,
                 id,
             };
             slots.push(self.open_partition(&hints, topic.config));
