@@ -268,7 +268,8 @@ impl Machine {
 
     /// Forgets files that nothing leads to any more, not even after a crash.
     pub(super) fn forget_unlinked(&mut self) {
-        if self.image.tree.is_clean() {
+        // Mostly each file has its name, and there is nothing to look for.
+        if self.image.tree.is_clean() && self.image.tree.names_of_files() != self.image.files.len() {
             let in_use = self.in_use();
             self.image.files.retain(|inode, _| in_use.contains(inode));
         }

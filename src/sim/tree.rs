@@ -102,6 +102,11 @@ impl Tree {
         self.cached.values().flat_map(BTreeMap::values).map(|node| node.inode).collect()
     }
 
+    /// How many names of files there are.
+    pub(super) fn names_of_files(&self) -> usize {
+        self.cached.values().map(|names| names.values().filter(|node| !node.is_dir).count()).sum()
+    }
+
     /// Makes all changes in `dir` durable, and those that must have come before them.
     pub(super) fn sync_dir(&mut self, dir: u64) {
         self.settle(|change| change.places().any(|place| place.dir == dir));
