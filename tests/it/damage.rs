@@ -110,3 +110,22 @@ fn a_partition_is_restored_from_an_older_backup() -> Result<()> {
     assert_eq!(log.topic("orders")?.partition(0)?.offsets().end, Offset(6));
     Ok(())
 }
+
+/// With damaged checkpoints, and an index that was gone, a start came back that had been raised: the mark of the orderly
+/// close knew it, and was not asked.
+#[test]
+fn a_raised_start_stays_when_the_checkpoints_are_damaged() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = Log::open(dir.path())?;
+    let partition = log.topic("orders")?.partition(0)?;
+    (0..5).try_for_each(|_| partition.append("paid").map(drop))?;
+    log.delete_before("orders", 0, Offset(3))?;
+    drop(partition);
+    log.close()?;
+    flip(&dir.path().join("checkpoints"), 60);
+    std::fs::remove_file(dir.path().join("orders-0/00000000000000000000.timeindex"))?;
+    let log = Log::open(dir.path())?;
+    let offsets = log.topic("orders")?.partition(0)?.offsets();
+    assert_eq!((offsets.start, offsets.synced, offsets.end), (Offset(3), Offset(5), Offset(5)));
+    Ok(())
+}
