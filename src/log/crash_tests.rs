@@ -516,6 +516,9 @@ fn what_was_committed_for_a_topic_is_not_told_from_when_its_deletion_began() {
         assert!(log.delete_topic("a").is_err(), "call {call}");
         disk.heal();
         hidden += count_hidden(&log);
+        // Nor to who may not remove it.
+        let killed = disk.kill();
+        hidden += count_hidden(&builder(&killed).read_only().open().unwrap());
         let opening = {
             let disk = disk.kill();
             open(&disk).unwrap();
