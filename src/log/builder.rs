@@ -248,7 +248,8 @@ impl LogBuilder {
     }
 
     /// Sets how many segments are mapped at once; those not read for longest are unmapped beyond. More of them make
-    /// scattered reads faster; a process may have about 65,000 maps in all.
+    /// scattered reads faster; a process may have about 65,000 maps in all. With
+    /// [`ReadPath::Positional`] it is how many files are open for reading.
     ///
     /// Default: 4,096. Range: 1 and more.
     ///

@@ -627,3 +627,20 @@ fn an_offset_that_was_not_stored_is_not_shown() {
     let found = open(&disk.crash(3)).unwrap().group("g").unwrap().committed("a", 0).unwrap();
     assert!(found.is_some_and(|committed| [Offset(1), Offset(2)].contains(&committed.offset)));
 }
+
+/// Maintenance went on with sealed segments, each read as a whole, however long that took; syncs waited, and the close.
+#[test]
+fn maintenance_stops_between_sealed_segments_and_goes_on_soon() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    let topic = log.create_topic("a", TopicConfig::default().segment_bytes(1100)).unwrap();
+    (0..6).for_each(|_| drop(topic.append(&[0; 1000]).unwrap()));
+    log.sync().unwrap();
+    disk.inject(disk.calls(), Fault::Slow(Duration::from_secs(1)), Times::Dead);
+    let first = log.maintain().unwrap();
+    assert_eq!(first.finished, 1);
+    assert!(first.next < Duration::from_secs(1), "{first:?}");
+    disk.heal();
+    disk.clock().advance(first.next);
+    assert_eq!(log.maintain().unwrap().finished, 4);
+}

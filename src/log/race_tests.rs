@@ -370,3 +370,34 @@ fn a_task_that_is_woken_may_call_the_log() {
     assert!(*waker.1.lock());
     assert!(matches!(acked.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
 }
+
+/// Sets what it is asked for: whether it was woken.
+struct Flag(std::sync::atomic::AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+/// Readers of what was appended slept until the sync of the append was over.
+#[test]
+fn who_waits_for_the_end_is_woken_before_the_sync_of_the_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let hook = Hook::default();
+    let clock = HookedClock(hook.clone(), SystemClock::new());
+    let log = manual(dir.path()).clock(Arc::new(clock)).open().unwrap();
+    let config = TopicConfig::default().durability(Durability::Each);
+    let partition = log.create_topic("t", config).unwrap().partition(0).unwrap();
+    partition.append("first").unwrap();
+    let flag = Arc::new(Flag(false.into()));
+    let mut readable = std::pin::pin!(partition.readable(Offset(1)));
+    let task = Waker::from(Arc::clone(&flag));
+    assert!(readable.as_mut().poll(&mut Context::from_waker(&task)).is_pending());
+    let before_sync = Arc::new(Mutex::new(None));
+    let (woken, noted) = (Arc::clone(&flag), Arc::clone(&before_sync));
+    // A sync looks at the clock first, an append does not.
+    hook.set(move || *noted.lock() = Some(woken.0.load(std::sync::atomic::Ordering::SeqCst)));
+    partition.append("second").unwrap();
+    assert_eq!(*before_sync.lock(), Some(true));
+}

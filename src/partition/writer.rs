@@ -230,12 +230,12 @@ impl Writer {
             self.plan.set_aside.pop();
         }
         // Durably, before what lies below the start goes: it shows that they lie behind the end.
-        sync_dir(core)?;
+        core.keep_names()?;
         while let Some(base) = self.plan.expired.first().copied() {
             remove_segment_files(core, base).map_err(Failure::Refused)?;
             self.plan.expired.remove(0);
         }
-        sync_dir(core)?;
+        core.keep_names()?;
         probe::reached("writer.plan_carried_out");
         Ok(())
     }
@@ -464,10 +464,6 @@ pub(crate) struct WriterParts {
     pub(crate) stale_snapshots: Vec<Offset>,
     pub(crate) is_clean: bool,
     pub(crate) names_are_durable: bool,
-}
-
-fn sync_dir(core: &Core) -> Result<(), Failure> {
-    core.keep_names()
 }
 
 /// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.

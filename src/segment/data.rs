@@ -345,8 +345,7 @@ impl SegmentData {
         *slot = Some(Arc::clone(&index));
         drop(slot);
         if !loaded.is_vouched {
-            let dir = self.path.parent().unwrap_or(Path::new("."));
-            self.files().tell_rebuilt(file_path(dir, self.base, FileKind::Index));
+            self.files().tell_rebuilt(file_path(&self.home.dir, self.base, FileKind::Index));
         }
         Ok(index)
     }

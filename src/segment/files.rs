@@ -1,8 +1,8 @@
 //! What all segments of a log share to reach their bytes: the disk, how to read, and a limit on open maps and files.
 //!
 //! Each process may have about 65,000 maps, or a thousand files, and a thousand partitions have many segments. So a
-//! segment is opened at its first read, and when there are too many, those that were not read for longest are dropped. A reader that still
-//! borrows from one keeps it alive.
+//! segment is opened at its first read, and when there are too many, those that were not read for longest are dropped.
+//! A reader that still borrows from one keeps it alive.
 
 use std::io;
 use std::ops::Range;

@@ -75,7 +75,7 @@ fn another_process_is_named_and_its_death_frees_the_log() {
 
 /// Not a test by itself: the other process of the one above.
 #[test]
-#[ignore = "the other process of another test"]
+#[ignore = "no test by itself: `another_process_is_named_and_its_death_frees_the_log` runs it as a child process"]
 fn the_other_process() {
     let Some(dir) = std::env::var_os(HOLD) else { return };
     let _log = Log::open(dir).unwrap();
@@ -106,7 +106,7 @@ fn a_log_stays_where_it_was_opened() {
 
 /// Not a test by itself: the other process of the one above.
 #[test]
-#[ignore = "the other process of another test"]
+#[ignore = "no test by itself: `a_log_stays_where_it_was_opened` runs it as a child process"]
 fn the_process_that_moves() {
     let Some(other) = std::env::var_os(MOVE) else { return };
     let home = std::env::current_dir().unwrap();

@@ -1,18 +1,23 @@
 //! Appending: rolls, failures, refusals.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::disk::Disk;
 use crate::disk::marks::SyncMark;
 use crate::error::{Error, ErrorKind};
+use crate::observe::Observer;
 use crate::partition::append::append_raw;
+use crate::partition::core::Halt;
 use crate::partition::testing::{Bed, DIR, T0, check, fill, marker, transactional};
 use crate::partition::{Isolation, ReadOptions};
 use crate::record::{BatchOrigin, Record};
 use crate::segment::FileKind;
 use crate::sim::{Errno, Fault, Times};
-use crate::types::{Offset, Timestamp};
+use crate::types::{Offset, Timestamp, TopicPartition};
 
 #[test]
 fn a_segment_rolls_by_size_by_time_and_when_its_index_is_full() {
@@ -325,4 +330,24 @@ fn a_sync_that_lacked_a_descriptor_is_tried_with_the_next_append() {
         }
     }
     assert!(failed > 0);
+}
+
+#[derive(Debug, Default)]
+struct Poisonings(Mutex<Vec<String>>);
+
+impl Observer for Poisonings {
+    fn poisoned(&self, _: &TopicPartition, reason: &str) {
+        self.0.lock().push(reason.to_owned());
+    }
+}
+
+/// Only a failed call of the partition's own was told: not a background thread that panicked, nor a deletion half done.
+#[test]
+fn whoever_poisons_a_partition_the_observer_is_told() {
+    let told = Arc::new(Poisonings::default());
+    let bed = Bed { observer: told.clone(), ..Bed::new() };
+    let partition = bed.open().unwrap();
+    partition.core.fence(Halt::Poisoned("the background thread panicked".into()));
+    assert!(matches!(partition.append("v"), Err(Error::Poisoned { .. })));
+    assert_eq!(*told.0.lock(), ["the background thread panicked"]);
 }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, Open};
 use crate::error::{Error, ErrorKind};
 use crate::observe::{Observer, Recovery, RetentionReason};
+use crate::partition::notes::Notes;
 use crate::partition::testing::{Bed, DIR, T0, check, fill};
 use crate::partition::{ReadOptions, RecoveryMode};
 use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Record};
@@ -490,4 +491,35 @@ fn putting_segments_aside_goes_on_where_an_error_stopped_it() {
         }
     }
     assert!(failed > 20, "{failed}");
+}
+
+/// Only a salvage opens a partition of which nothing is left; it goes on at its start.
+#[test]
+fn a_log_that_is_gone_is_damaged_and_a_salvage_begins_it_anew() {
+    let mut bed = Bed::new();
+    (bed.hints.start, bed.hints.recovery_point) = (Some(Offset(3)), Some(Offset(12)));
+    assert_eq!(bed.open().unwrap_err().kind(), ErrorKind::Corrupt);
+    let salvage = Bed { recovery: RecoveryMode::Salvage, ..bed };
+    let partition = salvage.open().unwrap();
+    assert_eq!((partition.offsets().start, partition.offsets().end), (Offset(3), Offset(3)));
+    fill(&partition, 5);
+    assert_eq!(check(&partition, ReadOptions::default()), 5);
+}
+
+/// A file of notes that could not be read was written on, and what it said of others could not be taken back.
+#[test]
+fn notes_that_could_not_be_read_are_gone_once_a_sync_has_failed() {
+    let bed = Bed::new();
+    fill(&bed.open().unwrap(), 20);
+    let bed = bed.kill();
+    let noted = |bed: &Bed| {
+        let notes = Notes::load(&*bed.disk, "/log/notes".into(), [7; 16]);
+        notes.found(bed.hints.topic, 0).is_some()
+    };
+    assert!(noted(&bed));
+    // The volume is described first, then the notes are opened.
+    bed.disk.inject(bed.disk.calls() + 1, Fault::Error(Errno::Io), Times::Once);
+    let partition = bed.open().unwrap();
+    partition.core.poison(&Error::Closed);
+    assert!(!noted(&bed));
 }
