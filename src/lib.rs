@@ -132,10 +132,10 @@ pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use group::{Committed, GroupOffset};
-pub use log::{Background, Damage, Group, Log, LogBuilder, Maintained, Topic};
+pub use log::{Background, Damage, Group, Log, LogBuilder, Maintained, Staging, Topic};
 pub use observe::{
-    Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, Stats, SyncFailed,
-    Synced, TailCut, TopicStats,
+    Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, StagingStats, Stats,
+    SyncFailed, Synced, TailCut, TopicStats,
 };
 pub use partition::{
     Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ReadOptions, Reader, Records,

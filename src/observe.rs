@@ -219,6 +219,32 @@ pub struct Stats {
     pub open_maps: u64,
     /// Partitions that cannot be used.
     pub damaged_partitions: u64,
+    /// Whether small appends are staged, and why not.
+    pub staging: StagingStats,
+}
+
+/// Whether small appends are [staged](crate::Staging).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StagingStats {
+    /// They are, as long as a partition gets a slot.
+    On {
+        /// How many partitions can stage at once.
+        slots: u64,
+        /// How many do.
+        in_use: u64,
+    },
+    /// They are not: each append is one write.
+    Off {
+        /// Why not.
+        why: &'static str,
+    },
+}
+
+impl Default for StagingStats {
+    fn default() -> Self {
+        Self::Off { why: "the log is not open" }
+    }
 }
 
 impl Stats {

@@ -225,7 +225,7 @@ impl Model {
 /// Reads everything and compares. What was found is known from here on, acknowledged or not.
 fn check(log: &Log, model: &mut Model) -> Result<u64> {
     if let Some(damage) = log.damaged().first() {
-        return Err(format!("{}: {}", damage.partition, damage.error).into());
+        return Err(format!("{:?}: {}", damage.partition, damage.error).into());
     }
     for (name, fate) in &mut model.topics {
         let is_there = log.find_topic(name).is_some();

@@ -279,6 +279,188 @@ impl Slot for NotesHeader {
     }
 }
 
+/// The head of the file `staging`: whose it is, and how it is laid out. One slot.
+///
+/// | Byte | Size | Field                                    |
+/// |-----:|-----:|------------------------------------------|
+/// |    8 |   16 | log id                                   |
+/// |   24 |   16 | boot                                     |
+/// |   40 |   24 | this file: device, inode, birth time     |
+/// |   64 |    4 | length of a slot                         |
+/// |   68 |    4 | how many slots                           |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ArenaHeader {
+    pub(crate) log: [u8; 16],
+    pub(crate) boot: BootId,
+    pub(crate) file: FileId,
+    pub(crate) slot_len: u32,
+    pub(crate) slot_count: u32,
+}
+
+impl ArenaHeader {
+    /// The length of the header, and where the first slot begins: a page.
+    pub(crate) const LEN: usize = 4096;
+
+    pub(crate) fn encode(&self) -> [u8; Self::LEN] {
+        let mut slot = [0; Self::LEN];
+        seal(&mut slot, self);
+        slot
+    }
+
+    /// Reads the head of a file; `None` if it is cut short, damaged, or of something else.
+    pub(crate) fn decode(file: &[u8]) -> Result<Option<Self>, UnknownVersion> {
+        open(slot_at(file, 0, Self::LEN))
+    }
+}
+
+impl Slot for ArenaHeader {
+    const MAGIC: [u8; 4] = *b"cLar";
+    const BODY_LEN: usize = 64;
+
+    fn sequence(&self) -> u64 {
+        0
+    }
+
+    fn put(&self, into: &mut Put<'_>) {
+        into.bytes(&self.log);
+        into.bytes(&self.boot.0);
+        into.file(self.file);
+        into.bytes(&self.slot_len.to_be_bytes());
+        into.bytes(&self.slot_count.to_be_bytes());
+    }
+
+    fn take(from: &mut Reader<'_>) -> Result<Self, Invalid> {
+        Ok(Self {
+            log: array(from)?,
+            boot: BootId(array(from)?),
+            file: file(from)?,
+            slot_len: from.u32()?,
+            slot_count: from.u32()?,
+        })
+    }
+}
+
+/// The head of one slot of `staging`: where the bytes that follow it belong.
+///
+/// | Byte | Size | Field                                                        |
+/// |-----:|-----:|--------------------------------------------------------------|
+/// |    8 |    8 | lap: how often the slot was begun                            |
+/// |   16 |   16 | topic id                                                     |
+/// |   32 |    4 | partition                                                    |
+/// |   36 |    8 | end of the partition before this lap                         |
+/// |   44 |    8 | base offset of the segment                                   |
+/// |   52 |    8 | position in it: everything before is in the file             |
+/// |   60 |   24 | the file of the segment: device, inode, birth time           |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lap {
+    pub(crate) number: u64,
+    pub(crate) topic: TopicId,
+    pub(crate) partition: u32,
+    pub(crate) end_before: Offset,
+    pub(crate) segment_base: Offset,
+    pub(crate) position: u64,
+    pub(crate) file: FileId,
+}
+
+impl Lap {
+    pub(crate) const LEN: usize = 128;
+
+    pub(crate) fn encode(&self) -> [u8; Self::LEN] {
+        let mut slot = [0; Self::LEN];
+        seal(&mut slot, self);
+        slot
+    }
+
+    /// Reads the head of a slot; `None` if it is damaged, or was never written.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Option<Self>, UnknownVersion> {
+        open(slot_at(bytes, 0, Self::LEN))
+    }
+}
+
+impl Slot for Lap {
+    const MAGIC: [u8; 4] = *b"cLlp";
+    const BODY_LEN: usize = 76;
+
+    fn sequence(&self) -> u64 {
+        self.number
+    }
+
+    fn put(&self, into: &mut Put<'_>) {
+        into.u64(self.number);
+        into.bytes(self.topic.as_bytes());
+        into.bytes(&self.partition.to_be_bytes());
+        into.u64(self.end_before.0);
+        into.u64(self.segment_base.0);
+        into.u64(self.position);
+        into.file(self.file);
+    }
+
+    fn take(from: &mut Reader<'_>) -> Result<Self, Invalid> {
+        Ok(Self {
+            number: from.u64()?,
+            topic: TopicId::from_bytes(array(from)?),
+            partition: from.u32()?,
+            end_before: offset(from)?,
+            segment_base: offset(from)?,
+            position: from.u64()?,
+            file: file(from)?,
+        })
+    }
+}
+
+/// Which file `staging` is in use, so that one that is missing is missed. Lies among the notes, in an entry of its own.
+///
+/// | Byte | Size | Field                                                   |
+/// |-----:|-----:|---------------------------------------------------------|
+/// |    8 |    8 | sequence                                                |
+/// |   16 |   16 | boot                                                    |
+/// |   32 |   24 | the file `staging`: device, inode, birth time; zeros if there is none now |
+/// |   56 |   24 | the file of the notes itself: in a copy it is another   |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ArenaNote {
+    pub(crate) sequence: u64,
+    pub(crate) boot: BootId,
+    pub(crate) arena: FileId,
+    pub(crate) notes: FileId,
+}
+
+impl ArenaNote {
+    /// Picks the newer valid one of an entry; `None` if it has none.
+    pub(crate) fn best(entry: &[u8]) -> Result<Option<Self>, UnknownVersion> {
+        best([slot_at(entry, 0, Note::SLOT_LEN), slot_at(entry, Note::SLOT_LEN, Note::SLOT_LEN)])
+    }
+
+    pub(crate) fn slot_at(&self) -> usize {
+        if self.sequence & 1 == 0 { 0 } else { Note::SLOT_LEN }
+    }
+
+    pub(crate) fn encode(&self) -> [u8; Note::SLOT_LEN] {
+        let mut slot = [0; Note::SLOT_LEN];
+        seal(&mut slot, self);
+        slot
+    }
+}
+
+impl Slot for ArenaNote {
+    const MAGIC: [u8; 4] = *b"cLna";
+    const BODY_LEN: usize = 72;
+
+    fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    fn put(&self, into: &mut Put<'_>) {
+        into.u64(self.sequence);
+        into.bytes(&self.boot.0);
+        into.file(self.arena);
+        into.file(self.notes);
+    }
+
+    fn take(from: &mut Reader<'_>) -> Result<Self, Invalid> {
+        Ok(Self { sequence: from.u64()?, boot: BootId(array(from)?), arena: file(from)?, notes: file(from)? })
+    }
+}
+
 /// A slot that verifies, of a version this build does not know: [`VERSION`] is the newest it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UnknownVersion(pub(crate) u32);
@@ -385,6 +567,9 @@ const CRC_LEN: usize = 4;
 const _: () = assert!(SyncMark::SLOT_B_AT + SyncMark::SLOT_LEN <= SyncMark::PAGE_LEN);
 const _: () = assert!(BODY_AT + SyncMark::BODY_LEN + CRC_LEN <= SyncMark::SLOT_LEN);
 const _: () = assert!(BODY_AT + Note::BODY_LEN + CRC_LEN <= Note::SLOT_LEN);
+const _: () = assert!(BODY_AT + ArenaHeader::BODY_LEN + CRC_LEN <= ArenaHeader::LEN);
+const _: () = assert!(BODY_AT + Lap::BODY_LEN + CRC_LEN <= Lap::LEN);
+const _: () = assert!(BODY_AT + ArenaNote::BODY_LEN + CRC_LEN <= Note::SLOT_LEN);
 const _: () = assert!(BODY_AT + NotesHeader::BODY_LEN + CRC_LEN <= NotesHeader::LEN);
 
 #[cfg(test)]
@@ -432,6 +617,26 @@ mod tests {
         check::<SyncMark>(&mut mark(3).encode());
         check::<Note>(&mut note(3).encode());
         check::<NotesHeader>(&mut NotesHeader { log: [9; 16] }.encode());
+        check::<ArenaNote>(&mut arena_note(3).encode());
+        check::<Lap>(&mut lap(4).encode());
+    }
+
+    #[test]
+    fn arena_headers_laps_and_their_notes_read_back() {
+        let file = FileId { device: 1, inode: 2, born: 3 };
+        let header =
+            ArenaHeader { log: [1; 16], boot: BootId([2; 16]), file, slot_len: 65_536, slot_count: 1_024 };
+        assert_eq!(ArenaHeader::decode(&header.encode()), Ok(Some(header)));
+        assert_eq!(ArenaHeader::decode(&header.encode()[..4_095]), Ok(None), "too short");
+        assert_eq!(Lap::decode(&lap(7).encode()), Ok(Some(lap(7))));
+        assert_eq!(Lap::decode(&[0; Lap::LEN]), Ok(None));
+        let mut entry = [0; Note::ENTRY_LEN];
+        for sequence in 4..7 {
+            let note = arena_note(sequence);
+            write(&mut entry, note.slot_at(), &note.encode());
+            assert_eq!(ArenaNote::best(&entry), Ok(Some(note)));
+            assert_eq!(Note::best(&entry), Ok(None), "it is none of a partition");
+        }
     }
 
     #[test]
@@ -497,6 +702,23 @@ mod tests {
         let position = sequence.wrapping_mul(4096);
         let file = FileId { device: 1, inode: 2, born: 3 };
         SyncMark { sequence, segment_base: Offset(17), position, offset: Offset(90), boot: BootId([7; 16]), file }
+    }
+
+    fn lap(number: u64) -> Lap {
+        Lap {
+            number,
+            topic: TopicId::from_bytes([3; 16]),
+            partition: 4,
+            end_before: Offset(90),
+            segment_base: Offset(17),
+            position: 8 << 20,
+            file: FileId { device: 1, inode: 2, born: 3 },
+        }
+    }
+
+    fn arena_note(sequence: u64) -> ArenaNote {
+        let id = |inode| FileId { device: 1, inode, born: 3 };
+        ArenaNote { sequence, boot: BootId([7; 16]), arena: id(2), notes: id(3) }
     }
 
     fn note(sequence: u64) -> Note {

@@ -16,7 +16,7 @@ pub(crate) mod marks;
 mod real;
 pub(crate) mod replace;
 
-pub use crate::sys::Map;
+pub use crate::sys::{Arena, Map};
 pub use real::RealDisk;
 
 /// The file system as this crate uses it. Implementations are shared between threads.
@@ -97,6 +97,13 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// the end of the file: the map shows only what its bound was raised to.
     fn map(&self, capacity: usize) -> io::Result<Map>;
 
+    /// Maps the first `len` bytes of the file, which has them, to be stored to. What is stored is in the file for every
+    /// reader at once, and survives the process; nothing makes it durable. Only asked for where
+    /// [`Volume::no_staging`] is `None`.
+    fn share(&self, _len: usize) -> io::Result<Arena> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// The open file as the operating system has it, for `sendfile`; `None` in simulation.
     fn as_std(&self) -> Option<&std::fs::File> {
         None
@@ -174,6 +181,9 @@ pub struct Volume {
     /// The boot of the machine it is seen from; changes with every restart. `None` if unknown: nothing that was
     /// left in memory is then believed.
     pub boot: Option<BootId>,
+    /// Why a store to a mapped file could become a signal here, or could be lost with the process; `None` if it
+    /// cannot.
+    pub no_staging: Option<&'static str>,
 }
 
 /// A kind of file system, as far as it matters here.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use super::{BootId, DirEntry, Disk, DiskFile, DiskLock, FileId, Lock, Metadata, Open, Volume, VolumeKind};
-use crate::sys::Map;
+use crate::sys::{Arena, Map};
 
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -88,6 +88,7 @@ impl Disk for RealDisk {
             total_bytes: block.saturating_mul(stat.f_blocks),
             kind,
             boot: boot_id(),
+            no_staging: no_staging(dir, kind),
         })
     }
 }
@@ -157,6 +158,10 @@ impl DiskFile for RealFile {
         Map::of_file(&self.file, capacity)
     }
 
+    fn share(&self, len: usize) -> io::Result<Arena> {
+        Arena::of_file(&self.file, len)
+    }
+
     fn as_std(&self) -> Option<&File> {
         Some(&self.file)
     }
@@ -206,6 +211,42 @@ fn boot_id() -> Option<BootId> {
     (digits.len() == 32).then(|| BootId(bits.to_be_bytes()))
 }
 
+/// Why memory of a file in `dir` is not safe to store to, if it is not. Stores to it become signals where the file
+/// system takes space when a page is first written, or again later because it writes copies; and a mount that passes
+/// the system's memory by keeps nothing there.
+fn no_staging(dir: &Path, kind: VolumeKind) -> Option<&'static str> {
+    match kind {
+        VolumeKind::Tmpfs => return None,
+        VolumeKind::Ext => {}
+        VolumeKind::Other(_) => return Some("only ext4 and tmpfs are known to take stores on a full disk"),
+    }
+    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return Some("mounts are not told") };
+    let Ok(device) = fs::metadata(dir).map(|metadata| metadata.dev()) else { return Some("device is not told") };
+    let Some((kind, options)) = mount_of(&mounts, device) else { return Some("mount is not found") };
+    let has = |wanted: &str| options.split(',').any(|option| option == wanted);
+    match kind {
+        "ext4" if has("data=journal") => Some("ext4 is mounted with data=journal"),
+        "ext4" if has("dax") || has("dax=always") => Some("ext4 is mounted with dax"),
+        "ext4" => None,
+        _ => Some("only ext4 and tmpfs are known to take stores on a full disk"),
+    }
+}
+
+/// Kind and options of the mount of a device, from the kernel's table of mounts.
+fn mount_of(mounts: &str, device: u64) -> Option<(&str, &str)> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let wanted = format!("{major}:{minor}");
+    mounts.lines().find_map(|line| {
+        let (mount, rest) = line.split_once(" - ")?;
+        if mount.split(' ').nth(2)? != wanted {
+            return None;
+        }
+        let mut fields = rest.split(' ');
+        // Kind, source, options of the file system itself: those of the mount are others.
+        Some((fields.next()?, fields.nth(1)?))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{read_exact_at, write_all_at};
@@ -253,5 +294,14 @@ mod tests {
         let volume = RealDisk.volume(&std::env::temp_dir()).unwrap();
         assert!(volume.total_bytes >= volume.free_bytes && volume.total_bytes > 0);
         assert_eq!(volume.boot, RealDisk.volume(Path::new("/")).unwrap().boot);
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_device() {
+        let mounts = "28 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,data=journal\n\
+                      30 28 0:25 / /run rw,nosuid shared:4 master:2 - tmpfs tmpfs rw,size=10k\n";
+        assert_eq!(mount_of(mounts, rustix::fs::makedev(254, 0)), Some(("ext4", "rw,data=journal")));
+        assert_eq!(mount_of(mounts, rustix::fs::makedev(0, 25)), Some(("tmpfs", "rw,size=10k")));
+        assert_eq!(mount_of(mounts, rustix::fs::makedev(9, 9)), None);
     }
 }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::observe::{NoObserver, Observer};
 use crate::partition::RecoveryMode;
 use crate::segment::ReadPath;
+use crate::segment::pool::Layout;
 
 /// Who does the work that nobody waits for: syncs by time, retention, finishing sealed segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,6 +23,18 @@ pub enum Background {
     Thread,
     /// The caller, by calling [`Log::maintain`] when it says it wants to be called, or [`Log::wait_due`] says so.
     Caller,
+}
+
+/// Where small appends wait until they are worth a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Staging {
+    /// In memory of the file `staging`, which a killed process leaves behind whole, where the file system is known to
+    /// allow that: ext4 and tmpfs. [`Stats::staging`](crate::Stats::staging) says whether it does, and why not.
+    #[default]
+    On,
+    /// Nowhere: each append is one batch, and one write before it returns.
+    Off,
 }
 
 /// Settings of a whole log, and what it is built of. Made by [`Log::builder`].
@@ -56,6 +69,9 @@ pub struct LogBuilder {
     pub(super) read_path: ReadPath,
     pub(super) max_maps: usize,
     pub(super) min_free_bytes: u64,
+    pub(super) staging: Staging,
+    pub(super) layout: Layout,
+    pub(super) linger: Duration,
     pub(super) retention_interval: Duration,
     pub(super) checkpoint_interval: Duration,
     pub(super) read_only: bool,
@@ -93,6 +109,9 @@ impl LogBuilder {
             read_path: ReadPath::default(),
             max_maps: 4096,
             min_free_bytes: 0,
+            staging: Staging::default(),
+            layout: Layout::DEFAULT,
+            linger: Duration::from_secs(1),
             retention_interval: Duration::from_secs(300),
             checkpoint_interval: Duration::from_secs(60),
             read_only: false,
@@ -291,6 +310,89 @@ impl LogBuilder {
         self
     }
 
+    /// Sets whether small appends are staged: gathered, and written together. A staged record is acknowledged as every
+    /// other ([`Ack::Written`](crate::Ack::Written)): it survives the death of the process at any instruction. It is in
+    /// no segment file yet, so it does not survive if the process is killed and then, before the log is opened again, the
+    /// machine restarted or the directory copied.
+    ///
+    /// Default: [`Staging::On`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Staging, StagingStats};
+    ///
+    /// let log = Log::builder(dir.path()).staging(Staging::Off).open()?;
+    /// assert!(matches!(log.stats()?.staging, StagingStats::Off { why: "it was switched off" }));
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// partition.append("paid")?;
+    /// assert!(partition.segments()[0].len() > 0); // written already
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn staging(mut self, staging: Staging) -> Self {
+        self.staging = staging;
+        self
+    }
+
+    /// Sets how many partitions can stage at once; the others write each append. A slot takes 64 KiB of disk space and
+    /// of memory when it is first used, and is given back when its partition was idle for the
+    /// [linger time](Self::linger).
+    ///
+    /// Default: 1,024. Range: 1 to 65,536.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, StagingStats};
+    ///
+    /// let log = Log::builder(dir.path()).staging_slots(16).open()?;
+    /// log.topic("orders")?.append("paid")?;
+    /// if let StagingStats::On { slots, in_use, .. } = log.stats()?.staging {
+    ///     assert_eq!((slots, in_use), (16, 1));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn staging_slots(mut self, slots: u32) -> Self {
+        self.layout.slot_count = slots;
+        self
+    }
+
+    /// Sets how long a staged record waits for more before it is written: by the background thread, or by
+    /// [`Log::maintain`]. Then it survives also what [`staging`](Self::staging) excepts; a power cut only once it is
+    /// synced.
+    ///
+    /// Default: 1 second. Range: 1 millisecond and more. Kafka's producers: `linger.ms`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Background, Log};
+    ///
+    /// let short = Duration::from_millis(10);
+    /// let log = Log::builder(dir.path()).linger(short).background(Background::Caller).open()?;
+    /// let partition = log.topic("orders")?.partition(0)?;
+    /// partition.append("paid")?;
+    /// std::thread::sleep(short);
+    /// log.maintain()?;
+    /// assert!(partition.segments()[0].len() > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// Sets how the arena is laid out: in a simulation with little slots.
+    #[cfg(feature = "sim")]
+    pub(crate) fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
     /// Sets how often segments past their limits are looked for.
     ///
     /// Default: 5 minutes. Range: 1 millisecond and more. Kafka: `log.retention.check.interval.ms`.
@@ -398,13 +500,20 @@ impl LogBuilder {
         self.default_config.validate()?;
         check_codec(&self.default_config)?;
         self.groups.validate()?;
-        let intervals =
-            [("retention_interval", self.retention_interval), ("checkpoint_interval", self.checkpoint_interval)];
+        let intervals = [
+            ("retention_interval", self.retention_interval),
+            ("checkpoint_interval", self.checkpoint_interval),
+            ("linger", self.linger),
+        ];
         for (key, interval) in intervals {
             if interval < Duration::from_millis(1) {
                 let value = format!("{interval:?}").into();
                 return Err(Error::InvalidSetting { key: key.into(), value, allowed: "1 ms and more".into() });
             }
+        }
+        if !(1..=65_536).contains(&self.layout.slot_count) {
+            let (key, value) = ("staging_slots".into(), self.layout.slot_count.to_string().into());
+            return Err(Error::InvalidSetting { key, value, allowed: "1 to 65536".into() });
         }
         if self.max_maps == 0 {
             let (key, value) = ("max_maps".into(), "0".into());

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::clean::{self, Clean};
 use super::open::CLEAN_FILE;
 use super::{Inner, Opened};
+use crate::disk::FileId;
 use crate::error::{Error, Result};
 use crate::observe::Quiet;
 use crate::partition::core::{Core, Halt};
@@ -68,6 +69,15 @@ impl Inner {
                 }
             }
         }
+        let pool = &self.context.pool;
+        if !pool.is_idle() {
+            // Records are staged that could not be written: a mark would say that nothing is left to be looked for.
+            probe::reached("close.kept_arena");
+            return first_error.map_or(Ok(()), Err);
+        }
+        self.context.notes.name_arena(self.context.disk(), self.context.boot, FileId::default());
+        pool.remove(self.context.disk())?;
+        self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
         let path = self.dir.join(CLEAN_FILE);
         clean::store(self.context.disk(), &path, self.log_id, &clean)?;
         first_error.map_or(Ok(()), Err)

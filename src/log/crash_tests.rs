@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::groups::offsets_config;
 use super::names::OFFSETS_TOPIC;
-use super::{Background, Log};
+use super::{Background, Log, Staging};
 use crate::config::{Durability, GroupConfig, TopicConfig};
 use crate::error::{ErrorKind, Result};
 use crate::group::GroupOffset;
@@ -33,6 +33,7 @@ fn builder(disk: &Arc<SimDisk>) -> super::LogBuilder {
         .clock(clock)
         .entropy(Arc::new(SimEntropy::new(OPENED.fetch_add(1, Ordering::Relaxed))))
         .background(Background::Caller)
+        .staging(Staging::Off)
         .groups(groups)
         .offsets_topic(offsets_config(&groups).segment_bytes(8192).set("segment.index.bytes", "240").unwrap())
         .strict()

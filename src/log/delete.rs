@@ -52,7 +52,7 @@ impl Inner {
                 self.hide_topic_offsets(name);
                 let gone = self.topics.write().remove(name);
                 gone.into_iter().for_each(|topic| topic.fence(&Halt::Deleted));
-                self.damaged.write().retain(|damage| *damage.partition.topic != *name);
+                self.damaged.write().retain(|damage| !damage.is_of(name));
             }
             Err(_) if catalog.is_unchanged(self.context.disk(), &self.dir.join(CATALOG_FILE)) => {}
             Err(_) => {
@@ -92,6 +92,7 @@ pub(super) fn finish(inner: &Inner, catalog: &mut Stored) -> Result<()> {
         match removed {
             Ok(()) => {
                 inner.context.notes.forget(topic.id);
+                inner.context.pool.release(topic.id);
                 without.finish_delete(topic.id);
             }
             Err(error) => errors.keep(Err(error)),

@@ -168,6 +168,13 @@ impl Inner {
             Some(mut unsynced) => unsynced.sync_due(&self.cores(), now, &mut done, &mut errors),
             None => done.next = SHORTEST,
         }
+        for core in self.cores().iter().filter(|core| !core.has_stopped()) {
+            let tended = core.tend_staging(now, self.context.linger);
+            // What could not be written is tried again when it would have been due next.
+            let again = tended.as_ref().map_or(Some(self.context.linger), |next| *next);
+            done.next = done.next.min(again.unwrap_or(IDLE).max(SHORTEST));
+            errors.keep(tended.map(drop));
+        }
         let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let cores = self.cores();

@@ -32,7 +32,7 @@ mod race_tests;
 #[cfg(test)]
 mod tests;
 
-pub use builder::{Background, LogBuilder};
+pub use builder::{Background, LogBuilder, Staging};
 #[cfg(any(fuzzing, test))]
 pub(crate) use catalog::Catalog;
 pub use groups::Group;
@@ -494,7 +494,7 @@ impl Log {
     ///
     /// let log = Log::open(dir.path())?;
     /// let damaged = log.damaged();
-    /// assert_eq!(damaged[0].partition.to_string(), "orders-0");
+    /// assert_eq!(damaged[0].partition.as_ref().unwrap().to_string(), "orders-0");
     /// assert_eq!(damaged[0].error.kind(), ErrorKind::Corrupt);
     /// assert!(log.topic("orders")?.partition(0).is_err());
     /// assert!(log.topic("returns")?.partition(0).is_ok());

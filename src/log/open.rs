@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::background::Background as Thread;
-use super::builder::{Background, LogBuilder};
+use super::builder::{Background, LogBuilder, Staging};
 use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
@@ -31,12 +31,14 @@ use crate::partition::hints::{CleanPartition, Hints};
 use crate::partition::notes::Notes;
 use crate::probe;
 use crate::segment::files::Files;
+use crate::segment::pool::{self, Pool};
 use crate::types::{TopicId, TopicPartition};
 
 pub(super) const LOCK_FILE: &str = "LOCK";
 pub(super) const CATALOG_FILE: &str = "catalog";
 pub(super) const CLEAN_FILE: &str = "clean";
 pub(super) const NOTES_FILE: &str = "notes";
+pub(super) const STAGING_FILE: &str = "staging";
 pub(super) const CHECKPOINTS_FILE: &str = "checkpoints";
 /// Kafka's own, written at an orderly close.
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
@@ -62,7 +64,8 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         checkpoints: Checkpoints::load(disk, &dir.join(CHECKPOINTS_FILE), catalog.log_id())?,
         clean: clean::load(disk, &dir.join(CLEAN_FILE), catalog.log_id()),
     };
-    let context = Arc::new(context(&settings, &dir, catalog.log_id(), &volume, known.clean.is_some()));
+    let (context, lost) = context(&settings, &dir, catalog.log_id(), &volume, known.clean.is_some());
+    let context = Arc::new(context);
     let inner = Inner {
         dir,
         log_id: catalog.log_id(),
@@ -84,6 +87,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         closed: std::sync::atomic::AtomicBool::new(false),
     };
     inner.open_topics(&known)?;
+    inner.note_lost(lost);
     inner.load_groups();
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
@@ -197,26 +201,66 @@ fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
     Ok(catalog)
 }
 
-fn context(settings: &LogBuilder, dir: &Path, log: LogId, volume: &Volume, has_mark: bool) -> Context {
+/// The surroundings of all partitions, and what is wrong with what a killed process had staged.
+fn context(
+    settings: &LogBuilder,
+    dir: &Path,
+    log: LogId,
+    volume: &Volume,
+    has_mark: bool,
+) -> (Context, Option<Error>) {
     let (disk, observer) = (Arc::clone(&settings.disk), Arc::clone(&settings.observer));
     let files = Files::new(disk, observer, settings.read_path, settings.max_maps);
+    let was_closed = has_mark;
     // A mark that was not believed, or could not be read, is still to be erased before the first change.
     let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
     let has_mark = has_mark || !settings.disk.metadata(&dir.join(CLEAN_FILE)).is_err_and(is_missing);
-    Context {
+    let notes = Notes::load(&*settings.disk, dir.join(NOTES_FILE), log.0.to_be_bytes());
+    let (pool, lost) = pool(settings, dir, log, volume, &notes, was_closed);
+    let context = Context {
         files: Arc::new(files),
         clock: Arc::clone(&settings.clock),
         entropy: Arc::clone(&settings.entropy),
         observer: Arc::clone(&settings.observer),
         boot: volume.boot,
-        notes: Notes::load(&*settings.disk, dir.join(NOTES_FILE), log.0.to_be_bytes()),
+        notes,
+        pool,
+        linger: settings.linger,
         recovery: settings.recovery,
         read_only: settings.read_only,
         clean_mark: CleanMark::new(dir.join(CLEAN_FILE), has_mark),
         space: Space::new(dir.to_owned(), settings.min_free_bytes),
         doorbell: Doorbell::default(),
         closing: std::sync::atomic::AtomicBool::new(false),
+    };
+    (context, lost)
+}
+
+/// The slots that small appends are staged in, with what a killed process left in them.
+fn pool(
+    settings: &LogBuilder,
+    dir: &Path,
+    log: LogId,
+    volume: &Volume,
+    notes: &Notes,
+    was_closed: bool,
+) -> (Pool, Option<Error>) {
+    let origin = pool::Origin {
+        log: log.0.to_be_bytes(),
+        boot: volume.boot,
+        layout: settings.layout,
+        refused: match settings.staging {
+            Staging::Off => Some("it was switched off"),
+            Staging::On => volume.no_staging,
+        },
+        read_only: settings.read_only,
+    };
+    let path = dir.join(STAGING_FILE);
+    if was_closed {
+        // Nothing was staged any more.
+        return (Pool::new(path, origin), None);
     }
+    Pool::replay(&*settings.disk, path, origin, notes.named_arena(&*settings.disk, volume.boot))
 }
 
 impl Inner {
@@ -227,6 +271,20 @@ impl Inner {
             self.topics.write().insert(Arc::clone(&topic.name), Arc::new(state));
         }
         Ok(())
+    }
+
+    /// Reports staged records that cannot be given to a partition: they are kept, and nobody reads them.
+    fn note_lost(&self, lost: Option<Error>) {
+        let catalog = self.catalog.lock();
+        let is_known = |topic: &TopicId| catalog.topics().iter().any(|known| known.id == *topic);
+        let strangers = self.context.pool.left_topics().into_iter().filter(|topic| !is_known(topic)).count();
+        let path = self.context.pool.path();
+        let of_strangers = (strangers > 0)
+            .then(|| Error::corrupt(path, 0, format!("{strangers} slots hold records of topics that are not known")));
+        for error in lost.into_iter().chain(of_strangers) {
+            probe::reached("log.lost_staged");
+            self.damaged.write().push(Damage { partition: None, error: Arc::new(error) });
+        }
     }
 
     /// Takes back, durably, what is said of records that a salvage has given up. Else those that get their offsets
@@ -288,7 +346,7 @@ impl Inner {
         let (id, reason) = (partition.clone(), error.to_string());
         tell(&self.context.observer, move |observer| observer.partition_damaged(&id, &reason));
         let error = Arc::new(error);
-        self.damaged.write().push(Damage { partition: partition.clone(), error: Arc::clone(&error) });
+        self.damaged.write().push(Damage { partition: Some(partition.clone()), error: Arc::clone(&error) });
         error
     }
 

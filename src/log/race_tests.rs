@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Background, Log};
+use super::{Background, Log, Staging};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Durability, TopicConfig};
 use crate::disk::{DirEntry, Disk, DiskFile, DiskLock, Lock, Metadata, Open, RealDisk, Volume};
@@ -120,7 +120,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn manual(dir: &Path) -> super::LogBuilder {
-    Log::builder(dir).background(Background::Caller)
+    Log::builder(dir).background(Background::Caller).staging(Staging::Off)
 }
 
 fn values(partition: &Partition) -> Vec<String> {

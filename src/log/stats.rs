@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::topic::TopicState;
 use super::{Log, damaged_count};
 use crate::error::{Error, Result};
-use crate::observe::{PartitionStats, Stats, TopicStats};
+use crate::observe::{PartitionStats, StagingStats, Stats, TopicStats};
 use crate::partition::core::Core;
 
 impl Log {
@@ -33,7 +33,12 @@ impl Log {
         states.sort_by(|one, other| one.name.cmp(&other.name));
         let volume = inner.context.disk().volume(&inner.dir).map_err(Error::io("describe", &*inner.dir))?;
         let open_maps = inner.context.files.open_maps() as u64;
-        let mut stats = Stats { free_bytes: volume.free_bytes, open_maps, ..Stats::default() };
+        let pool = &inner.context.pool;
+        let staging = match pool.refused() {
+            None => StagingStats::On { slots: pool.layout().slot_count.into(), in_use: pool.in_use() as u64 },
+            Some(why) => StagingStats::Off { why },
+        };
+        let mut stats = Stats { free_bytes: volume.free_bytes, open_maps, staging, ..Stats::default() };
         for state in states {
             stats.damaged_partitions += damaged_count(&state.partitions.read()) as u64;
             let partitions = state.cores().iter().map(|core| of_partition(core)).collect();

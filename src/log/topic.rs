@@ -225,12 +225,18 @@ pub(super) fn again(error: &Error) -> Error {
     }
 }
 
-/// A partition that cannot be used, and why.
+/// A partition that cannot be used, or records that belong to none, and why.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Damage {
-    /// Which.
-    pub partition: TopicPartition,
+    /// Which partition; none if it is not known.
+    pub partition: Option<TopicPartition>,
     /// What was found when it was opened.
     pub error: Arc<Error>,
+}
+
+impl Damage {
+    pub(super) fn is_of(&self, topic: &str) -> bool {
+        self.partition.as_ref().is_some_and(|partition| *partition.topic == *topic)
+    }
 }

@@ -20,6 +20,7 @@ use super::core::Core;
 use super::follow::{marker_of, producer_batch};
 use super::producers::{Checked, Marker, Origin};
 use super::report::wake;
+use super::writer::Writer;
 use crate::config::{self, Durability, TopicConfig};
 use crate::error::{Error, Result};
 use crate::probe;
@@ -27,6 +28,7 @@ use crate::record::{
     BatchBuilder, BatchHeader, BatchOptions, BatchOrigin, BatchRef, Codec, Compression, Record, Rules, Stamp,
     TimestampType, Validator, stamp,
 };
+use crate::segment::active::Failure;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use crate::watermark::Woken;
 
@@ -223,7 +225,9 @@ impl Partition {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append<'r>(&self, record: impl Into<Record<'r>>) -> Result<Appended<'_>> {
-        self.append_records(None, [record.into()])
+        self.core.check_external()?;
+        let placed = append_one(&self.core, &record.into())?;
+        Ok(placed.into_appended(Held::Borrowed(&self.core)))
     }
 
     /// Appends several records as one batch: all of them or none, at consecutive offsets. Takes what
@@ -372,6 +376,15 @@ pub(crate) enum Admission {
     Always,
 }
 
+/// Appends one record: into the open batch if it can be staged.
+pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
+    let now = core.context.clock.now();
+    match core.join(record, now).or_else(|| core.stage(record, now).transpose()) {
+        Some(staged) => core.acknowledge(staged?),
+        None => append_records(core, Admission::IfSpace, None, [*record]),
+    }
+}
+
 pub(crate) fn append_records<'r>(
     core: &Arc<Core>,
     admission: Admission,
@@ -425,7 +438,7 @@ pub(crate) fn append_raw(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin) ->
 
 /// The topic's settings that concern an append, copied so that no lock is held while encoding.
 #[derive(Debug, Clone, Copy)]
-struct AppendRules {
+pub(super) struct AppendRules {
     is_compacted: bool,
     timestamp_type: TimestampType,
     before_max_ms: i64,
@@ -437,7 +450,7 @@ struct AppendRules {
 }
 
 impl AppendRules {
-    fn of(config: &TopicConfig) -> Self {
+    pub(super) fn of(config: &TopicConfig) -> Self {
         Self {
             is_compacted: config.cleanup.compacts(),
             timestamp_type: config.timestamp_type,
@@ -467,7 +480,17 @@ impl AppendRules {
         if len > limit { Err(Error::BatchTooLarge { len, limit }) } else { Ok(()) }
     }
 
+    /// The time a record is stored with.
+    #[inline]
+    fn time_of(&self, record: &Record<'_>, now: Timestamp) -> Timestamp {
+        match self.timestamp_type {
+            TimestampType::CreateTime => record.timestamp.unwrap_or(now),
+            TimestampType::LogAppendTime => now,
+        }
+    }
+
     /// Refuses a record that the topic does not take.
+    #[inline]
     fn check(&self, record: &Record<'_>, index: usize, now: Timestamp) -> Result<()> {
         if self.is_compacted && record.key.is_none() {
             return Err(Error::InvalidRecord { index, reason: "a compacted topic needs keys" });
@@ -518,6 +541,86 @@ impl Core {
         }
     }
 
+    /// Adds a record to the open batch; `None` if it is not that simple. What is not done here costs every append.
+    #[inline]
+    fn join(&self, record: &Record<'_>, now: Timestamp) -> Option<Result<Joined>> {
+        // Nothing is reported from here, so the bare lock will do.
+        let mut writer = self.writer.lock();
+        if self.has_stopped() || self.context.closing.load(Ordering::Relaxed) || self.context.space.is_low() {
+            return None;
+        }
+        if let Err(error) = writer.rules.check(record, 0, now) {
+            return Some(Err(error));
+        }
+        let at = writer.rules.time_of(record, now);
+        match writer.join(record, at) {
+            Ok(None) => None,
+            Ok(Some(offset)) => Some(Ok(self.joined(&mut writer, record, offset, at))),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Begins a batch with a record, in the slot; `None` if it cannot be staged.
+    fn stage(&self, record: &Record<'_>, now: Timestamp) -> Result<Option<Joined>> {
+        if self.context.pool.refused().is_some() && !self.writer.lock().tail.has_slot() {
+            return Ok(None);
+        }
+        // So much more may join before this is asked again.
+        self.admit(Admission::IfSpace, self.context.pool.layout().batch_len as usize)?;
+        let mut writer = self.lock();
+        self.check_open()?;
+        writer.rules.check(record, 0, now)?;
+        writer.begin(self).map_err(|failure| self.fail(failure))?;
+        let end = writer.end;
+        end.checked_add(1).ok_or(Error::OffsetsExhausted { end, count: 1 })?;
+        let at = writer.rules.time_of(record, now);
+        let staged = writer.stage_record(self, record, at).map_err(|failure| self.fail(failure))?;
+        let Some(offset) = staged else { return Ok(None) };
+        self.assign_epoch(&mut writer, offset);
+        Ok(Some(self.joined(&mut writer, record, offset, at)))
+    }
+
+    /// Lets the record at `offset` be seen, which was just staged.
+    #[inline]
+    fn joined(&self, writer: &mut Writer, record: &Record<'_>, offset: Offset, at: Timestamp) -> Joined {
+        let len = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        self.counters.appended(1, len as u64);
+        let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
+        Joined { offset, timestamp: at, sync_now, woken: self.end.raise(writer.end.0) }
+    }
+
+    /// What is left to do for a staged record once the lock is gone.
+    #[inline]
+    fn acknowledge(&self, joined: Joined) -> Result<Placement> {
+        let Joined { offset, timestamp, sync_now, woken } = joined;
+        if !woken.is_empty() {
+            wake(woken);
+        }
+        if sync_now {
+            self.sync_to(offset + 1).map_err(|error| self.not_synced(offset, &error))?;
+        }
+        Ok(Placement { offset, last_offset: offset, timestamp, is_duplicate: false })
+    }
+
+    /// Notes under which epoch the record at `offset` was appended, if it is a new one.
+    fn assign_epoch(&self, writer: &mut Writer, offset: Offset) {
+        let epoch = writer.epoch;
+        if writer.followed.epochs.assign(epoch, offset) {
+            self.publish_epoch(epoch);
+            // Derived from the batches, so an append does not fail for it.
+            let _ = writer.followed.store_epochs(&self.context, &self.dir);
+        }
+    }
+
+    /// Refuses if the partition stopped, or the log is closing.
+    fn check_open(&self) -> Result<()> {
+        self.check()?;
+        match self.context.closing.load(Ordering::Acquire) {
+            true => Err(Error::Closed),
+            false => Ok(()),
+        }
+    }
+
     /// Gives an encoded batch its place at the end of the log.
     fn append_batch(
         &self,
@@ -544,10 +647,7 @@ impl Core {
         origin: Origin,
     ) -> Result<(Placement, bool, Option<Woken>)> {
         let mut writer = self.lock();
-        self.check()?;
-        if self.context.closing.load(Ordering::Acquire) {
-            return Err(Error::Closed);
-        }
+        self.check_open()?;
         // The settings may have changed since the batch was made.
         let (len, limit) = (batch.len() as u64, writer.config.max_batch_bytes());
         if len > limit {
@@ -575,24 +675,16 @@ impl Core {
         let count = header.last_offset_delta as u64 + 1;
         end.checked_add(count).ok_or(Error::OffsetsExhausted { end, count })?;
         stamp(batch, end, writer.epoch);
-        writer.make_room(self, batch.len() as u64, &header).map_err(|failure| self.fail(failure))?;
-        writer.write(self, batch, &header).map_err(|failure| self.fail(failure))?;
+        self.place(&mut writer, batch, &header).map_err(|failure| self.fail(failure))?;
         writer.followed.apply(&header, marker);
-        let epochs_changed = writer.followed.epochs.assign(header.leader_epoch, end);
-        if epochs_changed {
-            self.publish_epoch(header.leader_epoch);
-        }
         if header.producer_id.is_some() {
             writer.followed.producers.committed_to(header.next_offset());
             self.publish_transactions(&writer);
         }
         self.counters.appended(count, batch.len() as u64);
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
+        self.assign_epoch(&mut writer, end);
         let woken = self.end.raise(writer.end.0);
-        if epochs_changed {
-            // Derived from the batches, so an append does not fail for it.
-            let _ = writer.followed.store_epochs(&self.context, &self.dir);
-        }
         let placement = Placement {
             offset: end,
             last_offset: header.last_offset(),
@@ -602,9 +694,30 @@ impl Core {
         Ok((placement, sync_now, Some(woken)))
     }
 
+    /// Puts a stamped batch behind everything else: into the slot if it is small, else into the file.
+    fn place(&self, writer: &mut Writer, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
+        writer.seal(self)?;
+        if writer.stage_batch(self, batch, header)? {
+            return Ok(());
+        }
+        if !probe::planted("staging.written_past_slot") {
+            writer.flush(self)?;
+        }
+        writer.make_room(self, batch.len() as u64, header.last_offset(), header.max_timestamp)?;
+        writer.write(self, batch, header)
+    }
+
     fn not_synced(&self, offset: Offset, error: &Error) -> Error {
         Error::NotSynced { partition: self.id.clone(), offset, reason: error.to_string().into() }
     }
+}
+
+/// A record that was staged, and what is to be done for it without the lock.
+struct Joined {
+    offset: Offset,
+    timestamp: Timestamp,
+    sync_now: bool,
+    woken: Woken,
 }
 
 /// The marker in a control batch that is to be placed at `offset`.

@@ -148,6 +148,7 @@ impl Core {
             // Its sync failed: what is there is for a recovery to judge.
             return Ok(None);
         }
+        writer.give_slot_back(self);
         let has_begun = writer.has_begun();
         let segments = self.segments();
         let Some(last) = segments.last() else { return Ok(None) };

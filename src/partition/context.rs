@@ -16,6 +16,7 @@ use crate::observe::{Observer, tell};
 use crate::probe;
 use crate::segment::active::Origin;
 use crate::segment::files::Files;
+use crate::segment::pool::Pool;
 
 /// What to do with damage that a crash does not explain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,6 +38,9 @@ pub(crate) struct Context {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) boot: Option<BootId>,
     pub(crate) notes: Notes,
+    pub(crate) pool: Pool,
+    /// How long a staged record waits at most, if maintenance comes by.
+    pub(crate) linger: Duration,
     pub(crate) recovery: RecoveryMode,
     pub(crate) read_only: bool,
     pub(crate) clean_mark: CleanMark,
@@ -117,6 +121,12 @@ impl Space {
     pub(crate) fn new(dir: PathBuf, limit: u64) -> Self {
         // The first append looks for itself.
         Self { dir, limit, is_low: AtomicBool::new(false), written_since: AtomicU64::new(LOOK_EVERY) }
+    }
+
+    /// Whether too little was free when somebody last looked.
+    #[inline]
+    pub(crate) fn is_low(&self) -> bool {
+        self.is_low.load(Ordering::Relaxed)
     }
 
     /// Refuses an append of `len` bytes if less than the limit is free. Looks every 16 MiB, and at each call while

@@ -12,16 +12,19 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::append::stored_as;
 use super::context::Context;
 use super::counters::Counters;
 use super::hints::Hints;
 use super::recover::recover;
 use super::report::{Report, Reports};
+use super::stage::Tail;
 use super::writer::{Writer, WriterParts};
 use crate::config::{Durability, TopicConfig};
 use crate::error::{Error, Result, is_out_of_files};
 use crate::observe::{Recovery, tell};
 use crate::probe;
+use crate::record::Compression;
 use crate::segment::active::{Failure, Shape};
 use crate::segment::data::SegmentData;
 use crate::segment::files::Home;
@@ -102,6 +105,11 @@ impl Core {
         let latest_epoch = recovered.followed.epochs.latest().unwrap_or_default();
         let unstable = recovered.followed.producers.transactions().first_unstable();
         let aborted = recovered.followed.aborted.entries().into();
+        let key = (hints.topic, hints.id.partition);
+        let has_codec = stored_as(&config).is_some_and(|compression| compression != Compression::NONE);
+        let staged = recovered.staged.as_ref().and_then(|adopted| {
+            Some(context.pool.take_left(key)?.adopt(&adopted.replayed, adopted.done, has_codec))
+        });
         let parts = WriterParts {
             end: recovered.end,
             proven: recovered.proven,
@@ -112,6 +120,7 @@ impl Core {
             stale_snapshots: recovered.stale_snapshots,
             is_clean: recovered.is_clean,
             names_are_durable: recovered.names_are_durable,
+            tail: Tail::adopted(staged, context.clock.monotonic()),
         };
         let writer = Writer::new(config, parts, &recovered.segments);
         Ok(Self {
@@ -227,7 +236,7 @@ impl Core {
 
     /// Gives the partition other settings, for all appends to come.
     pub(crate) fn set_config(&self, config: TopicConfig) {
-        self.lock().config = config;
+        self.lock().set_config(config);
         *self.config.write() = config;
     }
 
@@ -296,7 +305,12 @@ impl Core {
     /// Refuses everything from here on.
     pub(crate) fn fence(&self, halt: Halt) {
         // Under the append lock, so that no append is half way through.
-        let _writer = self.lock();
+        let mut writer = self.lock();
+        if matches!(halt, Halt::Deleted)
+            && let Some(staged) = writer.tail.take_slot()
+        {
+            self.context.pool.doom(self.key(), staged);
+        }
         if let Halt::Poisoned(reason) = &halt {
             self.reports.push(Report::Poisoned { reason: Arc::clone(reason) });
         }
@@ -335,6 +349,7 @@ impl Core {
         // In this order: an append that writes a note meanwhile sees that, and takes the note back.
         self.halt(Halt::Poisoned(Arc::clone(&reason)));
         self.context.notes.erase(self.context.disk(), self.topic, self.id.partition);
+        self.context.pool.void(self.key());
         self.reports.push(Report::Poisoned { reason });
     }
 

@@ -34,6 +34,7 @@ mod recover;
 mod report;
 mod retention;
 mod snapshot;
+mod stage;
 mod sync;
 #[cfg(all(any(test, fuzzing), feature = "sim"))]
 pub(crate) mod testing;

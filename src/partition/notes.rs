@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::disk::marks::{Note, NotesHeader};
-use crate::disk::{Disk, DiskFile, Open, read_file, write_all_at};
+use crate::disk::marks::{ArenaNote, Note, NotesHeader};
+use crate::disk::{BootId, Disk, DiskFile, FileId, Open, read_file, write_all_at};
 use crate::probe;
 use crate::types::TopicId;
 
@@ -24,6 +24,8 @@ pub(crate) struct Notes {
     path: PathBuf,
     log: [u8; 16],
     found: HashMap<(TopicId, u32), Note>,
+    /// The arena that the process before used.
+    arena: Option<ArenaNote>,
     state: Mutex<State>,
 }
 
@@ -38,13 +40,15 @@ struct State {
     /// Whether there is a file, and all of its entries are known.
     is_read: bool,
     is_broken: bool,
+    /// The entry that names the arena, and its sequence.
+    arena: Option<(u32, u64)>,
 }
 
 impl Notes {
     /// Reads what notes there are for the log `log`. A file that cannot be read, or is another log's, has none.
     pub(crate) fn load(disk: &dyn Disk, path: PathBuf, log: [u8; 16]) -> Self {
         let bytes = read_file(disk, &path, MAX_BYTES).unwrap_or_default();
-        let mut notes = Self { path, log, found: HashMap::new(), state: Mutex::default() };
+        let mut notes = Self { path, log, found: HashMap::new(), arena: None, state: Mutex::default() };
         if !matches!(NotesHeader::decode(&bytes), Ok(Some(header)) if header.log == log) {
             return notes;
         }
@@ -54,6 +58,9 @@ impl Notes {
                 let key = (note.topic, note.partition);
                 state.entries.insert(key, (state.next, note.sequence));
                 notes.found.insert(key, note);
+            } else if let Ok(Some(note)) = ArenaNote::best(entry) {
+                state.arena = Some((state.next, note.sequence));
+                notes.arena = Some(note);
             } else {
                 state.free.push(state.next);
             }
@@ -66,6 +73,41 @@ impl Notes {
     /// What the process before this one noted of a partition.
     pub(crate) fn found(&self, topic: TopicId, partition: u32) -> Option<&Note> {
         self.found.get(&(topic, partition))
+    }
+
+    /// The arena that the process before used, if it was this boot's, and said so in this very file.
+    pub(crate) fn named_arena(&self, disk: &dyn Disk, boot: Option<BootId>) -> Option<FileId> {
+        let note = self.arena.filter(|note| Some(note.boot) == boot && note.arena != FileId::default())?;
+        let is_copy = disk.metadata(&self.path).map_or(true, |found| found.id != note.notes);
+        (!is_copy).then_some(note.arena)
+    }
+
+    /// Says which arena is in use, or that none is.
+    pub(crate) fn name_arena(&self, disk: &dyn Disk, boot: Option<BootId>, arena: FileId) {
+        let mut state = self.state.lock();
+        let Some(boot) = boot.filter(|_| arena != FileId::default() || state.arena.is_some()) else { return };
+        let (entry, sequence) = match state.arena {
+            Some(known) => known,
+            None => {
+                let entry = state.new_entry();
+                self.put(&mut state, disk, &[0; Note::ENTRY_LEN], Note::entry_at(entry));
+                (entry, 0)
+            }
+        };
+        let Some(Ok(notes)) = self.opened(&mut state, disk).map(|file| file.metadata().map(|found| found.id)) else {
+            return;
+        };
+        let note = ArenaNote { sequence: sequence + 1, boot, arena, notes };
+        state.arena = Some((entry, note.sequence));
+        let at = Note::entry_at(entry) + note.slot_at() as u64;
+        self.put(&mut state, disk, &note.encode(), at);
+    }
+
+    fn opened(&self, state: &mut State, disk: &dyn Disk) -> Option<Arc<dyn DiskFile>> {
+        if state.is_broken {
+            return None;
+        }
+        self.file(state, disk).ok()
     }
 
     /// Writes `note`, whose sequence is given here.

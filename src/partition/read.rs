@@ -237,10 +237,15 @@ impl Core {
         let mut newer = None;
         while at < limit {
             let segments = newer.as_deref().unwrap_or(segments);
-            let Some(piece) = self.piece(segments, at, limit, options)? else {
-                // A segment may have been begun after the list was taken and before the limit was.
+            let piece = match self.piece(segments, at, limit, options)? {
+                None => self.tail_piece(at, options)?,
+                piece => piece,
+            };
+            let Some(piece) = piece else {
+                // A segment may have been begun after the list was taken and before the limit was, or written.
                 let current = self.segments();
-                if std::ptr::eq(segments, &*current) {
+                let is_written = current.last().is_some_and(|last| last.end() > at);
+                if std::ptr::eq(segments, &*current) && !is_written {
                     break;
                 }
                 newer = Some(current);
@@ -263,11 +268,12 @@ impl Core {
         if from >= limit {
             return Ok(none);
         }
-        let segments = self.segments();
-        let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? else { return Ok(none) };
-        let path = segment.path();
-        let file = self.context.disk().open(path, Open::Read).ok();
-        let file = file.filter(|_| segment.check_ours().is_ok());
+        let Some((segment, piece)) = self.stored(from, limit, options)? else { return Ok(none) };
+        // What is staged is in no file yet.
+        let file = segment.and_then(|segment| {
+            let file = self.context.disk().open(segment.path(), Open::Read).ok()?;
+            segment.check_ours().is_ok().then_some(file)
+        });
         let len = piece.bytes.as_slice().len() as u64;
         let aborted = match options.isolation {
             Isolation::Committed => within(&self.aborted(), from, piece.next_offset),
@@ -283,6 +289,42 @@ impl Core {
                 .map(|txn| Aborted { producer_id: txn.producer, first_offset: txn.first_offset })
                 .collect(),
         })
+    }
+
+    /// Stored batches from `from` on, and the segment that holds them; none if they are staged.
+    #[allow(clippy::type_complexity, reason = "a piece, and where it is")]
+    fn stored(
+        &self,
+        from: Offset,
+        limit: Offset,
+        options: ReadOptions,
+    ) -> Result<Option<(Option<Arc<SegmentData>>, Piece)>> {
+        loop {
+            let segments = self.segments();
+            if let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? {
+                return Ok(Some((Some(Arc::clone(segment)), piece)));
+            }
+            if let Some(piece) = self.tail_piece(from, options)? {
+                return Ok(Some((None, piece)));
+            }
+            if self.last_segment().is_none_or(|last| last.end() <= from) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Copies of staged batches, from the one that holds `from` on; `None` if there is none, or it was written.
+    fn tail_piece(&self, from: Offset, options: ReadOptions) -> Result<Option<Piece>> {
+        if self.last_segment().is_some_and(|last| from < last.end()) {
+            return Ok(None);
+        }
+        let mut writer = self.lock();
+        // Records may have joined the batch since the limit was taken: it is returned whole.
+        let limit = self.check_range(from, options.isolation)?;
+        if self.last_segment().is_some_and(|last| from < last.end()) {
+            return Ok(None);
+        }
+        writer.read_tail(self, from, limit, options.max_bytes)
     }
 
     /// Refuses an offset outside the log; else the offset that a read may reach.
@@ -452,7 +494,10 @@ impl Core {
                 // What lies in other storage, which there is none of.
                 _ => return Ok(None),
             }
-            for segment in self.segments().iter().filter(|segment| segment.len() > 0) {
+            let segments = self.segments();
+            // Taken before they are searched: what is written meanwhile is looked for behind it.
+            let staged = segments.last().map_or(start, |last| last.end()).max(start);
+            for segment in segments.iter().filter(|segment| segment.len() > 0) {
                 if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
                     continue;
                 }
@@ -461,7 +506,7 @@ impl Core {
                     return Ok(Some(offset));
                 }
             }
-            Ok(None)
+            Ok(self.first_from(staged, |at| at >= time)?.map(|(offset, _)| offset))
         })
     }
 
@@ -470,7 +515,9 @@ impl Core {
             let (start, end) = (self.start(), self.committed());
             self.check_range(start, Isolation::Uncommitted)?;
             let mut best: Option<(Offset, Timestamp)> = None;
-            for segment in self.segments().iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
+            let segments = self.segments();
+            let staged = segments.last().map_or(start, |last| last.end()).max(start);
+            for segment in segments.iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
                 let is_larger = |at: &Timestamp| best.is_none_or(|(_, best)| *at > best);
                 let largest = segment.largest_timestamp()?.map(|(largest, _)| largest);
                 let Some(largest) = largest.filter(is_larger) else { continue };
@@ -481,6 +528,11 @@ impl Core {
                     found = self.largest_of(segment, from, end)?.filter(|(_, at)| is_larger(at));
                 }
                 best = found.or(best);
+            }
+            let largest = Cell::new(best.map_or(Timestamp::NONE, |(_, at)| at));
+            while let Some(found) = self.first_from(staged, |at| at > largest.get())? {
+                largest.set(found.1);
+                best = Some(found);
             }
             Ok(best)
         })
@@ -512,6 +564,25 @@ impl Core {
                 Err(_) if self.start() > start => probe::reached("read.removed_under_reader"),
                 found => return found,
             }
+        }
+    }
+
+    /// The first record at or after `from`, wherever it is, whose timestamp `fits`.
+    fn first_from(
+        &self,
+        from: Offset,
+        fits: impl Fn(Timestamp) -> bool,
+    ) -> Result<Option<(Offset, Timestamp)>> {
+        let mut at = from;
+        loop {
+            let records = self.read(&self.segments(), at, ReadOptions::default())?;
+            if let Some(record) = records.iter().find(|record| fits(record.timestamp)) {
+                return Ok(Some((record.offset, record.timestamp)));
+            }
+            if records.next_offset <= at {
+                return Ok(None);
+            }
+            at = records.next_offset;
         }
     }
 

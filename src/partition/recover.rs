@@ -20,8 +20,9 @@ use std::time::Duration;
 use super::context::{Context, RecoveryMode};
 use super::follow::Followed;
 use super::hints::{CleanPartition, Hints};
+use super::stage::packed_bound;
 use crate::checksum::Digest;
-use crate::disk::marks::{Note, SyncMark};
+use crate::disk::marks::{Lap, Note, SyncMark};
 use crate::disk::{Disk, DiskFile, FileId, Open, read_exact_at, read_file, read_vouched};
 use crate::error::{Error, Result};
 use crate::observe::{Recovery as RecoveryEvent, tell};
@@ -33,9 +34,11 @@ use crate::segment::files::Home;
 use crate::segment::index::{Grown, IndexWriter};
 use crate::segment::scan::{Scan, last_data};
 use crate::segment::seal::Seal;
+use crate::segment::staging::Replayed;
 use crate::segment::txn_index::AbortedTxn;
 use crate::segment::{FileKind, file_path, parse_file_name};
 use crate::types::{Offset, Timestamp};
+use crate::wire::Invalid;
 
 /// What a directory holds, and what to do before it is first changed.
 #[derive(Debug)]
@@ -59,6 +62,16 @@ pub(crate) struct Recovered {
     pub(crate) stale_snapshots: Vec<Offset>,
     /// Whether an orderly close left it, and nothing differs.
     pub(crate) is_clean: bool,
+    /// What the process before had staged, and goes on from where the files end.
+    pub(crate) staged: Option<Adopted>,
+}
+
+/// Staged records that the log goes on with.
+#[derive(Debug)]
+pub(crate) struct Adopted {
+    pub(crate) replayed: Replayed,
+    /// How many bytes of them are in the file.
+    pub(crate) done: usize,
 }
 
 impl Recovered {
@@ -77,6 +90,7 @@ impl Recovered {
             unfinished: Vec::new(),
             stale_snapshots: Vec::new(),
             is_clean: false,
+            staged: None,
         }
     }
 }
@@ -100,13 +114,15 @@ pub(crate) struct Plan {
     pub(crate) set_aside: Vec<Offset>,
     /// Segments below the start: removed.
     pub(crate) expired: Vec<Offset>,
+    /// Staged records that do not follow what is in the files: kept in a `.cut` file.
+    pub(crate) drops_staged: bool,
     /// Where the last byte behind the end of the log is that is not zero.
     behind: u64,
 }
 
 impl Plan {
     pub(crate) fn is_empty(&self) -> bool {
-        self.torn.is_none() && self.set_aside.is_empty() && self.expired.is_empty()
+        self.torn.is_none() && self.set_aside.is_empty() && self.expired.is_empty() && !self.drops_staged
     }
 }
 
@@ -181,6 +197,9 @@ impl Recovery<'_> {
 
     fn empty(&self, start: Offset) -> Result<Recovered> {
         probe::reached("recover.empty");
+        if self.left()?.is_some() && self.context.recovery != RecoveryMode::Salvage {
+            return Err(Error::corrupt(self.dir, 0, "no segment is left of a log that has staged records"));
+        }
         let is_lost = self.hints.recovery_point.is_some_and(|point| point > start);
         if is_lost && self.context.recovery != RecoveryMode::Salvage {
             let reason = format!("no segment is left of a log that was synced to {}", self.proven_hint());
@@ -243,6 +262,78 @@ impl Recovery<'_> {
         (candidate.id == note.file && note.position <= candidate.limit).then_some((segment, note))
     }
 
+    /// The slot header of the process before, if it speaks of a file that is here.
+    fn lap(&self, candidates: &[Candidate]) -> Option<Lap> {
+        let lap = self.context.pool.lap((self.hints.topic, self.hints.id.partition))?;
+        let candidate = candidates.iter().find(|candidate| candidate.base == lap.segment_base)?;
+        (candidate.id == lap.file && lap.position <= candidate.limit).then_some(lap)
+    }
+
+    /// What the process before had staged.
+    fn left(&self) -> Result<Option<LeftBehind>> {
+        let key = (self.hints.topic, self.hints.id.partition);
+        let left = self.context.pool.with_left(key, |left| {
+            Ok(LeftBehind { lap: left.lap, bytes: left.bytes().to_vec(), replayed: left.replay()? })
+        });
+        left.transpose().map_err(|invalid: Invalid| {
+            let reason = format!("staged records of {} do not verify: {} at {}", self.hints.id, invalid.what, invalid.at);
+            Error::corrupt(self.context.pool.path(), 0, reason)
+        })
+    }
+
+    /// Whether what was staged follows what is in the files, and how much of it is there; `None` if it does not, and is
+    /// to be put aside.
+    fn judge_left(&self, candidates: &[Candidate], found: &End, left: &LeftBehind) -> Result<Option<Adopted>> {
+        let at = &candidates[found.segment];
+        match self.follows(at, found, left)? {
+            Ok(done) => {
+                match done {
+                    0 => probe::reached("staging.adopted"),
+                    done if done == left.bytes.len() => probe::reached("staging.adopted_written"),
+                    _ => probe::reached("staging.adopted_in_part"),
+                }
+                Ok(Some(Adopted { replayed: left.replayed.clone(), done }))
+            }
+            Err(_) if self.context.pool.is_void((self.hints.topic, self.hints.id.partition)) => Ok(None),
+            Err(_) if self.context.recovery == RecoveryMode::Salvage => Ok(None),
+            Err(reason) => Err(Error::corrupt(&at.path, found.position, reason)),
+        }
+    }
+
+    fn follows(&self, at: &Candidate, found: &End, left: &LeftBehind) -> Result<Result<usize, String>> {
+        let (lap, replayed) = (&left.lap, &left.replayed);
+        let (from, to, end) = (lap.end_before, replayed.end, found.offset);
+        if probe::planted("staging.gap_accepted") && end < from {
+            return Ok(Ok(0));
+        }
+        let Some(done) = replayed.position_of(end) else {
+            return Ok(Err(format!("records {from}..{to} are staged, and the files end at {end}")));
+        };
+        if at.base != lap.segment_base || at.id != lap.file || lap.position > found.position {
+            return Ok(Err(format!("records {from}..{to} were staged for another segment file")));
+        }
+        let file = at.open(self.context.disk())?;
+        let mut stored = vec![0; (found.position - lap.position) as usize];
+        read_exact_at(&*file, &mut stored, lap.position).map_err(Error::io("read", &at.path))?;
+        let is_same = stored == left.bytes[..done] || self.is_packed(&stored, left, done);
+        if !is_same && !probe::planted("staging.other_bytes_accepted") {
+            return Ok(Err(format!("records {from}..{to} are staged, and others stand in their place")));
+        }
+        Ok(Ok(done))
+    }
+
+    /// Whether the file has everything that was staged, the last batch of it in another form.
+    fn is_packed(&self, stored: &[u8], left: &LeftBehind, done: usize) -> bool {
+        let (Some((last, plain)), true) = (left.replayed.batches.last(), done == left.bytes.len()) else { return false };
+        let packed = stored.get(*last..).map(BatchHeader::read);
+        let Some(Ok(packed)) = packed else { return false };
+        left.replayed.may_be_packed()
+            && stored[..*last] == left.bytes[..*last]
+            && packed.batch_len as usize == stored.len() - last
+            && (packed.base_offset, packed.record_count, packed.max_timestamp)
+                == (plain.base_offset, plain.record_count, plain.max_timestamp)
+    }
+
     fn open_unclean(&self, mut candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
         // What lies wholly below the start is gone, even if a crash brought its file back: it is never read.
         let start = self.hints.start.unwrap_or_default();
@@ -253,6 +344,8 @@ impl Recovery<'_> {
         let expired: Vec<Offset> = candidates.drain(..below).map(|candidate| candidate.base).collect();
         self.check_front(start, &candidates[0])?;
         let note = self.note(&candidates);
+        let lap = self.lap(&candidates);
+        let left = self.left()?;
         // A mark at the start of its file was written when the file was made, and proves nothing of what came before.
         let marks = candidates.iter().rev().filter_map(|candidate| candidate.mark);
         let mark = marks.into_iter().find(|mark| mark.position > 0 || probe::planted("partition.new_mark_believed"));
@@ -265,10 +358,37 @@ impl Recovery<'_> {
         let found = walk.run(from)?;
         let Walk { mut followed, progress: Progress { scanned, .. }, unfinished, .. } = walk;
         followed.producers.committed_to(found.offset);
-        let written = note.map_or(proven, |(_, note)| proven.max(note.offset));
-        let known = Known { start, written, same_boot: note.is_some() };
-        let plan = self.judge(&candidates, &found, known)?;
+        let noted = note.map(|(_, note)| note.offset).max(lap.map(|lap| lap.end_before));
+        let known = Known { start, written: proven.max(noted.unwrap_or(proven)), same_boot: noted.is_some() };
+        let mut plan = self.judge(&candidates, &found, known, left.is_some())?;
+        let staged = match &left {
+            Some(left) => self.judge_left(&candidates, &found, left)?,
+            None => None,
+        };
+        plan.drops_staged = left.is_some() && staged.is_none();
+        if plan.drops_staged {
+            probe::reached("recover.drops_staged");
+        }
+        if let (Some(left), Some(staged)) = (&left, &staged) {
+            // A write of the lap that was cut short is done again, with the same bytes.
+            plan.torn = None;
+            for (at, header) in staged.replayed.batches.iter().filter(|(at, _)| *at >= staged.done) {
+                followed.replay(header, left.bytes.get(*at..));
+            }
+            followed.producers.committed_to(staged.replayed.end);
+        }
+        // The last batch may get longer yet: what is compressed in vain does.
+        let lap_end = left.as_ref().map_or(0, |left| left.lap.position + packed_bound(left.bytes.len()) as u64);
         let recovered = self.assemble(candidates, followed, scanned, found, proven, plan)?;
+        if staged.is_some() {
+            // It was staged for this file, whatever its length is to be by now.
+            recovered.segments.last().into_iter().for_each(|last| last.widen(lap_end));
+        }
+        let recovered = Recovered {
+            end: staged.as_ref().map_or(recovered.end, |staged| staged.replayed.end),
+            staged,
+            ..recovered
+        };
         let bases = |base: &Offset| recovered.segments.iter().any(|segment| segment.base() == *base);
         let snapshots = listing.iter().filter(|(_, kind)| *kind == FileKind::Snapshot).map(|(base, _)| *base);
         Ok(Recovered {
@@ -369,7 +489,7 @@ impl Recovery<'_> {
     }
 
     /// Decides what the end that was found means, and so what is to be done about what lies behind it.
-    fn judge(&self, candidates: &[Candidate], found: &End, known: Known) -> Result<Plan> {
+    fn judge(&self, candidates: &[Candidate], found: &End, known: Known, has_staged: bool) -> Result<Plan> {
         let at = &candidates[found.segment];
         let file = at.open(self.context.disk())?;
         let behind = last_data(&*file, found.position, at.limit).map_err(Error::io("read", &at.path))?;
@@ -390,6 +510,9 @@ impl Recovery<'_> {
             let path = at.path.clone();
             let torn = Torn { path, from: found.position, to: behind, offset: found.offset };
             plan.torn = (behind > found.position).then_some(torn);
+            if has_staged {
+                probe::reached("staging.cut_write");
+            }
             if !later.is_empty() {
                 probe::reached("recover.later_segments");
             }
@@ -571,6 +694,14 @@ impl Candidate {
     fn open(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
         disk.open(&self.path, Open::Read).map_err(Error::io("open", &*self.path))
     }
+}
+
+/// What the process before had staged, read once.
+struct LeftBehind {
+    lap: Lap,
+    /// The batches, as far as they had come.
+    bytes: Vec<u8>,
+    replayed: Replayed,
 }
 
 /// What is known of the log's end beforehand.

@@ -75,6 +75,9 @@ impl Core {
             self.check()?;
             // What recovery found is settled first: a sync of a file that is still to be cut would prove its tail.
             writer.begin(self).map_err(|failure| self.fail(failure))?;
+            if !rolled_only {
+                writer.flush(self).map_err(|failure| self.fail(failure))?;
+            }
             writer.plan_sync(rolled_only, self)
         };
         if probe::planted("partition.synced_before_sync") {

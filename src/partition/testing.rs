@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::context::{CleanMark, Context, Doorbell, RecoveryMode, Space};
 use super::core::Core;
@@ -18,6 +19,7 @@ use crate::error::Result;
 use crate::observe::{NoObserver, Observer};
 use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Producer, Record};
 use crate::segment::files::Files;
+use crate::segment::pool::{self, Layout, Pool};
 use crate::segment::{FileKind, ReadPath, file_path};
 use crate::sim::{DiskOptions, SimDisk};
 use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};
@@ -75,8 +77,18 @@ impl Bed {
 
     pub(crate) fn context(&self, disk: Arc<dyn Disk>, log: &Path) -> Arc<Context> {
         let clock = self.disk.clock();
+        let boot = disk.volume(log).unwrap().boot;
+        let origin = pool::Origin {
+            log: [0; 16],
+            boot,
+            layout: Layout::DEFAULT,
+            refused: Some("each append is looked at by itself"),
+            read_only: false,
+        };
         Arc::new(Context {
-            boot: disk.volume(log).unwrap().boot,
+            pool: Pool::new("/staging".into(), origin),
+            linger: Duration::from_secs(1),
+            boot,
             notes: Notes::load(&*disk, log.join("notes"), [7; 16]),
             files: Arc::new(Files::new(disk, Arc::new(NoObserver), self.read_path, self.max_maps)),
             clock,

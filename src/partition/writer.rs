@@ -7,10 +7,12 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::append::AppendRules;
 use super::core::Core;
 use super::follow::Followed;
 use super::recover::{Plan, Torn, UnfinishedParts};
 use super::report::Report;
+use super::stage::{MAX_RELATIVE, Tail};
 use crate::clock::Clock;
 use crate::config::{Durability, TopicConfig};
 use crate::disk::marks::Note;
@@ -18,7 +20,7 @@ use crate::disk::replace::sync_parent;
 use crate::disk::{DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
-use crate::record::BatchHeader;
+use crate::record::{BatchHeader, Compressor};
 use crate::segment::active::{ActiveSegment, Failure, Found, Shape, SyncTarget};
 use crate::segment::data::SegmentData;
 use crate::segment::index::IndexWriter;
@@ -29,11 +31,13 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) config: TopicConfig,
+    /// What of it concerns each append.
+    pub(super) rules: AppendRules,
     pub(crate) end: Offset,
     pub(crate) epoch: LeaderEpoch,
     pub(crate) followed: Followed,
     /// None until the first write of a partition without segments.
-    active: Option<ActiveSegment>,
+    pub(super) active: Option<ActiveSegment>,
     /// The last segment as recovery found it, until the first write.
     found: Option<Found>,
     plan: Plan,
@@ -58,6 +62,8 @@ pub(crate) struct Writer {
     noted_position: u64,
     jitter_ms: i64,
     pub(crate) unsynced_records: u64,
+    pub(super) tail: Tail,
+    pub(super) compressor: Compressor,
 }
 
 /// A sealed segment on its way to being an ordinary closed one.
@@ -99,6 +105,7 @@ impl Writer {
         let unproven = unproven.map(|segment| (Arc::clone(segment), proven.max(segment.base())));
         Self {
             config,
+            rules: AppendRules::of(&config),
             end: recovered.end,
             epoch,
             followed: recovered.followed,
@@ -118,6 +125,8 @@ impl Writer {
             noted_position: 0,
             jitter_ms: 0,
             unsynced_records: 0,
+            tail: recovered.tail,
+            compressor: Compressor::default(),
         }
     }
 
@@ -160,6 +169,11 @@ impl Writer {
         }
         self.has_begun = true;
         self.note(core);
+        // What was staged was judged by what recovery read, whatever failed before.
+        core.context.pool.vouch(core.key());
+        if core.has_stopped() {
+            core.context.pool.void(core.key());
+        }
         Ok(())
     }
 
@@ -224,6 +238,10 @@ impl Writer {
             core.reports.push(Report::TailCut { torn: torn.clone(), kept_in });
             self.plan.torn = None;
         }
+        if self.plan.drops_staged {
+            keep_staged(core).map_err(Failure::Refused)?;
+            self.plan.drops_staged = false;
+        }
         // Newest first: whatever a crash leaves of them still lies behind the end.
         while let Some(base) = self.plan.set_aside.last().copied() {
             set_aside(core, base)?;
@@ -242,13 +260,12 @@ impl Writer {
 
     /// Writes down how far the partition has come, and brings the index files along so that the note can vouch for
     /// them.
-    fn note(&mut self, core: &Core) {
+    pub(super) fn note(&mut self, core: &Core) {
         let Some(active) = &mut self.active else { return };
         let Some(boot) = core.context.boot else { return };
         let position = active.position();
         let persisted = active.index_mut().persist(core.context.disk(), &core.dir);
-        let id = active.sync_target().metadata().map(|metadata| metadata.id);
-        let (Ok(()), Ok(file)) = (persisted, id) else { return };
+        let (Ok(()), Ok(file)) = (persisted, active.file_id()) else { return };
         let [index, time_index] = active.index().digests();
         let grown = active.index().grown();
         let note = Note {
@@ -259,7 +276,7 @@ impl Writer {
             file,
             segment_base: active.data().base(),
             position,
-            offset: self.end,
+            offset: active.data().end(),
             has_producers: self.followed.producers.count() > 0 || !self.followed.aborted.entries().is_empty(),
             index,
             time_index,
@@ -274,16 +291,22 @@ impl Writer {
         self.noted_position = position;
     }
 
-    /// Rolls if a batch of `len` bytes with this header does not belong into the active segment.
-    pub(crate) fn make_room(&mut self, core: &Core, len: u64, header: &BatchHeader) -> Result<(), Failure> {
+    /// Rolls if a batch of `len` bytes with this last offset and largest timestamp does not belong into the active
+    /// segment. Nothing is staged.
+    pub(super) fn make_room(
+        &mut self,
+        core: &Core,
+        len: u64,
+        last_offset: Offset,
+        timestamp: Timestamp,
+    ) -> Result<(), Failure> {
         let (shape, origin) = (self.shape(), core.context.origin());
         let Some(active) = &mut self.active else { return Ok(()) };
-        if active.position() == 0 && header.last_offset() - active.data().base() <= MAX_RELATIVE {
+        if active.position() == 0 && last_offset - active.data().base() <= MAX_RELATIVE {
             // It was made under other settings, and another one of this base cannot be made.
             return if active.has_room(len) { Ok(()) } else { active.widen(shape, origin) };
         }
-        let Some(active) = &self.active else { return Ok(()) };
-        if self.must_roll(core, active, len, header) {
+        if self.must_roll(core, len, last_offset, timestamp) {
             self.roll(core)?;
         }
         let limit = self.config.max_batch_bytes();
@@ -293,12 +316,14 @@ impl Writer {
         }
     }
 
-    fn must_roll(&self, core: &Core, active: &ActiveSegment, len: u64, header: &BatchHeader) -> bool {
+    /// Whether the next batch begins another segment, if `len` bytes are added to the active one with it.
+    pub(super) fn must_roll(&self, core: &Core, len: u64, last_offset: Offset, timestamp: Timestamp) -> bool {
+        let Some(active) = &self.active else { return false };
         let config = &self.config;
         let by_size = active.position() + len > config.segment_bytes as u64 || !active.has_room(len);
         let by_index = active.index().is_full();
-        let by_offset = header.last_offset() - active.data().base() > MAX_RELATIVE;
-        let by_age = self.is_old(active, header.max_timestamp, &*core.context.clock);
+        let by_offset = last_offset - active.data().base() > MAX_RELATIVE;
+        let by_age = self.is_old(active, timestamp, &*core.context.clock);
         if by_index {
             probe::reached("roll.by_index");
         }
@@ -307,16 +332,23 @@ impl Writer {
 
     /// Whether the segment spans more than `segment.ms`: between the timestamps of its first batch and this one.
     fn is_old(&self, active: &ActiveSegment, timestamp: Timestamp, clock: &dyn Clock) -> bool {
-        let waited = match active.age_from() {
-            (Some(first), _) if first.is_some() => timestamp.0.saturating_sub(first.0),
-            (_, created) => clock.now().0.saturating_sub(created.0),
+        let (first, created) = active.age_from();
+        let waited = match first.or(self.tail.first_timestamp()) {
+            Some(first) if first.is_some() => timestamp.0.saturating_sub(first.0),
+            _ => clock.now().0.saturating_sub(created.0),
         };
-        waited > self.config.roll_ms().saturating_sub(self.jitter_ms)
+        waited > self.roll_ms()
+    }
+
+    /// How long a segment may span, in milliseconds.
+    pub(super) fn roll_ms(&self) -> i64 {
+        self.config.roll_ms().saturating_sub(self.jitter_ms)
     }
 
     /// Seals the active segment and begins the next one at `end`. Nothing is synced here: the old file is handed to
     /// the next sync.
     pub(crate) fn roll(&mut self, core: &Core) -> Result<(), Failure> {
+        self.flush(core)?;
         probe::reached("writer.roll");
         // A failed write must not be left behind in a file that nobody cuts any more.
         if let Some(active) = &mut self.active
@@ -350,19 +382,29 @@ impl Writer {
     /// Writes a batch that was stamped with `end`, and counts it in.
     pub(crate) fn write(&mut self, core: &Core, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
         let Some(active) = &mut self.active else { return Ok(()) };
-        active.write(batch, header)?;
+        active.write(batch)?;
         self.end = header.next_offset();
         self.unsynced_records += header.record_count.max(0) as u64;
-        if active.position() - self.noted_position >= NOTE_EVERY {
+        self.note_if_due(core);
+        Ok(())
+    }
+
+    pub(super) fn note_if_due(&mut self, core: &Core) {
+        let position = self.active.as_ref().map_or(0, ActiveSegment::position);
+        if position.saturating_sub(self.noted_position) >= NOTE_EVERY {
             self.note(core);
         }
-        Ok(())
+    }
+
+    /// The end of what is in the segment files.
+    pub(crate) fn written(&self, core: &Core) -> Offset {
+        core.last_segment().map_or(self.end, |last| last.end())
     }
 
     /// Everything a sync of all that was written so far has to do.
     pub(crate) fn plan_sync(&mut self, rolled_only: bool, core: &Core) -> SyncPlan {
         let rolled = std::mem::take(&mut self.rolled);
-        let end = if rolled_only { rolled.last().map_or(core.synced(), |target| target.end) } else { self.end };
+        let end = if rolled_only { rolled.last().map_or(core.synced(), |target| target.end) } else { self.written(core) };
         let unsynced_records = if rolled_only { 0 } else { std::mem::take(&mut self.unsynced_records) };
         SyncPlan {
             rolled,
@@ -420,6 +462,14 @@ impl Writer {
         self.has_begun
     }
 
+    /// Takes other settings, for all appends to come.
+    pub(super) fn set_config(&mut self, config: TopicConfig) {
+        // What has joined a batch joined it under the settings of then.
+        self.complete();
+        self.config = config;
+        self.rules = AppendRules::of(&config);
+    }
+
     /// The largest timestamp of the first batch in the active segment.
     pub(crate) fn first_timestamp(&self) -> Option<Timestamp> {
         match (&self.active, &self.found) {
@@ -438,7 +488,7 @@ impl Writer {
 
     /// Whether what recovery found needs no further look: nothing to cut, nothing unproven.
     pub(crate) fn is_settled(&self) -> bool {
-        self.plan.is_empty() && self.unproven.is_empty()
+        self.plan.is_empty() && self.unproven.is_empty() && self.tail.is_empty()
     }
 
     /// Whether the files are as an orderly close left them.
@@ -464,6 +514,7 @@ pub(crate) struct WriterParts {
     pub(crate) stale_snapshots: Vec<Offset>,
     pub(crate) is_clean: bool,
     pub(crate) names_are_durable: bool,
+    pub(crate) tail: Tail,
 }
 
 /// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.
@@ -479,6 +530,25 @@ fn keep_torn(core: &Core, torn: &Torn) -> Result<PathBuf> {
     sync_parent(disk, &kept_in)?;
     probe::reached("writer.kept_torn_tail");
     Ok(kept_in)
+}
+
+/// Keeps the records that were staged and have no place in the log any more, then gives their slot back.
+fn keep_staged(core: &Core) -> Result<()> {
+    let disk = core.context.disk();
+    let Some(left) = core.context.pool.take_left(core.key()) else { return Ok(()) };
+    let kept_in = unused_name(core, &format!("{:020}.staged", left.lap.end_before.0))?;
+    let keep = || {
+        let file = disk.open(&kept_in, Open::CreateNew).map_err(Error::io("create", &*kept_in))?;
+        write_all_at(&*file, left.bytes(), 0).map_err(Error::io("write", &*kept_in))?;
+        file.sync().map_err(Error::io("sync", &*kept_in))
+    };
+    if let Err(error) = keep() {
+        let _ = disk.remove_file(&kept_in);
+        core.context.pool.put_back(core.key(), left);
+        return Err(error);
+    }
+    core.context.pool.discard(core.key(), left);
+    Ok(())
 }
 
 fn copy_torn(source: &dyn DiskFile, torn: &Torn, file: &dyn DiskFile, kept_in: &Path) -> Result<()> {
@@ -544,6 +614,4 @@ fn remove_if_there(core: &Core, path: &Path) -> Result<()> {
     }
 }
 
-/// Offsets are stored relative to the base of their segment, in 31 bits.
-const MAX_RELATIVE: u64 = i32::MAX as u64;
 const NOTE_EVERY: u64 = 8 << 20;

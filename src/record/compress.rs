@@ -259,7 +259,7 @@ fn append(bytes: &[u8], limit: usize, into: &mut Vec<u8>) -> std::result::Result
 
 /// Compresses, and keeps what the codecs need for the next time.
 #[derive(Default)]
-pub(super) struct Compressor {
+pub(crate) struct Compressor {
     #[cfg(feature = "snappy")]
     snappy: Option<snap::raw::Encoder>,
     #[cfg(feature = "lz4")]

@@ -307,14 +307,14 @@ impl Attributes {
     }
 }
 
-const BASE_OFFSET_AT: usize = 0;
+pub(super) const BASE_OFFSET_AT: usize = 0;
 const BATCH_LENGTH_AT: usize = 8;
-const LEADER_EPOCH_AT: usize = 12;
+pub(super) const LEADER_EPOCH_AT: usize = 12;
 pub(super) const MAGIC_AT: usize = 16;
 const CRC_AT: usize = 17;
 pub(super) const ATTRIBUTES_AT: usize = 21;
 pub(super) const LAST_OFFSET_DELTA_AT: usize = 23;
-const BASE_TIMESTAMP_AT: usize = 27;
+pub(super) const BASE_TIMESTAMP_AT: usize = 27;
 const MAX_TIMESTAMP_AT: usize = 35;
 pub(super) const PRODUCER_ID_AT: usize = 43;
 const PRODUCER_EPOCH_AT: usize = 51;
@@ -328,7 +328,7 @@ const _: () = assert!(RECORD_COUNT_AT + size_of::<i32>() == BatchHeader::LEN);
 const LOG_OVERHEAD: usize = 12;
 /// The smallest length of any magic.
 const MIN_LEGACY_LENGTH: i32 = 14;
-const MAGIC: i8 = 2;
+pub(super) const MAGIC: i8 = 2;
 /// What the length field can say, plus the bytes before it; Kafka holds the whole batch to 31 bits.
 pub(super) const MAX_BATCH_LEN: usize = i32::MAX as usize;
 

@@ -18,6 +18,7 @@ mod builder;
 mod compress;
 mod control;
 mod header;
+mod open;
 #[allow(clippy::module_inception)] // The record of a record batch.
 mod record;
 mod validate;
@@ -40,6 +41,8 @@ pub use header::{Attributes, BatchHeader, TimestampType};
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use walk::RecordIter;
 
+pub(crate) use compress::Compressor;
 pub(crate) use header::stamp;
+pub(crate) use open::{OpenBatch, pack};
 pub(crate) use validate::{Origin as BatchOrigin, Rules, Stamp, Validator};
 pub(crate) use walk::check_records;

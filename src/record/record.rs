@@ -84,7 +84,8 @@ impl<'a> Record<'a> {
     }
 
     /// The length of the stored form after its length field, in bytes.
-    fn body_len(&self, timestamp_delta: i64, offset_delta: i32) -> Result<i32> {
+    #[inline]
+    pub(super) fn body_len(&self, timestamp_delta: i64, offset_delta: i32) -> Result<i32> {
         let mut len = 1 + varlong_len(timestamp_delta) as u64 + varint_len(offset_delta) as u64;
         len += nullable_len("key", self.key)? + nullable_len("value", self.value)?;
         len += varint_len(narrow("header count", self.headers.len())?) as u64;
@@ -93,6 +94,30 @@ impl<'a> Record<'a> {
             len += nullable_len("header value", header.value)?;
         }
         i32::try_from(len).map_err(|_| Error::TooLong { what: "record", len, limit: i32::MAX as u64 })
+    }
+
+    /// The length of the stored form, given that after its length field.
+    #[inline]
+    pub(super) fn whole_len(body_len: i32) -> usize {
+        varint_len(body_len) + body_len as usize
+    }
+
+    /// Puts the stored form into `bytes`, which are as many as [`whole_len`](Self::whole_len) says.
+    #[inline]
+    pub(super) fn encode_into(&self, body_len: i32, timestamp_delta: i64, offset_delta: i32, bytes: &mut [u8]) {
+        let mut fill = Fill { rest: bytes };
+        fill.varint(body_len);
+        fill.byte(0);
+        fill.varlong(timestamp_delta);
+        fill.varint(offset_delta);
+        fill.nullable(self.key);
+        fill.nullable(self.value);
+        fill.varint(self.headers.len() as i32);
+        for header in self.headers {
+            fill.nullable(Some(header.key.as_bytes()));
+            fill.nullable(header.value);
+        }
+        debug_assert!(fill.rest.is_empty(), "the length was that of another record");
     }
 
     /// Appends the stored form to `into`, which stays below `limit` bytes, or is left as it is.
@@ -324,6 +349,59 @@ fn short_varint(reader: &mut Reader<'_>) -> Result<i32, Invalid> {
             Ok(i32::from(byte >> 1) ^ -i32::from(byte & 1))
         }
         _ => reader.varint(),
+    }
+}
+
+/// Fills bytes from front to back.
+struct Fill<'a> {
+    rest: &'a mut [u8],
+}
+
+impl Fill<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let rest = std::mem::take(&mut self.rest);
+        let (here, rest) = rest.split_at_mut(bytes.len());
+        here.copy_from_slice(bytes);
+        self.rest = rest;
+    }
+
+    #[inline]
+    fn byte(&mut self, byte: u8) {
+        let rest = std::mem::take(&mut self.rest);
+        let (here, rest) = rest.split_at_mut(1);
+        here[0] = byte;
+        self.rest = rest;
+    }
+
+    #[inline]
+    fn varint(&mut self, value: i32) {
+        self.unsigned(u64::from((value << 1 ^ value >> 31) as u32));
+    }
+
+    #[inline]
+    fn varlong(&mut self, value: i64) {
+        self.unsigned((value << 1 ^ value >> 63) as u64);
+    }
+
+    #[inline]
+    fn unsigned(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
+
+    #[inline]
+    fn nullable(&mut self, bytes: Option<&[u8]>) {
+        match bytes {
+            Some(bytes) => {
+                self.varint(bytes.len() as i32);
+                self.put(bytes);
+            }
+            None => self.varint(-1),
+        }
     }
 }
 

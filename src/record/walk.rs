@@ -31,10 +31,7 @@ pub(super) fn each_record<'a, E: From<Invalid>>(
     // Each round takes a byte at least, or fails: a count alone does not keep this going.
     while index < count {
         let at = BatchHeader::LEN + reader.position();
-        let fields = read_fields(&mut reader).map_err(in_batch)?;
-        let headers_at = reader.position() - fields.headers.encoded_len();
-        check_headers(fields.headers)
-            .map_err(|invalid| in_batch(Invalid { at: headers_at + invalid.at, ..invalid }))?;
+        let fields = read_checked(&mut reader)?;
         check_offset(header, &fields, at)?;
         visit(index, at, &fields)?;
         index += 1;
@@ -42,8 +39,17 @@ pub(super) fn each_record<'a, E: From<Invalid>>(
     if reader.is_empty() { Ok(()) } else { Err(in_batch(reader.invalid("bytes after the last record")).into()) }
 }
 
+/// Reads the next record of a batch, and checks its headers.
 #[inline]
-fn check_offset(header: &BatchHeader, fields: &Fields<'_>, at: usize) -> Result<(), Invalid> {
+pub(super) fn read_checked<'a>(reader: &mut Reader<'a>) -> Result<Fields<'a>, Invalid> {
+    let fields = read_fields(reader).map_err(in_batch)?;
+    let headers_at = reader.position() - fields.headers.encoded_len();
+    check_headers(fields.headers).map_err(|invalid| in_batch(Invalid { at: headers_at + invalid.at, ..invalid }))?;
+    Ok(fields)
+}
+
+#[inline]
+pub(super) fn check_offset(header: &BatchHeader, fields: &Fields<'_>, at: usize) -> Result<(), Invalid> {
     let offset = header.base_offset.0.checked_add_signed(i64::from(fields.offset_delta));
     match offset {
         Some(offset) if Offset(offset) <= Offset::MAX => Ok(()),

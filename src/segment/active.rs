@@ -30,7 +30,7 @@ use super::files::Home;
 use super::index::IndexWriter;
 use super::{FileKind, file_path};
 use crate::disk::marks::SyncMark;
-use crate::disk::{BootId, DiskFile, FileId, Metadata, Open, read_exact_at, write_all_at};
+use crate::disk::{BootId, DiskFile, FileId, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result, is_full};
 use crate::probe;
 use crate::record::{BatchHeader, BatchRef};
@@ -63,6 +63,8 @@ pub(crate) struct Shape {
 pub(crate) struct ActiveSegment {
     data: Arc<SegmentData>,
     file: Arc<Handle>,
+    /// Which file it is, once that was asked for.
+    id: Option<FileId>,
     position: u64,
     /// Where bytes may be that are no part of the log: `position` if there are none.
     touched: u64,
@@ -187,6 +189,7 @@ impl ActiveSegment {
         Ok(Self {
             data,
             file: Arc::new(Handle { file, has_failed: Mutex::new(false) }),
+            id: None,
             position: 0,
             touched: 0,
             has_unsynced_cut: false,
@@ -229,8 +232,8 @@ impl ActiveSegment {
         (self.first_timestamp, self.created)
     }
 
-    /// Writes whole batches, `header` being the last one's, and lets readers see them. One positional write.
-    pub(crate) fn write(&mut self, batches: &[u8], header: &BatchHeader) -> Result<(), Failure> {
+    /// Writes whole batches and lets readers see them. One positional write.
+    pub(crate) fn write(&mut self, batches: &[u8]) -> Result<(), Failure> {
         self.cut()?;
         let end = self.position + batches.len() as u64;
         self.allocate(end)?;
@@ -242,13 +245,20 @@ impl ActiveSegment {
         if let Err(error) = written {
             return Err(self.write_failed(error));
         }
-        self.first_timestamp = self.first_timestamp.or(Some(header.max_timestamp));
-        self.index.push(header, self.position, batches.len() as u64);
+        let mut next_offset = self.data.end();
+        let mut rest = batches;
+        while let Ok(header) = BatchHeader::read(rest) {
+            self.first_timestamp = self.first_timestamp.or(Some(header.max_timestamp));
+            let position = end - rest.len() as u64;
+            self.index.push(&header, position, u64::from(header.batch_len));
+            next_offset = header.next_offset();
+            rest = rest.get(header.batch_len as usize..).unwrap_or_default();
+        }
         if let Some((timestamp, offset)) = self.index.largest() {
             self.data.note_largest(timestamp, offset);
         }
         self.position = end;
-        self.data.publish(end, header.next_offset());
+        self.data.publish(end, next_offset);
         Ok(())
     }
 
@@ -310,8 +320,8 @@ impl ActiveSegment {
         Ok(())
     }
 
-    fn marks_at(&self, page: u64, origin: Origin, sequence: u64, proven: (u64, Offset)) -> Result<Arc<Marks>> {
-        let file = self.file.file.metadata().map_err(Error::io("describe", self.data.path()))?.id;
+    fn marks_at(&mut self, page: u64, origin: Origin, sequence: u64, proven: (u64, Offset)) -> Result<Arc<Marks>> {
+        let file = self.file_id()?;
         let state =
             Mutex::new(MarkState { sequence, marked: proven, proven, marked_at: Duration::ZERO, is_trimmed: false });
         Ok(Arc::new(Marks { page, base: self.data.base(), boot: origin.boot.unwrap_or_default(), file, state }))
@@ -320,8 +330,23 @@ impl ActiveSegment {
     /// Whether a batch of `len` bytes fits before the page of marks and into the maps of readers, whatever the settings
     /// say by now.
     pub(crate) fn has_room(&self, len: u64) -> bool {
-        let end = self.position + len;
-        end <= self.data.capacity() && self.reserved.as_ref().is_none_or(|reserved| end <= reserved.page)
+        self.position + len <= self.limit()
+    }
+
+    /// How long the batches may become, before the page of marks and in the maps of readers.
+    pub(crate) fn limit(&self) -> u64 {
+        let capacity = self.data.capacity();
+        self.reserved.as_ref().map_or(capacity, |reserved| capacity.min(reserved.page))
+    }
+
+    /// Which file it is.
+    pub(crate) fn file_id(&mut self) -> Result<FileId> {
+        if let Some(id) = self.id {
+            return Ok(id);
+        }
+        let id = self.file.file.metadata().map_err(Error::io("describe", self.data.path()))?.id;
+        self.id = Some(id);
+        Ok(id)
     }
 
     /// Makes a segment that holds nothing yet into one of another shape.
@@ -443,10 +468,6 @@ impl SyncTarget {
             let state = marks.state.lock();
             state.marked < state.proven
         })
-    }
-
-    pub(crate) fn metadata(&self) -> Result<Metadata> {
-        self.file.file.metadata().map_err(Error::io("describe", self.data.path()))
     }
 
     /// Cuts the file to its batches, durably. The caller has made a checkpoint that covers them durable: with the

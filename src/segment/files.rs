@@ -229,6 +229,11 @@ impl Bytes {
         Self(Held::Owned { bytes: Arc::new([]), from: 0, len: 0 })
     }
 
+    /// A copy.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(Held::Owned { bytes: bytes.into(), from: 0, len: bytes.len() })
+    }
+
     pub(crate) fn as_slice(&self) -> &[u8] {
         match &self.0 {
             Held::Mapped { map, from, len } => &map.readable()[*from..from + len],

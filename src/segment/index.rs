@@ -198,8 +198,13 @@ impl IndexWriter {
 
     /// Whether either index has no room for another entry beside the closing one.
     pub(crate) fn is_full(&self) -> bool {
+        self.room() == 0
+    }
+
+    /// How many entries there is room for, beside the closing one.
+    pub(crate) fn room(&self) -> usize {
         let left = |writer: &RegionWriter, entry: usize| (writer.capacity() - writer.len()) / entry;
-        left(&self.offsets, OffsetEntry::LEN) == 0 || left(&self.times, TimeEntry::LEN) <= 1
+        left(&self.offsets, OffsetEntry::LEN).min(left(&self.times, TimeEntry::LEN).saturating_sub(1))
     }
 
     /// Brings the files of the indexes up to date. They follow the data, and are not synced: nobody believes them

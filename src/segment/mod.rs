@@ -9,8 +9,10 @@ pub(crate) mod data;
 pub(crate) mod files;
 pub(crate) mod index;
 pub(crate) mod offset_index;
+pub(crate) mod pool;
 pub(crate) mod scan;
 pub(crate) mod seal;
+pub(crate) mod staging;
 pub(crate) mod time_index;
 pub(crate) mod txn_index;
 

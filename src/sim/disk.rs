@@ -24,7 +24,7 @@ use super::trace::Call;
 use super::tree::{Node, Place, Tree};
 use crate::clock::Clock;
 use crate::disk::{DirEntry, Disk, DiskFile, DiskLock, Lock, Metadata, Open, Volume, VolumeKind};
-use crate::sys::Map;
+use crate::sys::{Arena, Map, Stores};
 use crate::types::Timestamp;
 
 /// A disk in memory that forgets, fails and keeps watch.
@@ -83,6 +83,12 @@ impl SimDisk {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.shared.machine.lock().trace.calls
+    }
+
+    /// The indexes of calls that are stores to memory, which cannot fail.
+    #[must_use]
+    pub fn stores(&self) -> Vec<u64> {
+        self.shared.machine.lock().stores.clone()
     }
 
     /// A digest of every call and its outcome: two runs that did the same have the same.
@@ -192,16 +198,6 @@ impl SimDisk {
         std::mem::take(&mut self.shared.machine.lock().moments)
     }
 
-    /// Counts a store to simulated memory that outlives the process: a kill may fall before or after it.
-    pub fn event(&self) {
-        let call = Call::looks(Kind::Event, Path::new(""));
-        // An event cannot fail: a fault set on it does nothing.
-        let _ = self.shared.call(call, &[], |machine, _| {
-            machine.change();
-            Ok(())
-        });
-    }
-
     /// The first rule that was broken on this machine.
     #[must_use]
     pub fn audit(&self) -> Option<Audit> {
@@ -275,6 +271,8 @@ impl Shared {
             fault => fault,
         };
         let result = match fault {
+            // A store cannot fail. A dead process makes none.
+            Some(_) if call.kind == Kind::Event && !machine.is_off() => work(&mut machine, None),
             Some(Fault::Error(errno)) if call.kind != Kind::Sync => Err(errno.into()),
             fault => work(&mut machine, fault),
         };
@@ -394,7 +392,7 @@ impl Disk for SimDisk {
             }
             // What is put aside may have been lost to a failed sync, for good.
             let is_aside = to.extension().is_some_and(|extension| extension == "cut");
-            if !is_aside && machine.image.files.get(&node.inode).is_some_and(|file| !file.is_clean()) {
+            if !is_aside && machine.image.files.get(&node.inode).is_some_and(|file| !file.is_clean() && !file.is_shared) {
                 machine.accuse("rename of unsynced bytes", format!("{} to {}", from.display(), to.display()));
             }
             machine.change();
@@ -476,6 +474,7 @@ impl Disk for SimDisk {
                 total_bytes,
                 kind: VolumeKind::Ext,
                 boot: Some(machine.image.boot_id()),
+                no_staging: None,
             })
         })
     }
@@ -578,6 +577,38 @@ impl DiskFile for SimFile {
             machine.maps.entry(self.inode).or_default().push(writer);
             Ok(map)
         })
+    }
+
+    fn share(&self, len: usize) -> io::Result<Arena> {
+        let call = self.looks(Kind::Map).at(0, len as u64);
+        let bytes = self.change(call, &[], |machine, _| {
+            machine.change();
+            let file = machine.file_mut(self.inode)?;
+            file.share();
+            // A new one holds nothing yet, however long it is.
+            let mut bytes = vec![0; if file.cached.allocated() == 0 { 0 } else { len }];
+            file.cached.read(0, &mut bytes);
+            Ok(bytes)
+        })?;
+        let stores = SimStores { shared: Arc::clone(&self.shared), path: self.path.clone(), inode: self.inode };
+        Arena::watched(&bytes, len, Arc::new(stores))
+    }
+}
+
+/// Puts what is stored to the memory of a file into the file.
+#[derive(Debug)]
+struct SimStores {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Stores for SimStores {
+    fn store(&self, at: usize, bytes: &[u8]) {
+        let call = Call::changes(Kind::Event, &self.path).at(at as u64, bytes.len() as u64);
+        let now_ms = self.shared.now_ms();
+        // Nothing comes of one that a dead process makes.
+        let _ = self.shared.call(call, bytes, |machine, _| machine.store(self.inode, at as u64, bytes, now_ms));
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct File {
     pub(super) has_dropped: bool,
     /// Write-back errors so far. A handle that has seen fewer reports one at its next sync, once.
     pub(super) failures: u32,
+    /// Whether it is mapped to be stored to. All of it survives a crash then: nobody may believe it, so that is worse.
+    pub(super) is_shared: bool,
     pub(super) born: u64,
     pub(super) modified_ms: i64,
 }
@@ -71,6 +73,7 @@ impl File {
             claimed: 0,
             has_dropped: false,
             failures: 0,
+            is_shared: false,
             born,
             modified_ms: 0,
         }
@@ -87,7 +90,18 @@ impl File {
         }
         self.cached.write(position, bytes);
         self.touch(position..position + bytes.len() as u64);
+        if self.is_shared {
+            self.durable.write(position, bytes);
+            return;
+        }
         self.pending.push(Pending { at, change: Change::Bytes { position, bytes: bytes.into() }, erases: false });
+    }
+
+    /// From now on it is stored to.
+    pub(super) fn share(&mut self) {
+        self.is_shared = true;
+        self.pending.clear();
+        self.durable = self.cached.clone();
     }
 
     pub(super) fn zero(&mut self, at: u64, position: u64, len: u64) {

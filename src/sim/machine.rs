@@ -64,6 +64,8 @@ pub(super) struct Machine {
     pub(super) faults_paused: bool,
     pub(super) struck: u64,
     pub(super) trace: Trace,
+    /// The indexes of stores to memory.
+    pub(super) stores: Vec<u64>,
     pub(super) record: Record,
     pub(super) moments: Vec<Moment>,
     recordable: u64,
@@ -96,6 +98,7 @@ impl Machine {
             faults_paused: false,
             struck: 0,
             trace: Trace::default(),
+            stores: Vec::new(),
             record: Record::Nothing,
             moments: Vec::new(),
             recordable: 0,
@@ -196,23 +199,46 @@ impl Machine {
     pub(super) fn write(&mut self, inode: u64, position: u64, bytes: &[u8], now_ms: i64) -> io::Result<usize> {
         let bytes = &bytes[..self.room_for(inode, position, bytes.len())?];
         self.audit_write(inode, position, bytes)?;
-        if bytes.len() > 1 && !matches!(self.record, Record::Nothing) {
-            let part = 1 + (mix(self.trace.digest) % (bytes.len() as u64 - 1)) as usize;
-            self.keep_moment(true, |image| {
-                let mut image = image.clone();
-                image.stamp += 1;
-                let stamp = image.stamp;
-                if let Some(file) = image.files.get_mut(&inode) {
-                    Arc::make_mut(file).write(stamp, position, &bytes[..part]);
-                }
-                image
-            });
-        }
+        self.keep_part(inode, position, bytes);
         let at = self.change();
         let file = self.file_mut(inode)?;
         file.write(at, position, bytes);
         file.modified_ms = now_ms;
         Ok(bytes.len())
+    }
+
+    /// Puts `bytes` into the memory of a file. A word of eight bytes is stored at once, more may be stored in part.
+    pub(super) fn store(&mut self, inode: u64, position: u64, bytes: &[u8], now_ms: i64) -> io::Result<()> {
+        self.stores.push(self.trace.calls);
+        if bytes.len() > 8 {
+            self.keep_part(inode, position, bytes);
+        }
+        let at = self.change();
+        let file = self.file_mut(inode)?;
+        file.write(at, position, bytes);
+        file.modified_ms = now_ms;
+        Ok(())
+    }
+
+    /// Keeps a moment in the midst of a write.
+    fn keep_part(&mut self, inode: u64, position: u64, bytes: &[u8]) {
+        if bytes.len() < 2 || matches!(self.record, Record::Nothing) {
+            return;
+        }
+        let part = 1 + (mix(self.trace.digest) % (bytes.len() as u64 - 1)) as usize;
+        self.keep_moment(true, |image| {
+            let mut image = image.clone();
+            image.stamp += 1;
+            let stamp = image.stamp;
+            if let Some(file) = image.files.get_mut(&inode) {
+                Arc::make_mut(file).write(stamp, position, &bytes[..part]);
+            }
+            image
+        });
+    }
+
+    pub(super) fn is_off(&self) -> bool {
+        self.is_off
     }
 
     /// Puts `bytes` where nobody asked for them. Not audited: it is not the caller's doing.

@@ -1,7 +1,8 @@
 //! The only unsafe code of the crate: memory that is read while it grows.
 //!
-//! Both types here are the same idea, a run of bytes with a *bound* that only rises. Below the bound nothing ever
-//! changes, so any number of threads may borrow it; above it one writer is at work.
+//! [`Map`] and [`Region`] are the same idea, a run of bytes with a *bound* that only rises. Below the bound nothing ever
+//! changes, so any number of threads may borrow it; above it one writer is at work. An [`Arena`] is written only: what
+//! was stored to it survives the process.
 //!
 //! ```text
 //! 0                         bound                        capacity
@@ -20,10 +21,15 @@
 
 #![allow(unsafe_code)]
 
+mod arena;
 mod map;
 mod region;
 pub(crate) mod shim;
 
+pub use arena::Arena;
+#[cfg(feature = "sim")]
+pub(crate) use arena::Stores;
+pub(crate) use arena::{Flag, Slot};
 pub use map::Map;
 #[cfg(feature = "sim")]
 pub(crate) use map::MapWriter;

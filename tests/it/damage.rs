@@ -27,7 +27,7 @@ fn one_damaged_partition_leaves_the_others_alone() {
     let log = Log::open(dir.path()).unwrap();
     let found = log.damaged();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].partition.to_string(), "orders-2");
+    assert_eq!(found[0].partition.as_ref().unwrap().to_string(), "orders-2");
     let Error::Corrupt(corruption) = &*found[0].error else { panic!("{:?}", found[0].error) };
     assert!(corruption.path.ends_with("orders-2/00000000000000000000.log"), "{corruption}");
     assert!(corruption.position <= 200, "{corruption}");

@@ -12,7 +12,8 @@ pub(super) struct Stage<'a, S: Subject> {
     scenario: &'a Scenario<S>,
     run: Run<S>,
     image: Image,
-    pub(super) calls: u64,
+    /// The calls that can fail.
+    pub(super) calls: Vec<u64>,
 }
 
 /// Runs a scenario without faults.
@@ -38,14 +39,15 @@ pub(super) fn prepare<S: Subject>(scenario: &Scenario<S>, blind: bool) -> Result
             run.world.disk.image().crash(seed)
         }
     };
-    let mut stage = Stage { scenario, run, image, calls: 0 };
+    let mut stage = Stage { scenario, run, image, calls: Vec::new() };
     let mut healthy = stage.start();
     healthy.open()?;
     for op in &stage.scenario.ops {
         healthy.apply(op)?;
     }
     healthy.close()?;
-    stage.calls = healthy.world.disk.calls();
+    let stores = healthy.world.disk.stores();
+    stage.calls = (0..healthy.world.disk.calls()).filter(|call| stores.binary_search(call).is_err()).collect();
     Ok(stage)
 }
 

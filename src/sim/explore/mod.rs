@@ -218,14 +218,14 @@ pub fn errors<S: Subject>(settings: &Settings) -> Report {
             Ok(stage) => stage,
             Err((_, violation)) => return Some(failure("without faults".to_owned(), violation)),
         };
-        for call in 0..stage.calls {
+        for call in &stage.calls {
             for (fault, times) in faults {
                 if budget.is_stopped() || budget.is_late() || (!is_first && budget.is_used_up(tally)) {
                     return None;
                 }
                 let failed = || {
                     stage
-                        .fail(call, *fault, *times, settings.seed + number, tally)
+                        .fail(*call, *fault, *times, settings.seed + number, tally)
                         .map_err(|violation| (0, violation))
                 };
                 if let Err((_, violation)) = guarded(failed) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::segment::pool::Layout;
 use crate::sim::Rng;
 use crate::{Compression, Durability, ReadPath, TimestampType, TopicConfig};
 
@@ -111,6 +112,8 @@ pub struct Options {
     pub(super) retention_bytes: Option<u64>,
     pub(super) retention_seconds: Option<u64>,
     pub(super) offset_retention: Option<Duration>,
+    /// The slots that small appends are staged in; none: they are not.
+    pub(super) staging: Option<Layout>,
 }
 
 impl Options {
@@ -130,7 +133,11 @@ impl Options {
         retention_bytes: None,
         retention_seconds: None,
         offset_retention: None,
+        staging: None,
     };
+
+    /// Slots so small that they are full after a few records, and fewer than partitions.
+    pub(super) const STAGING: Layout = Layout { slot_len: 768, slot_count: 2, batch_len: 200 };
 
     pub(super) fn draw(rng: &mut Rng) -> Self {
         let mut weights = Self::TINY.weights;
@@ -156,6 +163,11 @@ impl Options {
             retention_bytes: *rng.pick(&[None, None, Some(0), Some(600), Some(2_000)]),
             retention_seconds: *rng.pick(&[None, None, Some(0), Some(60)]),
             offset_retention: *rng.pick(&[None, Some(Duration::from_secs(3_600))]),
+            staging: rng.chance(1, 2).then(|| Layout {
+                slot_len: *rng.pick(&[512, 768, 1_536, 4_096]),
+                slot_count: *rng.pick(&[1, 2, 4]),
+                batch_len: *rng.pick(&[130, 200, 500, 2_000]),
+            }),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::disk::Disk;
 use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
 use crate::{
-    Background, Cleanup, Durability, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition, TopicConfig,
+    Background, Cleanup, Durability, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition, Staging, TopicConfig,
 };
 
 /// What an orderly close leaves, and the first change takes away.
@@ -149,7 +149,13 @@ pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
         .segment_index_bytes(48)
         .index_interval_bytes(0)
         .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) });
+    let (staging, layout) = match options.staging {
+        Some(layout) => (Staging::On, layout),
+        None => (Staging::Off, Options::STAGING),
+    };
     Log::builder(DIR)
+        .staging(staging)
+        .layout(layout)
         .disk(Arc::clone(&world.disk) as Arc<dyn Disk>)
         .clock(Arc::clone(&world.clock) as Arc<dyn Clock>)
         .entropy(Arc::clone(&world.entropy) as Arc<dyn Entropy>)
