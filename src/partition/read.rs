@@ -229,10 +229,11 @@ impl Core {
     /// Records from `from` on, of the segments given: the caller's cached list, or the current one.
     pub(crate) fn read(&self, segments: &[Arc<SegmentData>], from: Offset, options: ReadOptions) -> Result<Records> {
         let limit = self.check_range(from, options.isolation)?;
-        let aborted: Arc<[AbortedTxn]> = match options.isolation {
-            Isolation::Committed => self.aborted(),
-            Isolation::Uncommitted => Arc::new([]),
+        let aborted = match options.isolation {
+            Isolation::Committed => Some(self.aborted()),
+            Isolation::Uncommitted => None,
         };
+        let aborted = aborted.as_deref().unwrap_or_default();
         let mut at = from;
         let mut newer = None;
         while at < limit {
@@ -246,7 +247,7 @@ impl Core {
                 newer = Some(current);
                 continue;
             };
-            let records = self.unpack(piece, at, &aborted, options)?;
+            let records = self.unpack(piece, at, aborted, options)?;
             if !records.is_empty() {
                 return Ok(Records { from, ..records });
             }
@@ -357,7 +358,6 @@ impl Core {
     /// Decompresses what is compressed, and cuts to the limit of records.
     fn unpack(&self, piece: Piece, from: Offset, aborted: &[AbortedTxn], options: ReadOptions) -> Result<Records> {
         let stored = piece.bytes.as_slice();
-        let limit = self.config.read().max_decompressed_bytes as usize;
         let mut unpacked: Vec<Box<[u8]>> = Vec::new();
         let (mut at, mut decoded, mut next_offset) = (0, 0, from);
         while at < stored.len() {
@@ -373,6 +373,7 @@ impl Core {
                     break;
                 }
                 let mut body = Vec::new();
+                let limit = self.config.read().max_decompressed_bytes as usize;
                 batch
                     .decompress(limit, &mut body)
                     .map_err(|error| error.at(&piece.path, piece.position + at as u64))?;
@@ -383,9 +384,11 @@ impl Core {
             at += batch.bytes().len();
             next_offset = batch.header().next_offset();
         }
-        let stored = piece.bytes.clone().truncated(at);
-        let aborted = within(aborted, from, next_offset).into();
-        let mut records = Records { stored, unpacked: unpacked.into(), aborted, from, next_offset };
+        let stored = piece.bytes.truncated(at);
+        let aborted = Some(within(aborted, from, next_offset)).filter(|aborted| !aborted.is_empty());
+        let unpacked = Some(unpacked).filter(|unpacked| !unpacked.is_empty());
+        let (aborted, unpacked) = (aborted.map(Into::into), unpacked.map(Into::into));
+        let mut records = Records { stored, unpacked, aborted, from, next_offset };
         if options.max_records < usize::MAX
             && let Some(last) = records.iter().nth(options.max_records.max(1) - 1)
         {

@@ -40,6 +40,6 @@ pub use header::{Attributes, BatchHeader, TimestampType};
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use walk::RecordIter;
 
-pub(crate) use header::stamp;
+pub(crate) use header::{Frame, stamp};
 pub(crate) use validate::{Origin as BatchOrigin, Rules, Stamp, Validator};
 pub(crate) use walk::check_records;

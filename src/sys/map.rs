@@ -24,7 +24,7 @@ pub struct Map {
 }
 
 /// What is fetched at once, before it is first touched.
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 #[derive(Debug)]
 enum Bytes {

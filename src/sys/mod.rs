@@ -24,6 +24,7 @@ mod map;
 mod region;
 pub(crate) mod shim;
 
+pub(crate) use map::CHUNK;
 pub use map::Map;
 #[cfg(feature = "sim")]
 pub(crate) use map::MapWriter;
