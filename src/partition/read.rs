@@ -265,6 +265,7 @@ impl Core {
             return Ok(none);
         }
         let segments = self.segments();
+        let options = options.max_records(usize::MAX);
         let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? else { return Ok(none) };
         let path = segment.path();
         let file = self.context.disk().open(path, Open::Read).ok();
@@ -331,7 +332,9 @@ impl Core {
         options: ReadOptions,
     ) -> Result<Option<(&'s Arc<SegmentData>, Piece)>> {
         let dense = self.dense;
-        let wanted = Wanted { from, limit, max_bytes: options.max_bytes, dense, max_epoch: self.latest_epoch() };
+        let hides = options.isolation == Isolation::Committed;
+        let (max_bytes, max_records) = (options.max_bytes, options.max_records.max(1));
+        let wanted = Wanted { from, limit, max_bytes, max_records, hides, dense, max_epoch: self.latest_epoch() };
         let first = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
         for segment in &segments[first.min(segments.len())..] {
             if segment.base() >= limit {

@@ -61,10 +61,29 @@ pub(crate) struct Wanted {
     pub(crate) limit: Offset,
     /// Stop before this length is passed, but not before the first batch.
     pub(crate) max_bytes: usize,
+    /// Stop once so many records are among the batches that no reader leaves out.
+    pub(crate) max_records: usize,
+    /// Whether records of transactions may be left out.
+    pub(crate) hides: bool,
     /// Whether offsets must follow one another without a gap.
     pub(crate) dense: bool,
     /// No batch was written under a later one.
     pub(crate) max_epoch: LeaderEpoch,
+}
+
+impl Wanted {
+    /// How many records of a batch are sure to be returned.
+    fn count(&self, header: &BatchHeader) -> usize {
+        let attributes = header.attributes;
+        if attributes.is_control() || (self.hides && attributes.is_transactional()) {
+            return 0;
+        }
+        // Of those before the first offset, compaction may have left any number.
+        let before = self.from.0.saturating_sub(header.base_offset.0);
+        usize::try_from(header.record_count)
+            .unwrap_or(0)
+            .saturating_sub(usize::try_from(before).unwrap_or(usize::MAX))
+    }
 }
 
 /// Verified batches, back to back.
@@ -229,9 +248,9 @@ impl SegmentData {
         let bytes = view.bytes(position..len.min(position.saturating_add(want)), &self.path)?;
         let mut next_offset = first.base_offset;
         let mut epoch = LeaderEpoch::NONE;
-        let mut taken = 0;
+        let (mut taken, mut count) = (0, 0);
         let stored = bytes.as_slice();
-        while taken < stored.len() {
+        while taken < stored.len() && count < wanted.max_records {
             let batch = match self.verify(&stored[taken..], position + taken as u64, next_offset, wanted.dense)? {
                 Some(batch) if batch.header().next_offset() <= wanted.limit => batch,
                 Some(batch) if batch.header().next_offset() > self.end() => {
@@ -247,6 +266,7 @@ impl SegmentData {
             }
             epoch = epoch.max(found);
             taken += batch.bytes().len();
+            count += wanted.count(batch.header());
             next_offset = batch.header().next_offset();
         }
         let is_vouched = self.is_vouched(position, taken as u64);
