@@ -52,13 +52,45 @@ impl OffsetEntry {
     }
 }
 
-/// The entry to begin at for `target`: the greatest not above it. `None`: begin at the start of the segment.
-pub(crate) fn floor(index: &[u8], base: Offset, target: Offset) -> Option<OffsetEntry> {
-    let entries = entries(index);
-    let relative = |at: usize| u64::from(BigEndian::read_u32(&entries[at][..4]));
-    let count = count_up_to(target.0.checked_sub(base.0)?, entries.len(), relative);
-    entries.get(count.checked_sub(1)?).map(|bytes| OffsetEntry::decode(bytes, base))
+/// Where to begin looking for an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Near {
+    /// The greatest entry not above it; `None`: begin at the start of the segment.
+    pub(crate) entry: Option<OffsetEntry>,
+    /// About how many bytes from there on will be looked at, if they are few.
+    pub(crate) way: usize,
 }
+
+/// Where to begin looking for `target`.
+pub(crate) fn floor(index: &[u8], base: Offset, target: Offset) -> Near {
+    let entries = entries(index);
+    let number = |at: usize| u64::from(BigEndian::read_u32(&entries[at][..4]));
+    let Some(target) = target.0.checked_sub(base.0) else { return Near { entry: None, way: 0 } };
+    let count = count_up_to(target, entries.len(), number);
+    let decode = |at: usize| entries.get(at).map(|bytes| OffsetEntry::decode(bytes, base));
+    let entry = count.checked_sub(1).and_then(decode);
+    let way = decode(count).map_or(WAY_MAX, |next| {
+        let len = next.position.saturating_sub(entry.map_or(0, |entry| entry.position));
+        let from = count.checked_sub(1).map_or(0, number);
+        way(target - from, number(count) - from, len.into())
+    });
+    Near { entry, way }
+}
+
+/// How far into `len` bytes with `count` offsets in them the one `ahead` will be, if they are worth it.
+fn way(ahead: u64, count: u64, len: u64) -> usize {
+    // Entries this far apart are of long batches: most of what lies between two headers is not looked at.
+    if len > 2 * WAY_MAX as u64 {
+        return 0;
+    }
+    (ahead * len / count + TARGET_LEN).min(WAY_MAX as u64) as usize
+}
+
+/// Kafka's default for the distance of two entries.
+const WAY_MAX: usize = 4096;
+
+/// What is looked at once there: a header and a short record.
+const TARGET_LEN: u64 = 256;
 
 /// The whole entries of an index. A last one that was cut is left out.
 fn entries(index: &[u8]) -> &[[u8; OffsetEntry::LEN]] {
@@ -136,7 +168,7 @@ mod tests {
                 let (index, whole) = (&bytes[..cut], &entries[..cut / OffsetEntry::LEN]);
                 for target in 0..16 {
                     let lower = whole.iter().rev().find(|entry| entry.offset <= BASE + target).copied();
-                    assert_eq!(floor(index, BASE, BASE + target), lower, "{entries:?} at {target}");
+                    assert_eq!(floor(index, BASE, BASE + target).entry, lower, "{entries:?} at {target}");
                 }
             }
         }
@@ -146,7 +178,7 @@ mod tests {
         #[test]
         fn any_bytes_give_one_of_their_entries_or_none(index: Vec<u8>, target: u32, base in 0..1_u64 << 63) {
             let (base, target) = (Offset(base), Offset(base) + u64::from(target));
-            if let Some(found) = floor(&index, base, target) {
+            if let Some(found) = floor(&index, base, target).entry {
                 prop_assert!(found.offset <= target);
                 prop_assert!(entries(&index).iter().any(|bytes| OffsetEntry::decode(bytes, base) == found));
             }
@@ -186,7 +218,7 @@ mod tests {
             let near = numbers.get(near.index(numbers.len().max(1))).copied().unwrap_or_default();
             for target in [0, near.saturating_sub(1), near, near.saturating_add(1), any, u32::MAX] {
                 let expected = numbers.iter().rev().find(|number| **number <= target);
-                let found = floor(&bytes, BASE, BASE + u64::from(target)).map(|entry| (entry.offset - BASE) as u32);
+                let found = floor(&bytes, BASE, BASE + u64::from(target)).entry.map(|entry| (entry.offset - BASE) as u32);
                 prop_assert_eq!(found, expected.copied(), "{:?} at {}", &numbers, target);
             }
         }
@@ -226,7 +258,7 @@ mod tests {
         let mut bytes = encode(&[at(3), at(6), at(9)]);
         bytes.resize(10 * OffsetEntry::LEN, 0);
         for target in 0..12 {
-            let found = floor(&bytes, BASE, BASE + target);
+            let found = floor(&bytes, BASE, BASE + target).entry;
             assert!(found.is_none_or(|entry| entry.offset <= BASE + target));
         }
     }

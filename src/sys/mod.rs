@@ -24,8 +24,8 @@ mod map;
 mod region;
 pub(crate) mod shim;
 
-pub(crate) use map::CHUNK;
 pub use map::Map;
 #[cfg(feature = "sim")]
 pub(crate) use map::MapWriter;
+pub(crate) use map::{CHUNK, prefetch};
 pub(crate) use region::{Region, RegionWriter};
