@@ -229,10 +229,11 @@ impl Core {
     /// Records from `from` on, of the segments given: the caller's cached list, or the current one.
     pub(crate) fn read(&self, segments: &[Arc<SegmentData>], from: Offset, options: ReadOptions) -> Result<Records> {
         let limit = self.check_range(from, options.isolation)?;
-        let aborted: Arc<[AbortedTxn]> = match options.isolation {
-            Isolation::Committed => self.aborted(),
-            Isolation::Uncommitted => Arc::new([]),
+        let aborted = match options.isolation {
+            Isolation::Committed => Some(self.aborted()),
+            Isolation::Uncommitted => None,
         };
+        let aborted = aborted.as_deref().unwrap_or_default();
         let mut at = from;
         let mut newer = None;
         while at < limit {
@@ -251,7 +252,7 @@ impl Core {
                 newer = Some(current);
                 continue;
             };
-            let records = self.unpack(piece, at, &aborted, options)?;
+            let records = self.unpack(piece, at, aborted, options)?;
             if !records.is_empty() {
                 return Ok(Records { from, ..records });
             }
@@ -268,6 +269,7 @@ impl Core {
         if from >= limit {
             return Ok(none);
         }
+        let options = options.max_records(usize::MAX);
         let Some((segment, piece)) = self.stored(from, limit, options)? else { return Ok(none) };
         // What is staged is in no file yet.
         let file = segment.and_then(|segment| {
@@ -372,7 +374,9 @@ impl Core {
         options: ReadOptions,
     ) -> Result<Option<(&'s Arc<SegmentData>, Piece)>> {
         let dense = self.dense;
-        let wanted = Wanted { from, limit, max_bytes: options.max_bytes, dense, max_epoch: self.latest_epoch() };
+        let hides = options.isolation == Isolation::Committed;
+        let (max_bytes, max_records) = (options.max_bytes, options.max_records.max(1));
+        let wanted = Wanted { from, limit, max_bytes, max_records, hides, dense, max_epoch: self.latest_epoch() };
         let first = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
         for segment in &segments[first.min(segments.len())..] {
             if segment.base() >= limit {
@@ -399,7 +403,6 @@ impl Core {
     /// Decompresses what is compressed, and cuts to the limit of records.
     fn unpack(&self, piece: Piece, from: Offset, aborted: &[AbortedTxn], options: ReadOptions) -> Result<Records> {
         let stored = piece.bytes.as_slice();
-        let limit = self.config.read().max_decompressed_bytes as usize;
         let mut unpacked: Vec<Box<[u8]>> = Vec::new();
         let (mut at, mut decoded, mut next_offset) = (0, 0, from);
         while at < stored.len() {
@@ -415,6 +418,7 @@ impl Core {
                     break;
                 }
                 let mut body = Vec::new();
+                let limit = self.config.read().max_decompressed_bytes as usize;
                 batch
                     .decompress(limit, &mut body)
                     .map_err(|error| error.at(&piece.path, piece.position + at as u64))?;
@@ -425,9 +429,11 @@ impl Core {
             at += batch.bytes().len();
             next_offset = batch.header().next_offset();
         }
-        let stored = piece.bytes.clone().truncated(at);
-        let aborted = within(aborted, from, next_offset).into();
-        let mut records = Records { stored, unpacked: unpacked.into(), aborted, from, next_offset };
+        let stored = piece.bytes.truncated(at);
+        let aborted = Some(within(aborted, from, next_offset)).filter(|aborted| !aborted.is_empty());
+        let unpacked = Some(unpacked).filter(|unpacked| !unpacked.is_empty());
+        let (aborted, unpacked) = (aborted.map(Into::into), unpacked.map(Into::into));
+        let mut records = Records { stored, unpacked, aborted, from, next_offset };
         if options.max_records < usize::MAX
             && let Some(last) = records.iter().nth(options.max_records.max(1) - 1)
         {
