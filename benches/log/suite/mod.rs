@@ -109,7 +109,7 @@ fn reads(size: Size) -> Vec<Row> {
             Entrant::new(OURS, Scan::<Ours<AsItComes>>::new(shape, calls)),
             Entrant::new("walk", Scan::<Walk>::new(shape, calls)),
         ];
-        Row::rate(name, 0.85, contenders)
+        Row::rate(name, 0.85, contenders).keep()
     };
     let (one, calls, reads) = (Shape::one(100), size.of(2_000_000, 50_000), size.of(400_000, 40_000));
     let found = Line { name: "", unit: "ns, p50", goal: Goal::Ratio(Bound::AtMost(1.3)) };
