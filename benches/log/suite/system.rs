@@ -4,6 +4,7 @@
 //! work is written once and does the same to all of them.
 
 use std::io;
+use std::iter;
 use std::path::Path;
 
 /// Keeps one log or several of them, numbered from 0, in a directory.
@@ -72,9 +73,9 @@ impl Shape {
         Self { values: (16 << 10) / (len + 12), len }
     }
 
-    /// The values of one call, one after the other.
+    /// The values of one call, one after the other: nothing that a codec could make shorter.
     pub(crate) fn payload(self) -> Vec<u8> {
-        (0..self.values * self.len).map(|at| (at * 31 + at / 251) as u8).collect()
+        random_numbers().map(|number| (number >> 24) as u8).take(self.values * self.len).collect()
     }
 
     /// What `calls` of them come to.
@@ -88,6 +89,15 @@ impl Shape {
     pub(crate) fn disk_bytes(self, calls: u64) -> u64 {
         (61 + self.values * (self.len + 12)) as u64 * calls
     }
+}
+
+/// The same numbers for everybody: the upper halves of a multiplicative generator.
+pub(crate) fn random_numbers() -> impl Iterator<Item = u32> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    iter::repeat_with(move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32) as u32
+    })
 }
 
 /// What is compared when everything is read back: how many values, and the sum of all their bytes.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::race::{Contender, Work};
-use super::system::{Lookup, Setup, Shape, Sum, System, Writer, read_back};
+use super::system::{Lookup, Setup, Shape, Sum, System, Writer, random_numbers, read_back};
 
 /// Who appends what to how many logs.
 #[derive(Clone, Copy)]
@@ -242,13 +242,9 @@ impl<S: Lookup> Contender for RandomReads<S> {
     }
 }
 
-/// Numbers below `count`, all over the place, the same for everybody: a multiplicative generator, its upper half.
+/// Numbers below `count`, all over the place.
 fn scattered(count: u64) -> impl Iterator<Item = u64> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    std::iter::repeat_with(move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 32) * count) >> 32
-    })
+    random_numbers().map(move |number| (u64::from(number) * count) >> 32)
 }
 
 /// Appends records of 1 KiB at a steady pace, and keeps two times of each: of the call, and since it was due.

@@ -93,14 +93,14 @@ impl LogManager for Manager {
     fn recover(&mut self, entry: &mut Entry<'_>) -> io::Result<()> {
         let mut found = self.0.lock();
         while let ReadChunkResult::Chunk(mut chunk) = entry.read_chunk()? {
+            found.places.push(chunk.log_position());
+            // A chunk is read even if only its place is wanted: skipping it skips four bytes too many.
+            let value = chunk.read_all()?;
+            if !chunk.check_crc()? {
+                return Err(io::Error::other("a checksum does not match"));
+            }
             if found.keeps_values {
-                found.values.push(chunk.read_all()?);
-                if !chunk.check_crc()? {
-                    return Err(io::Error::other("a checksum does not match"));
-                }
-            } else {
-                found.places.push(chunk.log_position());
-                chunk.skip_remaining_bytes()?;
+                found.values.push(value);
             }
         }
         Ok(())
