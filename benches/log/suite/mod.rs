@@ -68,7 +68,7 @@ fn appends(size: Size) -> Vec<Row> {
     let buffered = |name, goal, plan| against::<Buffered>(name, goal, "buffered batches", plan);
     let through = Plan::new(small, size.of(1_500_000, 50_000));
     vec![
-        staged("append/100B", 0.85, Plan::new(small, size.of(4_000_000, 100_000))),
+        staged("append/100B", 0.85, Plan::new(small, size.of(3_000_000, 100_000))),
         staged("append/1KiB", 0.9, Plan::new(middle, size.of(800_000, 20_000))),
         staged("append/10KiB", 0.9, Plan::new(large, size.of(80_000, 2_000))),
         Row::rate(
@@ -81,7 +81,7 @@ fn appends(size: Size) -> Vec<Row> {
         ),
         buffered("append_all/100x100B", 0.85, Plan::new(batch, size.of(60_000, 2_000))),
         buffered("append_all/100x1KiB", 0.9, Plan::new(large_batch, size.of(8_000, 250))),
-        staged("append/100B, 4 threads", 0.8, Plan::new(small, size.of(8_000_000, 200_000)).threads(4).logs(4)),
+        staged("append/100B, 4 threads", 0.8, Plan::new(small, size.of(4_000_000, 200_000)).threads(4).logs(4)),
     ]
 }
 
@@ -132,7 +132,7 @@ fn tail(size: Size) -> Row {
         Line { name: "reader", unit: "records/s", goal: half },
         Line { name: "mean batch", unit: "bytes", goal: Goal::Value(Bound::AtLeast(2_048.0)) },
     ];
-    let calls = size.of(4_000_000, 100_000);
+    let calls = size.of(3_000_000, 100_000);
     let contenders =
         vec![Entrant::new(OURS, Tailed::beside(calls)), Entrant::new("each alone", Tailed::alone(calls))];
     Row::of("tail/100B", lines, contenders)
