@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) use direct::{Buffered, Positional};
 pub(crate) use group::Group;
 pub(crate) use staged::Staged;
-pub(crate) use walk::{Indexed, VerifyOnly, Walk};
+pub(crate) use walk::{Indexed, Walk, verify_only};
 
 /// The file of one log: opened, or made; with blocks that were written and synced before if appends will be synced. A
 /// sync then carries the bytes, and no change of the file system's own books.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::batch::{Batch, base_offset_of, damaged, len_of};
-use crate::suite::ours::{AsItComes, Ours, Unstaged};
+use crate::suite::ours::{AsItComes, Opening, Ours, Unstaged, data_files};
 use crate::suite::system::{Lookup, Setup, System};
 
 /// Maps a file afresh, checks the CRC of each batch, finds each record. Ends at the end of the file or at zeros.
@@ -39,22 +39,49 @@ fn map(path: &Path) -> io::Result<Mmap> {
     unsafe { Mmap::map(&file) }
 }
 
-/// Walks the files that ours made: both sides of a race are given the same ones.
-pub(crate) struct Walk(Ours<AsItComes>);
+/// Files of ours: both sides of a race are given the same ones. Once they are made, no log of ours is open here, for it
+/// would do its own work in the background meanwhile.
+struct Made<O> {
+    dir: PathBuf,
+    making: Option<Ours<O>>,
+}
+
+impl<O: Opening> Made<O> {
+    fn open(dir: &Path, setup: Setup) -> io::Result<Self> {
+        let is_made = dir.read_dir()?.next().is_some();
+        let making = if is_made { None } else { Some(Ours::open(dir, setup)?) };
+        Ok(Self { dir: dir.to_owned(), making })
+    }
+
+    fn writer(&self, log: usize) -> io::Result<<Ours<O> as System>::Writer> {
+        self.making.as_ref().ok_or_else(|| io::Error::other("it is made"))?.writer(log)
+    }
+
+    fn scan(&self, log: usize, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        data_files(&self.dir, log)?.iter().try_for_each(|path| scan_file(path, &mut each))
+    }
+
+    fn close(self) -> io::Result<()> {
+        self.making.map_or(Ok(()), Ours::close)
+    }
+}
+
+/// Walks them.
+pub(crate) struct Walk(Made<AsItComes>);
 
 impl System for Walk {
     type Writer = <Ours<AsItComes> as System>::Writer;
 
     fn open(dir: &Path, setup: Setup) -> io::Result<Self> {
-        Ours::open(dir, setup).map(Self)
+        Made::open(dir, setup).map(Self)
     }
 
     fn writer(&self, log: usize) -> io::Result<Self::Writer> {
         self.0.writer(log)
     }
 
-    fn scan(&self, log: usize, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        self.0.files(log)?.iter().try_for_each(|path| scan_file(path, &mut each))
+    fn scan(&self, log: usize, each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.0.scan(log, each)
     }
 
     fn close(self) -> io::Result<()> {
@@ -62,24 +89,15 @@ impl System for Walk {
     }
 }
 
-/// Checks the CRC of each batch in the files of a partition.
-pub(crate) struct VerifyOnly(Vec<PathBuf>);
-
-impl VerifyOnly {
-    pub(crate) fn new(files: Vec<PathBuf>) -> Self {
-        Self(files)
-    }
-
-    /// Returns how many there are.
-    pub(crate) fn run(&self) -> io::Result<u64> {
-        self.0.iter().map(|path| verify_file(path)).sum()
-    }
+/// Checks the CRC of each batch of log 0, and nothing else. Returns how many there are.
+pub(crate) fn verify_only(dir: &Path) -> io::Result<u64> {
+    data_files(dir, 0)?.iter().map(|path| verify_file(path)).sum()
 }
 
 /// Finds single records in the one file of a partition of ours: a sparse index in memory, interpolation, then from
 /// header to header.
 pub(crate) struct Indexed {
-    ours: Ours<Unstaged>,
+    made: Made<Unstaged>,
     index: Option<Index>,
 }
 
@@ -87,19 +105,19 @@ impl System for Indexed {
     type Writer = <Ours<Unstaged> as System>::Writer;
 
     fn open(dir: &Path, setup: Setup) -> io::Result<Self> {
-        Ours::open(dir, setup).map(|ours| Self { ours, index: None })
+        Made::open(dir, setup).map(|made| Self { made, index: None })
     }
 
     fn writer(&self, log: usize) -> io::Result<Self::Writer> {
-        self.ours.writer(log)
+        self.made.writer(log)
     }
 
-    fn scan(&self, log: usize, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        self.ours.files(log)?.iter().try_for_each(|path| scan_file(path, &mut each))
+    fn scan(&self, log: usize, each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.made.scan(log, each)
     }
 
     fn close(self) -> io::Result<()> {
-        self.ours.close()
+        self.made.close()
     }
 }
 
@@ -109,7 +127,7 @@ impl Lookup for Indexed {
         if let Some(index) = &self.index {
             return index.lookup(at, each);
         }
-        let files = self.ours.files(0)?;
+        let files = data_files(&self.made.dir, 0)?;
         let [file] = &files[..] else { return Err(io::Error::other("more than one segment")) };
         self.index.insert(Index::of(file)?).lookup(at, each)
     }

@@ -5,6 +5,7 @@ mod memory;
 mod open;
 mod tail;
 
+use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -53,12 +54,18 @@ impl<O: Opening> Ours<O> {
     fn partition(&self, log: usize) -> io::Result<Partition> {
         self.topic.partition(log as u32).map_err(io::Error::other)
     }
-
-    /// The data files of a partition.
-    pub(crate) fn files(&self, log: usize) -> io::Result<Vec<PathBuf>> {
-        Ok(self.partition(log)?.segments().iter().map(|segment| segment.path().to_owned()).collect())
-    }
 }
+
+/// The data files of a partition, in order, whoever has it open.
+pub(crate) fn data_files(dir: &Path, log: usize) -> io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(dir.join(format!("{TOPIC}-{log}")))?.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    paths.sort();
+    Ok(paths)
+}
+
+const TOPIC: &str = "bench";
 
 impl<O: Opening> System for Ours<O> {
     type Writer = Partition;
@@ -67,7 +74,7 @@ impl<O: Opening> System for Ours<O> {
         let durability = if setup.is_synced { Durability::Each } else { Durability::Os };
         let config = TopicConfig::default().partitions(setup.log_count as u32).durability(durability);
         let log = O::builder(dir).open().map_err(io::Error::other)?;
-        let topic = log.topic_with("bench", config).map_err(io::Error::other)?;
+        let topic = log.topic_with(TOPIC, config).map_err(io::Error::other)?;
         Ok(Self { log, topic, reader: None, opening: PhantomData })
     }
 
