@@ -24,7 +24,7 @@ pub(crate) fn draw(path: &Path, title: &str, outcomes: &[Outcome]) -> Result<(),
     chart
         .configure_mesh()
         .disable_y_mesh()
-        .max_light_lines(0)
+        .light_line_style(TRANSPARENT)
         .disable_y_axis()
         .x_desc("times the goal: more is better, 1 is reached")
         .x_label_formatter(&|x| format!("{x:.2}"))
