@@ -274,7 +274,7 @@ impl Call<'_> {
             for (at, expected) in live.partitions.iter_mut().enumerate() {
                 let Ok(partition) = topic.partition(at as u32) else { continue };
                 let waited = expected.staged_since.map_or(Duration::ZERO, |since| began.saturating_sub(since));
-                let written = partition.segments().last().map_or(0, |last| last.end().0);
+                let written = partition.segments().last().map_or(u64::MAX, |last| last.end().0);
                 if is_done && waited > LINGER && written < expected.end() && !is_poisoned(&partition) {
                     let what = format!("{written} of {} written after {waited:?}", expected.end());
                     return Err(Violation::new("linger", what));
@@ -500,6 +500,12 @@ impl Call<'_> {
         let from = start + seed % (end - start + 1);
         let options =
             ReadOptions::default().max_bytes((seed >> 32) as usize % 500).max_records(1 + (seed >> 48) as usize % 9);
+        // Before the read: if that writes what is staged, it writes what was served here.
+        match partition.fetch(Offset(from), options) {
+            Ok(batches) if batches.next_offset().0 > end => return Err(Violation::new("R2", "fetched beyond the end")),
+            Ok(batches) => self.served(at, batches.bytes())?,
+            Err(error) => drop(self.explain(error)?),
+        }
         let read = match partition.read_with(Offset(from), options) {
             Ok(read) => read,
             Err(error) => return self.explain(error).map(drop),
@@ -512,11 +518,7 @@ impl Call<'_> {
         if found.is_empty() && from < end && !is_stuck {
             return Err(Violation::new("R1", format!("nothing at {from}, and {end} is the end")));
         }
-        match partition.fetch(Offset(from), options) {
-            Ok(batches) if batches.next_offset().0 > end => Err(Violation::new("R2", "fetched beyond the end")),
-            Ok(batches) => self.served(at, batches.bytes()),
-            Err(error) => self.explain(error).map(drop),
-        }
+        Ok(())
     }
 
     fn found(&mut self, at: At, number: usize) -> Result<Option<Partition>, Violation> {

@@ -272,7 +272,7 @@ impl Explored {
         }
         expected.synced = expected.synced.max(synced.0);
         let before = expected.written;
-        expected.written = partition.segments().last().map_or(before, |last| last.end().0);
+        expected.written = partition.segments().last().map_or(end.0, |last| last.end().0);
         if expected.written >= expected.end() {
             expected.staged_since = None;
         } else if expected.staged_since.is_none() || expected.written > before {
