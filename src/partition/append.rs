@@ -377,10 +377,19 @@ pub(crate) enum Admission {
 }
 
 /// Appends one record: into the open batch if it can be staged.
+#[inline]
 pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
     let now = core.context.clock.now();
-    match core.join(record, now).or_else(|| core.stage(record, now).transpose()) {
-        Some(staged) => core.acknowledge(staged?),
+    match core.join(record, now) {
+        Some(joined) => core.acknowledge(joined),
+        None => append_slowly(core, record, now),
+    }
+}
+
+#[cold]
+fn append_slowly(core: &Arc<Core>, record: &Record<'_>, now: Timestamp) -> Result<Placement> {
+    match core.stage(record, now)? {
+        Some(joined) => core.acknowledge(joined),
         None => append_records(core, Admission::IfSpace, None, [*record]),
     }
 }
@@ -541,28 +550,31 @@ impl Core {
         }
     }
 
-    /// Adds a record to the open batch; `None` if it is not that simple. What is not done here costs every append.
+    /// Adds a record to the open batch; `None` if it is not that simple. What is done here is what every append costs.
     #[inline]
-    fn join(&self, record: &Record<'_>, now: Timestamp) -> Option<Result<Joined>> {
+    fn join(&self, record: &Record<'_>, now: Timestamp) -> Option<Joined> {
+        if !self.stages {
+            return None;
+        }
         // Nothing is reported from here, so the bare lock will do.
         let mut writer = self.writer.lock();
         if self.has_stopped() || self.context.closing.load(Ordering::Relaxed) || self.context.space.is_low() {
             return None;
         }
-        if let Err(error) = writer.rules.check(record, 0, now) {
-            return Some(Err(error));
-        }
+        writer.rules.check(record, 0, now).ok()?;
         let at = writer.rules.time_of(record, now);
-        match writer.join(record, at) {
-            Ok(None) => None,
-            Ok(Some(offset)) => Some(Ok(self.joined(&mut writer, record, offset, at))),
-            Err(error) => Some(Err(error)),
+        let offset = writer.join(record, at).ok()??;
+        let (joined, woken) = self.joined(&writer, record, offset, at);
+        drop(writer);
+        if !woken.is_empty() {
+            wake(woken);
         }
+        Some(joined)
     }
 
     /// Begins a batch with a record, in the slot; `None` if it cannot be staged.
     fn stage(&self, record: &Record<'_>, now: Timestamp) -> Result<Option<Joined>> {
-        if self.context.pool.refused().is_some() && !self.writer.lock().tail.has_slot() {
+        if !self.stages {
             return Ok(None);
         }
         // So much more may join before this is asked again.
@@ -577,25 +589,25 @@ impl Core {
         let staged = writer.stage_record(self, record, at).map_err(|failure| self.fail(failure))?;
         let Some(offset) = staged else { return Ok(None) };
         self.assign_epoch(&mut writer, offset);
-        Ok(Some(self.joined(&mut writer, record, offset, at)))
+        let (joined, woken) = self.joined(&writer, record, offset, at);
+        drop(writer);
+        wake(woken);
+        Ok(Some(joined))
     }
 
     /// Lets the record at `offset` be seen, which was just staged.
     #[inline]
-    fn joined(&self, writer: &mut Writer, record: &Record<'_>, offset: Offset, at: Timestamp) -> Joined {
+    fn joined(&self, writer: &Writer, record: &Record<'_>, offset: Offset, timestamp: Timestamp) -> (Joined, Woken) {
         let len = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         self.counters.appended(1, len as u64);
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
-        Joined { offset, timestamp: at, sync_now, woken: self.end.raise(writer.end.0) }
+        (Joined { offset, timestamp, sync_now }, self.end.raise(writer.end.0))
     }
 
     /// What is left to do for a staged record once the lock is gone.
     #[inline]
     fn acknowledge(&self, joined: Joined) -> Result<Placement> {
-        let Joined { offset, timestamp, sync_now, woken } = joined;
-        if !woken.is_empty() {
-            wake(woken);
-        }
+        let Joined { offset, timestamp, sync_now } = joined;
         if sync_now {
             self.sync_to(offset + 1).map_err(|error| self.not_synced(offset, &error))?;
         }
@@ -713,11 +725,11 @@ impl Core {
 }
 
 /// A record that was staged, and what is to be done for it without the lock.
+#[derive(Clone, Copy)]
 struct Joined {
     offset: Offset,
     timestamp: Timestamp,
     sync_now: bool,
-    woken: Woken,
 }
 
 /// The marker in a control batch that is to be placed at `offset`.

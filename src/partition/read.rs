@@ -228,12 +228,7 @@ impl Partition {
 impl Core {
     /// Records from `from` on, of the segments given: the caller's cached list, or the current one.
     pub(crate) fn read(&self, segments: &[Arc<SegmentData>], from: Offset, options: ReadOptions) -> Result<Records> {
-        let limit = self.check_range(from, options.isolation)?;
-        let aborted = match options.isolation {
-            Isolation::Committed => Some(self.aborted()),
-            Isolation::Uncommitted => None,
-        };
-        let aborted = aborted.as_deref().unwrap_or_default();
+        let mut limit = self.check_range(from, options.isolation)?;
         let mut at = from;
         let mut newer = None;
         while at < limit {
@@ -243,16 +238,22 @@ impl Core {
                 piece => piece,
             };
             let Some(piece) = piece else {
-                // A segment may have been begun after the list was taken and before the limit was, or written.
-                let current = self.segments();
+                // A segment may have been begun after the list was taken and before the limit was. Or a batch was
+                // written meanwhile that was open then: the limit may lie in the middle of it.
+                let (current, now) = (self.segments(), self.check_range(at, options.isolation)?);
                 let is_written = current.last().is_some_and(|last| last.end() > at);
-                if std::ptr::eq(segments, &*current) && !is_written {
+                if std::ptr::eq(segments, &*current) && now == limit && !is_written {
                     break;
                 }
-                newer = Some(current);
+                (limit, newer) = (now, Some(current));
                 continue;
             };
-            let records = self.unpack(piece, at, aborted, options)?;
+            // After the piece: of every transaction that was decided in it, the outcome is known by now.
+            let aborted = match options.isolation {
+                Isolation::Committed => Some(self.aborted()),
+                Isolation::Uncommitted => None,
+            };
+            let records = self.unpack(piece, at, aborted.as_deref().unwrap_or_default(), options)?;
             if !records.is_empty() {
                 return Ok(Records { from, ..records });
             }
@@ -294,13 +295,7 @@ impl Core {
     }
 
     /// Stored batches from `from` on, and the segment that holds them; none if they are staged.
-    #[allow(clippy::type_complexity, reason = "a piece, and where it is")]
-    fn stored(
-        &self,
-        from: Offset,
-        limit: Offset,
-        options: ReadOptions,
-    ) -> Result<Option<(Option<Arc<SegmentData>>, Piece)>> {
+    fn stored(&self, from: Offset, mut limit: Offset, options: ReadOptions) -> Result<Option<Stored>> {
         loop {
             let segments = self.segments();
             if let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? {
@@ -309,9 +304,11 @@ impl Core {
             if let Some(piece) = self.tail_piece(from, options)? {
                 return Ok(Some((None, piece)));
             }
-            if self.last_segment().is_none_or(|last| last.end() <= from) {
+            let now = self.check_range(from, options.isolation)?;
+            if now == limit && self.last_segment().is_none_or(|last| last.end() <= from) {
                 return Ok(None);
             }
+            limit = now;
         }
     }
 
@@ -490,11 +487,11 @@ impl Core {
 
     fn offset_at(&self, time: Timestamp) -> Result<Option<Offset>> {
         self.unless_removed(|| {
-            let (start, end) = (self.start(), self.committed());
+            let start = self.start();
             self.check_range(start, Isolation::Uncommitted)?;
             match time.0 {
                 0.. => {}
-                LATEST => return Ok(Some(end)),
+                LATEST => return Ok(Some(self.committed())),
                 EARLIEST | EARLIEST_LOCAL => return Ok(Some(start)),
                 OF_LARGEST => return Ok(self.largest_timestamp()?.map(|(offset, _)| offset)),
                 // What lies in other storage, which there is none of.
@@ -508,7 +505,7 @@ impl Core {
                     continue;
                 }
                 let from = segment.index()?.time_floor(segment.base(), time).max(start);
-                if let Some((offset, _)) = self.first_record(segment, from, end, |at| at >= time)? {
+                if let Some((offset, _)) = self.first_record(segment, from, |at| at >= time)? {
                     return Ok(Some(offset));
                 }
             }
@@ -518,47 +515,52 @@ impl Core {
 
     fn largest_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
         self.unless_removed(|| {
-            let (start, end) = (self.start(), self.committed());
+            let start = self.start();
             self.check_range(start, Isolation::Uncommitted)?;
             let mut best: Option<(Offset, Timestamp)> = None;
             let segments = self.segments();
+            // No further than this: an appender may be faster than this.
+            let end = self.committed();
             let staged = segments.last().map_or(start, |last| last.end()).max(start);
             for segment in segments.iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
                 let is_larger = |at: &Timestamp| best.is_none_or(|(_, best)| *at > best);
                 let largest = segment.largest_timestamp()?.map(|(largest, _)| largest);
                 let Some(largest) = largest.filter(is_larger) else { continue };
                 let from = segment.base().max(start);
-                let mut found = self.first_record(segment, from, end, |at| at == largest)?;
+                let mut found = self.first_record(segment, from, |at| at == largest)?;
                 if found.is_none() {
                     // It lies below the start, or in a batch that was emptied: the largest of what is left counts.
-                    found = self.largest_of(segment, from, end)?.filter(|(_, at)| is_larger(at));
+                    found = self.largest_of(segment, from)?.filter(|(_, at)| is_larger(at));
                 }
                 best = found.or(best);
             }
-            let largest = Cell::new(best.map_or(Timestamp::NONE, |(_, at)| at));
-            while let Some(found) = self.first_from(staged, |at| at > largest.get())? {
-                largest.set(found.1);
-                best = Some(found);
+            let mut at = staged;
+            loop {
+                let records = self.read(&self.segments(), at, ReadOptions::default())?;
+                for record in &records {
+                    let is_larger = best.is_none_or(|(_, best)| record.timestamp > best);
+                    if record.timestamp.is_some() && is_larger {
+                        best = Some((record.offset, record.timestamp));
+                    }
+                }
+                if records.next_offset <= at || at > end {
+                    return Ok(best);
+                }
+                at = records.next_offset;
             }
-            Ok(best)
         })
     }
 
-    fn largest_of(
-        &self,
-        segment: &Arc<SegmentData>,
-        from: Offset,
-        end: Offset,
-    ) -> Result<Option<(Offset, Timestamp)>> {
+    fn largest_of(&self, segment: &Arc<SegmentData>, from: Offset) -> Result<Option<(Offset, Timestamp)>> {
         let largest = Cell::new(Timestamp::NONE);
-        self.first_record(segment, from, end, |at| {
+        self.first_record(segment, from, |at| {
             largest.set(largest.get().max(at));
             false
         })?;
         if !largest.get().is_some() {
             return Ok(None);
         }
-        self.first_record(segment, from, end, |at| at == largest.get())
+        self.first_record(segment, from, |at| at == largest.get())
     }
 
     /// Runs a look-up again if it failed because retention removed a file under it.
@@ -574,11 +576,7 @@ impl Core {
     }
 
     /// The first record at or after `from`, wherever it is, whose timestamp `fits`.
-    fn first_from(
-        &self,
-        from: Offset,
-        fits: impl Fn(Timestamp) -> bool,
-    ) -> Result<Option<(Offset, Timestamp)>> {
+    fn first_from(&self, from: Offset, fits: impl Fn(Timestamp) -> bool) -> Result<Option<(Offset, Timestamp)>> {
         let mut at = from;
         loop {
             let records = self.read(&self.segments(), at, ReadOptions::default())?;
@@ -597,11 +595,12 @@ impl Core {
         &self,
         segment: &Arc<SegmentData>,
         from: Offset,
-        end: Offset,
         fits: impl Fn(Timestamp) -> bool,
     ) -> Result<Option<(Offset, Timestamp)>> {
         let one = std::slice::from_ref(segment);
-        let limit = end.min(segment.end());
+        // In this order: what is written was let be seen before, so this ends with a batch.
+        let limit = segment.end();
+        let limit = limit.min(self.committed());
         let mut at = from;
         while at < limit {
             let Some(piece) = self.piece(one, at, limit, ReadOptions::default())? else { break };
@@ -614,6 +613,9 @@ impl Core {
         Ok(None)
     }
 }
+
+/// Stored batches, and the segment that holds them, if they are in one.
+type Stored = (Option<Arc<SegmentData>>, Piece);
 
 /// The aborted transactions that may have records in `from..to`.
 fn within(aborted: &[AbortedTxn], from: Offset, to: Offset) -> Vec<AbortedTxn> {

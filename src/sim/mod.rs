@@ -32,5 +32,5 @@ pub use fault::{Errno, Fault, Kind, Times};
 pub use image::{DiskOptions, Image};
 pub use machine::{Audit, Moment, Record};
 pub use rng::{Rng, mix};
-pub(crate) use trace::digest;
 pub use rot::Rot;
+pub(crate) use trace::digest;

@@ -143,7 +143,7 @@ type Ends = HashMap<(String, u32), u64>;
 /// Compares all there is. `ends` says where partitions have to end, if that is known; what it does not know it is told.
 fn compare(log: &Log, expected: &Expected, ends: &mut Ends) -> Result<Found> {
     if let Some(damage) = log.damaged().first() {
-        return Err(format!("{}: {}", damage.partition, damage.error).into());
+        return Err(format!("{:?}: {}", damage.partition, damage.error).into());
     }
     let mut found = Found { logs: 1, ..Found::default() };
     for (name, fate) in &expected.topics {

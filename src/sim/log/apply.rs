@@ -502,7 +502,9 @@ impl Call<'_> {
             ReadOptions::default().max_bytes((seed >> 32) as usize % 500).max_records(1 + (seed >> 48) as usize % 9);
         // Before the read: if that writes what is staged, it writes what was served here.
         match partition.fetch(Offset(from), options) {
-            Ok(batches) if batches.next_offset().0 > end => return Err(Violation::new("R2", "fetched beyond the end")),
+            Ok(batches) if batches.next_offset().0 > end => {
+                return Err(Violation::new("R2", "fetched beyond the end"));
+            }
             Ok(batches) => self.served(at, batches.bytes())?,
             Err(error) => drop(self.explain(error)?),
         }

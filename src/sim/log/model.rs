@@ -263,7 +263,8 @@ impl Model {
 
     pub(super) fn restarted(&mut self) {
         for partition in self.partitions_mut() {
-            let kept = if partition.may_be_dropped { partition.synced } else { partition.written.max(partition.synced) };
+            let kept =
+                if partition.may_be_dropped { partition.synced } else { partition.written.max(partition.synced) };
             partition.floor = Some(kept.min(partition.end()));
         }
         // Groups are answered once they are synced.

@@ -16,7 +16,8 @@ use crate::disk::Disk;
 use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
 use crate::{
-    Background, Cleanup, Durability, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition, Staging, TopicConfig,
+    Background, Cleanup, Durability, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition, Staging,
+    TopicConfig,
 };
 
 /// How long a staged record waits.
