@@ -202,11 +202,11 @@ impl Writer {
         if self.tail.packed.is_some() && !probe::planted("staging.retry_with_other_bytes") {
             return;
         }
-        let retried = self.tail.packed.is_some();
         let sealed = staged.sealed();
+        let is_first = self.tail.packed.as_deref().is_none_or(|packed| packed == sealed);
         let last = headers(sealed).last().map_or(0, |(at, _)| at);
         let mut packed = sealed[..last].to_vec();
-        let compression = super::stored_as(&self.config).filter(|_| !retried).unwrap_or(Compression::NONE);
+        let compression = super::stored_as(&self.config).filter(|_| is_first).unwrap_or(Compression::NONE);
         if pack(&mut self.compressor, compression, &sealed[last..], &mut packed).is_err() {
             // Whoever opened the log lacks the codec, or it was taken from the topic: plain will do.
             packed.truncate(last);
