@@ -228,7 +228,7 @@ impl Partition {
 impl Core {
     /// Records from `from` on, of the segments given: the caller's cached list, or the current one.
     pub(crate) fn read(&self, segments: &[Arc<SegmentData>], from: Offset, options: ReadOptions) -> Result<Records> {
-        let limit = self.check_range(from, options.isolation)?;
+        let mut limit = self.check_range(from, options.isolation)?;
         let aborted: Arc<[AbortedTxn]> = match options.isolation {
             Isolation::Committed => self.aborted(),
             Isolation::Uncommitted => Arc::new([]),
@@ -237,15 +237,18 @@ impl Core {
         let mut newer = None;
         while at < limit {
             let segments = newer.as_deref().unwrap_or(segments);
+            let written = segments.last().map(|last| last.end());
             let piece = match self.piece(segments, at, limit, options)? {
                 None => self.tail_piece(at, options)?,
                 piece => piece,
             };
             let Some(piece) = piece else {
-                // A segment may have been begun after the list was taken and before the limit was, or written.
-                let current = self.segments();
-                let is_written = current.last().is_some_and(|last| last.end() > at);
-                if std::ptr::eq(segments, &*current) && !is_written {
+                // A segment may have been begun after the list was taken and before the limit was, or written. And what
+                // was staged then may be in the file by now, in a batch that grew past the limit.
+                let (current, limit_then) = (self.segments(), limit);
+                limit = self.check_range(at, options.isolation)?;
+                let is_same = std::ptr::eq(segments, &*current) && limit == limit_then;
+                if is_same && current.last().map(|last| last.end()) == written {
                     break;
                 }
                 newer = Some(current);
@@ -296,18 +299,22 @@ impl Core {
     fn stored(
         &self,
         from: Offset,
-        limit: Offset,
+        mut limit: Offset,
         options: ReadOptions,
     ) -> Result<Option<(Option<Arc<SegmentData>>, Piece)>> {
         loop {
             let segments = self.segments();
+            let written = segments.last().map(|last| last.end());
             if let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? {
                 return Ok(Some((Some(Arc::clone(segment)), piece)));
             }
             if let Some(piece) = self.tail_piece(from, options)? {
                 return Ok(Some((None, piece)));
             }
-            if self.last_segment().is_none_or(|last| last.end() <= from) {
+            // As in `read`: it may have been written meanwhile, in a batch that had grown past the limit.
+            let limit_then = limit;
+            limit = self.check_range(from, options.isolation)?;
+            if limit == limit_then && self.last_segment().map(|last| last.end()) == written {
                 return Ok(None);
             }
         }
@@ -484,6 +491,10 @@ impl Core {
 
     fn offset_at(&self, time: Timestamp) -> Result<Option<Offset>> {
         self.unless_removed(|| {
+            // Taken before the end, so that no batch below it passes the end. What is written meanwhile is looked for behind
+            // it. A batch may be in its file a moment before the end is raised.
+            let segments = self.segments();
+            let written = segments.last().map(|last| last.end());
             let (start, end) = (self.start(), self.committed());
             self.check_range(start, Isolation::Uncommitted)?;
             match time.0 {
@@ -494,9 +505,7 @@ impl Core {
                 // What lies in other storage, which there is none of.
                 _ => return Ok(None),
             }
-            let segments = self.segments();
-            // Taken before they are searched: what is written meanwhile is looked for behind it.
-            let staged = segments.last().map_or(start, |last| last.end()).max(start);
+            let staged = written.unwrap_or(start).clamp(start, end.max(start));
             for segment in segments.iter().filter(|segment| segment.len() > 0) {
                 if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
                     continue;
@@ -512,11 +521,13 @@ impl Core {
 
     fn largest_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
         self.unless_removed(|| {
+            // In this order, as in `offset_at`.
+            let segments = self.segments();
+            let written = segments.last().map(|last| last.end());
             let (start, end) = (self.start(), self.committed());
             self.check_range(start, Isolation::Uncommitted)?;
             let mut best: Option<(Offset, Timestamp)> = None;
-            let segments = self.segments();
-            let staged = segments.last().map_or(start, |last| last.end()).max(start);
+            let staged = written.unwrap_or(start).clamp(start, end.max(start));
             for segment in segments.iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
                 let is_larger = |at: &Timestamp| best.is_none_or(|(_, best)| *at > best);
                 let largest = segment.largest_timestamp()?.map(|(largest, _)| largest);
