@@ -243,6 +243,43 @@ fn who_waits_is_woken_by_a_staged_record() -> Result {
     Ok(())
 }
 
+/// A read took the end, waited for the tail, and found it written: in a batch that others had joined meanwhile, past
+/// that end. It looked for the record for ever, and a look-up by time passed it over.
+#[test]
+fn a_record_is_found_while_others_join_its_batch_and_it_is_written() -> Result {
+    const EACH: i64 = 1_500;
+    // In memory if there is such a place: a third of the appends is synced.
+    let dir = dirs().pop().ok_or("no directory")?;
+    let log = builder(dir.path()).open()?;
+    let partition = log.topic("orders")?.partition(0)?;
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let partition = &partition;
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    let at = Timestamp(1_000 + number * 4 + thread);
+                    let value = at.0.to_string();
+                    let offset = partition.append(Record::new(&value).timestamp(at)).unwrap().offset();
+                    let found = partition.read(offset).unwrap();
+                    assert_eq!(texts(&found)[0], value);
+                    let stored = partition.fetch(offset, ReadOptions::default()).unwrap();
+                    assert!(!stored.bytes().is_empty(), "there is no batch at {offset}");
+                    // Others may have the time already, at an offset before.
+                    let by_time = partition.offset_at(at).unwrap();
+                    assert!(by_time.is_some_and(|found| found <= offset), "{by_time:?}, and it is at {offset}");
+                    let largest = partition.largest_timestamp().unwrap();
+                    assert!(largest.is_some_and(|(_, largest)| largest >= at), "{largest:?}");
+                    if number % 3 == thread {
+                        partition.sync().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(values(&partition).len() as i64, 4 * EACH);
+    Ok(())
+}
+
 #[test]
 fn appends_of_all_kinds_keep_their_order() -> Result {
     let steps = steps(400);

@@ -3,12 +3,12 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, stdin};
+use std::io::{BufRead, BufReader, Lines, Read, Write, stdin};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio, exit};
-use std::sync::Arc;
+use std::process::{ChildStdin, ChildStdout, Command, Stdio, exit};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +25,12 @@ const PART: &str = "CHIPLOG_STAGING_PART";
 const DIR: &str = "CHIPLOG_STAGING_DIR";
 /// What the child says when it has done everything.
 const DONE: &str = "the part is done";
+
+/// Set in the process that starts the children.
+const NURSE: &str = "CHIPLOG_STAGING_NURSE";
+const REPORT: &str = "the child: ";
+/// Longer than any part takes, so that one that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a child does. It ends by being killed, so the part keeps its log open: see [`done`].
 type Part = fn(&Path) -> Result;
@@ -45,9 +51,12 @@ const PARTS: &[(&str, Part)] = &[
     ("two", two),
 ];
 
-/// Not a test of its own: what the child of the others runs.
+/// Not a test of its own: what the children of the others run.
 #[test]
 fn child() -> Result {
+    if env::var_os(NURSE).is_some() {
+        return nurse();
+    }
     let (Some(part), Some(dir)) = (env::var_os(PART), env::var_os(DIR)) else { return Ok(()) };
     let (_, work) = PARTS.iter().find(|(name, _)| OsString::from(name) == part).ok_or("there is no such part")?;
     work(Path::new(&dir))
@@ -63,20 +72,75 @@ fn done<T>(_held: T) -> ! {
 
 /// Has a child do a part in `dir`, and kills it.
 fn kill(dir: &Path, part: &str) -> Result {
-    let mut child = Command::new(env::current_exe()?)
-        .args(["--exact", "staging::killed::child", "--nocapture"])
-        .env(PART, part)
-        .env(DIR, dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let said = BufReader::new(child.stdout.take().ok_or("a child without a pipe")?);
-    let is_done = said.lines().map_while(std::io::Result::ok).any(|line| line == DONE);
-    child.kill()?;
-    let signal = child.wait()?.signal();
-    assert!(is_done, "the part {part} failed");
-    assert_eq!(signal, Some(9));
+    static NURSES: Mutex<Option<Nurse>> = Mutex::new(None);
+    let mut nurses = NURSES.lock().unwrap_or_else(PoisonError::into_inner);
+    let nurse = match &mut *nurses {
+        Some(nurse) => nurse,
+        none => none.insert(Nurse::hire()?),
+    };
+    let said = nurse.ask(dir, part)?;
+    assert_eq!(said, "killed at the end", "part {part}");
     Ok(())
+}
+
+/// A process that has no log open, to start the others from. A child has its parent's files until it runs its program:
+/// started from here, it would keep locks that other tests let go of.
+struct Nurse {
+    orders: ChildStdin,
+    reports: Lines<BufReader<ChildStdout>>,
+}
+
+impl Nurse {
+    fn hire() -> Result<Self> {
+        let mut process = itself().env(NURSE, "1").spawn()?;
+        let (orders, reports) = (process.stdin.take(), process.stdout.take());
+        let reports = BufReader::new(reports.ok_or("a nurse without a pipe")?).lines();
+        Ok(Self { orders: orders.ok_or("a nurse without a pipe")?, reports })
+    }
+
+    fn ask(&mut self, dir: &Path, part: &str) -> Result<String> {
+        writeln!(self.orders, "{part}\t{}", dir.display())?;
+        for line in &mut self.reports {
+            if let Some(report) = line?.strip_prefix(REPORT) {
+                return Ok(report.to_owned());
+            }
+        }
+        Err("the nurse is gone".into())
+    }
+}
+
+fn itself() -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "staging::killed::child", "--nocapture"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+/// Starts and kills a child for each line that comes in.
+fn nurse() -> Result {
+    for order in stdin().lines() {
+        let order = order?;
+        let (part, dir) = order.split_once('\t').ok_or("an order without a directory")?;
+        let mut child = itself().env_remove(NURSE).env(PART, part).env(DIR, dir).spawn()?;
+        let said = BufReader::new(child.stdout.take().ok_or("a child without a pipe")?);
+        let (tell, told) = mpsc::channel();
+        let hearing = thread::spawn(move || {
+            let is_done = said.lines().map_while(std::io::Result::ok).any(|line| line == DONE);
+            let _ = tell.send(is_done);
+        });
+        let is_done = told.recv_timeout(PATIENCE);
+        child.kill()?;
+        let signal = child.wait()?.signal();
+        let _ = hearing.join();
+        let report = match (is_done, signal) {
+            (Ok(true), Some(9)) => "killed at the end",
+            (Err(_), _) => "it hangs",
+            _ => "it failed",
+        };
+        println!("\n{REPORT}{report}");
+    }
+    // The tests are over, and nobody is left to be told so.
+    exit(0)
 }
 
 /// Copies a directory as a backup does: the same bytes in other files.
