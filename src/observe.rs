@@ -294,13 +294,13 @@ pub struct PartitionStats {
     pub end: Offset,
     /// How many segments it has, the active one included.
     pub segments: u64,
-    /// The length of its batches on disk.
+    /// The length of its batches on disk. What is [staged](crate::Staging) is not among them yet.
     pub bytes: u64,
-    /// How many batches were appended since the log was opened.
+    /// How many batches were appended since the log was opened. A record that is staged alone counts as one.
     pub appended_batches: u64,
     /// How many records were in them.
     pub appended_records: u64,
-    /// The length of those batches.
+    /// The length of those batches; of a record that is staged alone, that of its key and value.
     pub appended_bytes: u64,
     /// Each sync since the log was opened, by how long it took.
     pub syncs: Latencies,

@@ -52,7 +52,8 @@ impl Inner {
         if self.context.read_only || is_unchanged {
             return Ok(());
         }
-        let settle = |core: &Arc<Core>| if probe::planted("log.closed_unsynced") { Ok(()) } else { core.settle() };
+        let settle =
+            |core: &Arc<Core>| if probe::planted("log.closed_unsynced") { Ok(()) } else { core.settle(core.end()) };
         let settled: Vec<Result<()>> = cores.iter().map(settle).collect();
         self.checkpoint(&cores)?;
         self.write_kafka_checkpoints(&cores)?;

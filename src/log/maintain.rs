@@ -352,7 +352,8 @@ fn sync_if_due(core: &Core, waited: Duration, done: &mut Maintained) -> Result<b
     let half = interval.map(|interval| (interval / 2).max(SHORTEST));
     done.next = done.next.min(half.unwrap_or(IDLE));
     let is_demanded = core.synced.demand().is_some_and(|offset| offset <= core.end().0);
-    let is_behind = core.synced() < core.end();
+    let end = core.end();
+    let is_behind = core.synced() < end;
     let is_late = is_behind && half.is_some_and(|half| waited >= half);
     if is_demanded || is_late {
         core.sync_to(core.end())?;
@@ -362,7 +363,8 @@ fn sync_if_due(core: &Core, waited: Duration, done: &mut Maintained) -> Result<b
     if core.sync_rolled()? {
         done.synced += 1;
     } else if !is_behind {
-        core.settle()?;
+        // Up to there only: nobody has asked for a sync of what came since.
+        core.settle(end)?;
     }
     Ok(is_behind && half.is_some())
 }

@@ -114,8 +114,8 @@ impl Core {
         self.writer.lock().is_settled()
     }
 
-    /// Makes everything durable, and the marks of it exact.
-    pub(crate) fn settle(&self) -> Result<()> {
+    /// Makes everything below `end` durable, and the marks of it exact.
+    pub(crate) fn settle(&self, end: Offset) -> Result<()> {
         self.check()?;
         let is_settled = {
             let writer = self.lock();
@@ -124,7 +124,7 @@ impl Core {
         if is_settled {
             return Ok(());
         }
-        self.sync_to(self.end())?;
+        self.sync_to(end)?;
         self.make_mark_exact()
     }
 

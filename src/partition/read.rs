@@ -233,19 +233,21 @@ impl Core {
         let mut newer = None;
         while at < limit {
             let segments = newer.as_deref().unwrap_or(segments);
+            let written = segments.last().map(|last| last.end());
             let piece = match self.piece(segments, at, limit, options)? {
                 None => self.tail_piece(at, options)?,
                 piece => piece,
             };
             let Some(piece) = piece else {
-                // A segment may have been begun after the list was taken and before the limit was. Or a batch was
-                // written meanwhile that was open then: the limit may lie in the middle of it.
-                let (current, now) = (self.segments(), self.check_range(at, options.isolation)?);
-                let is_written = current.last().is_some_and(|last| last.end() > at);
-                if std::ptr::eq(segments, &*current) && now == limit && !is_written {
+                // A segment may have been begun after the list was taken and before the limit was, or written. And what
+                // was staged then may be in the file by now, in a batch that grew past the limit.
+                let (current, limit_then) = (self.segments(), limit);
+                limit = self.check_range(at, options.isolation)?;
+                let is_same = std::ptr::eq(segments, &*current) && limit == limit_then;
+                if is_same && current.last().map(|last| last.end()) == written {
                     break;
                 }
-                (limit, newer) = (now, Some(current));
+                newer = Some(current);
                 continue;
             };
             // After the piece: of every transaction that was decided in it, the outcome is known by now.
@@ -298,17 +300,19 @@ impl Core {
     fn stored(&self, from: Offset, mut limit: Offset, options: ReadOptions) -> Result<Option<Stored>> {
         loop {
             let segments = self.segments();
+            let written = segments.last().map(|last| last.end());
             if let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? {
                 return Ok(Some((Some(Arc::clone(segment)), piece)));
             }
             if let Some(piece) = self.tail_piece(from, options)? {
                 return Ok(Some((None, piece)));
             }
-            let now = self.check_range(from, options.isolation)?;
-            if now == limit && self.last_segment().is_none_or(|last| last.end() <= from) {
+            // As in `read`: it may have been written meanwhile, in a batch that had grown past the limit.
+            let limit_then = limit;
+            limit = self.check_range(from, options.isolation)?;
+            if limit == limit_then && self.last_segment().map(|last| last.end()) == written {
                 return Ok(None);
             }
-            limit = now;
         }
     }
 
@@ -498,8 +502,9 @@ impl Core {
                 _ => return Ok(None),
             }
             let segments = self.segments();
-            // Taken before they are searched: what is written meanwhile is looked for behind it.
-            let staged = segments.last().map_or(start, |last| last.end()).max(start);
+            // Taken before they are searched: what is written meanwhile is looked for behind it. A batch may be in its
+            // file a moment before the end is raised.
+            let staged = segments.last().map_or(start, |last| last.end()).min(self.committed()).max(start);
             for segment in segments.iter().filter(|segment| segment.len() > 0) {
                 if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
                     continue;
@@ -521,7 +526,7 @@ impl Core {
             let segments = self.segments();
             // No further than this: an appender may be faster than this.
             let end = self.committed();
-            let staged = segments.last().map_or(start, |last| last.end()).max(start);
+            let staged = segments.last().map_or(start, |last| last.end()).min(end).max(start);
             for segment in segments.iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
                 let is_larger = |at: &Timestamp| best.is_none_or(|(_, best)| *at > best);
                 let largest = segment.largest_timestamp()?.map(|(largest, _)| largest);

@@ -132,7 +132,7 @@ impl Bed {
     /// Syncs, finishes and closes, as a log does, and keeps what a clean mark would say.
     pub(crate) fn close(&mut self, partition: Partition) -> Option<CleanPartition> {
         let core = &partition.core;
-        core.settle().unwrap();
+        core.settle(core.end()).unwrap();
         self.hints.recovery_point = Some(core.synced());
         self.hints.start = Some(core.start());
         let clean = core.close_files().unwrap();

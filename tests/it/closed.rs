@@ -3,7 +3,7 @@
 use chiplog::record::{BatchRef, Codec};
 use chiplog::{Durability, Log, Offset, ReadOptions, Record, TopicConfig};
 
-use crate::support::{append_numbers, files, values};
+use crate::support::{append_batches, append_numbers, files, values};
 
 const SUFFIXES: [&str; 5] = [".log", ".index", ".timeindex", ".snapshot", ".seal"];
 
@@ -14,9 +14,13 @@ fn nothing_is_left_but_kafkas_files_and_seals() {
         let log = Log::open(dir.path()).unwrap();
         let config = TopicConfig::default().segment_bytes(1000).durability(durability);
         let partition = log.create_topic("orders", config).unwrap().partition(0).unwrap();
-        append_numbers(&partition, 0..50);
-        let segments = partition.segments();
+        append_batches(&partition, 0..50);
+        // Joined, where staging is on.
+        append_numbers(&partition, 50..80);
         drop(partition);
+        log.close().unwrap();
+        let log = Log::builder(dir.path()).read_only().open().unwrap();
+        let segments = log.topic("orders").unwrap().partition(0).unwrap().segments();
         log.close().unwrap();
 
         assert!(segments.len() > 3);

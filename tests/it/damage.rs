@@ -4,7 +4,7 @@ use chiplog::{Durability, Error, ErrorKind, Log, Offset, RecoveryMode, TopicConf
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
-use crate::support::{append_numbers, flip, values};
+use crate::support::{append_batches, append_numbers, flip, values};
 
 /// A log of five partitions that was closed in order, the middle one damaged since.
 fn damaged() -> tempfile::TempDir {
@@ -12,11 +12,12 @@ fn damaged() -> tempfile::TempDir {
     let log = Log::open(dir.path()).unwrap();
     let config = TopicConfig::default().partitions(5).durability(Durability::Each);
     let topic = log.create_topic("orders", config).unwrap();
-    (0..5).for_each(|number| append_numbers(&topic.partition(number).unwrap(), 0..20));
+    (0..5).for_each(|number| append_batches(&topic.partition(number).unwrap(), 0..20));
     drop(topic);
     log.close().unwrap();
-    // Not believed any more, every batch is looked at.
+    // With neither the mark nor the notes of this boot, every batch is looked at.
     std::fs::remove_file(dir.path().join("clean")).unwrap();
+    std::fs::remove_file(dir.path().join("notes")).unwrap();
     flip(&dir.path().join("orders-2/00000000000000000000.log"), 200);
     dir
 }
@@ -57,7 +58,7 @@ fn a_strict_open_refuses_a_damaged_log_and_changes_no_batch() {
 fn rot_in_a_closed_log_is_an_error_at_the_read() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path()).unwrap();
-    append_numbers(&log.topic("orders").unwrap().partition(0).unwrap(), 0..20);
+    append_batches(&log.topic("orders").unwrap().partition(0).unwrap(), 0..20);
     log.close().unwrap();
     flip(&dir.path().join("orders-0/00000000000000000000.log"), 200);
 

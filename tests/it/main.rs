@@ -16,6 +16,7 @@ mod reading;
 mod readme;
 mod retention;
 mod settings;
+mod staging;
 mod support;
 mod threads;
 mod topics;

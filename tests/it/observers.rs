@@ -12,7 +12,7 @@ use chiplog::{
     TopicConfig, TopicPartition,
 };
 
-use crate::support::{ManualClock, append_numbers, by_hand, files};
+use crate::support::{ManualClock, append_batches, append_numbers, by_hand, files};
 
 /// Calls the log from the first few events of each kind: what it does there is told in turn.
 #[derive(Debug, Default)]
@@ -128,7 +128,7 @@ fn an_observer_may_call_the_log_from_every_event() {
         let each_second = Durability::Every { records: None, time: Some(Duration::from_secs(1)) };
         let config = TopicConfig::default().segment_bytes(400).retention_time(day / 2).durability(each_second);
         let orders = log.create_topic("orders", config).unwrap().partition(0).unwrap();
-        append_numbers(&orders, 0..20);
+        append_batches(&orders, 0..20);
         orders.sync().unwrap();
         log.group("billing").unwrap().commit("orders", 0, Offset(1)).unwrap();
         append_numbers(&orders, 20..21);
@@ -136,7 +136,7 @@ fn an_observer_may_call_the_log_from_every_event() {
             clock.advance(day);
             log.maintain().unwrap();
         }
-        append_numbers(&orders, 21..40);
+        append_batches(&orders, 21..40);
         log.delete_before("orders", 0, Offset(30)).unwrap();
         log.alter_topic("orders", config.partitions(2)).unwrap();
         log.topic("returns").unwrap().append("back").unwrap();
@@ -197,7 +197,7 @@ fn an_observer_may_close_the_log() {
         let closes = Arc::new(Closes::default());
         let log = by_hand(dir.path()).observer(closes.clone()).open().unwrap();
         let config = TopicConfig::default().segment_bytes(400).retention_bytes(400);
-        append_numbers(&log.create_topic("orders", config).unwrap().partition(0).unwrap(), 0..20);
+        append_batches(&log.create_topic("orders", config).unwrap().partition(0).unwrap(), 0..20);
         *closes.0.lock().unwrap() = Some(log.clone());
         assert!(log.maintain().unwrap().removed > 0);
         assert!(matches!(log.maintain(), Err(chiplog::Error::Closed)));
@@ -236,7 +236,10 @@ fn only_what_was_not_closed_in_order_is_recovered() {
     log.topic("empty").unwrap();
     log.close().unwrap();
     let log = open(dir.path());
-    append_numbers(&log.topic("orders").unwrap().partition(0).unwrap(), 3..4);
+    let orders = log.topic("orders").unwrap().partition(0).unwrap();
+    append_numbers(&orders, 3..4);
+    // A copy has what is in the files.
+    orders.sync().unwrap();
     assert_eq!(notes.take(), [""; 0]);
 
     // What a process that is killed now leaves.
@@ -256,7 +259,7 @@ fn an_index_that_is_built_again_is_told() {
     let notes = Arc::new(Notes::default());
     let log = by_hand(dir.path()).observer(notes.clone()).open().unwrap();
     let config = TopicConfig::default().segment_bytes(400);
-    append_numbers(&log.create_topic("orders", config).unwrap().partition(0).unwrap(), 0..20);
+    append_batches(&log.create_topic("orders", config).unwrap().partition(0).unwrap(), 0..20);
     log.close().unwrap();
     std::fs::remove_file(dir.path().join("orders-0/00000000000000000000.timeindex")).unwrap();
 

@@ -1,6 +1,6 @@
 //! A log that is open read-only is not changed by a byte.
 
-use chiplog::{Durability, Error, Log, Offset, Record, TopicConfig};
+use chiplog::{Durability, Error, Log, Offset, Record, Staging, TopicConfig};
 
 use crate::support::{append_numbers, files, values};
 
@@ -42,9 +42,9 @@ fn nothing_changes_and_changes_are_refused() {
 #[test]
 fn a_log_that_was_not_closed_is_read_without_repair() {
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::builder(dir.path()).staging(Staging::Off).open().unwrap();
     append_numbers(&log.topic("orders").unwrap().partition(0).unwrap(), 0..10);
-    // A copy of an open log is what a kill leaves; this one ends in half a batch.
+    // A copy of an open log is what a kill leaves where nothing is staged; this one ends in half a batch.
     let copy = tempfile::tempdir().unwrap();
     for (name, bytes) in files(dir.path()) {
         let path = copy.path().join(name);

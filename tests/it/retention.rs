@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chiplog::{Error, Offset, TopicConfig};
 
-use crate::support::{ManualClock, append_numbers, by_hand, files, values};
+use crate::support::{ManualClock, append_batches, append_numbers, by_hand, files, values};
 
 #[test]
 fn segments_past_their_age_go() {
@@ -13,9 +13,9 @@ fn segments_past_their_age_go() {
     let log = by_hand(dir.path()).clock(clock.clone()).open().unwrap();
     let config = TopicConfig::default().segment_bytes(1000).retention_time(Duration::from_secs(3600));
     let partition = log.create_topic("orders", config).unwrap().partition(0).unwrap();
-    append_numbers(&partition, 0..30);
+    append_batches(&partition, 0..30);
     clock.advance(Duration::from_secs(3000));
-    append_numbers(&partition, 30..60);
+    append_batches(&partition, 30..60);
     log.maintain().unwrap();
     assert_eq!(partition.offsets().start, Offset(0), "nothing is an hour old");
 
@@ -43,7 +43,7 @@ fn a_partition_stays_within_its_size() {
     let log = by_hand(dir.path()).clock(clock.clone()).open().unwrap();
     let config = TopicConfig::default().segment_bytes(1000).retention_bytes(3000);
     let partition = log.create_topic("orders", config).unwrap().partition(0).unwrap();
-    append_numbers(&partition, 0..200);
+    append_batches(&partition, 0..200);
     clock.advance(Duration::from_secs(600));
     log.maintain().unwrap();
     let kept: u64 = partition.segments().iter().map(|segment| segment.len()).sum();

@@ -37,6 +37,15 @@ pub(crate) fn append_numbers(partition: &Partition, numbers: std::ops::Range<u64
     }
 }
 
+/// As [`append_numbers`], each record in a batch of its own: small ones that are appended alone share a batch where they
+/// are staged, and not elsewhere.
+pub(crate) fn append_batches(partition: &Partition, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let appended = partition.append_all([&*number.to_string()]).expect("an append");
+        assert_eq!(appended.offset(), Offset(number));
+    }
+}
+
 /// A clock that stands until it is moved.
 #[derive(Debug, Default)]
 pub(crate) struct ManualClock {

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chiplog::{Ack, Observer, Offset, Record, Retained, RetentionReason, SegmentEvent, Synced, TailCut, TopicConfig};
+use chiplog::{
+    Ack, Observer, Offset, Record, Retained, RetentionReason, SegmentEvent, Staging, Synced, TailCut, TopicConfig,
+};
 
 use crate::support::{append_numbers, by_hand};
 
@@ -93,7 +95,7 @@ fn a_torn_tail_is_told_and_kept() {
 #[test]
 fn stats_count_what_was_done() {
     let dir = tempfile::tempdir().unwrap();
-    let log = by_hand(dir.path()).open().unwrap();
+    let log = by_hand(dir.path()).staging(Staging::Off).open().unwrap();
     let topic = log.create_topic("orders", TopicConfig::default().partitions(2)).unwrap();
     let (first, second) = (topic.partition(0).unwrap(), topic.partition(1).unwrap());
     append_numbers(&first, 0..3);

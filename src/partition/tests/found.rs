@@ -61,7 +61,7 @@ fn a_start_above_what_is_proven_proves_nothing() {
         match is_closed {
             true => drop(bed.close(partition)),
             false => {
-                partition.core.settle().unwrap();
+                partition.core.settle(partition.core.end()).unwrap();
                 bed.hints.recovery_point = Some(partition.offsets().synced);
             }
         }
@@ -88,7 +88,7 @@ fn a_partition_whose_last_sync_failed_is_not_called_clean() {
         let bed = bed.kill();
         let partition = bed.open().unwrap();
         bed.disk.inject(bed.disk.calls() + call, Fault::Error(Errno::TooManyFiles), Times::Once);
-        let settled = partition.core.settle();
+        let settled = partition.core.settle(partition.core.end());
         bed.disk.heal();
         if settled.is_err() && !partition.core.is_poisoned() {
             refused += 1;
