@@ -286,7 +286,9 @@ impl Partition {
         self.core.sync_to(self.core.end())
     }
 
-    /// Its segments, in order; the last one is being written. A partition that was never written may have none.
+    /// Its segment files, in order; the last one is being written. What is [staged](crate::Staging) is in none of them
+    /// yet: after a [`sync`](Self::sync), everything appended before is. A partition that was never written may have
+    /// none.
     ///
     /// # Example
     ///
@@ -297,6 +299,7 @@ impl Partition {
     /// let log = Log::open(dir.path())?;
     /// let partition = log.topic("orders")?.partition(0)?;
     /// partition.append("paid")?;
+    /// partition.sync()?; // until then, the record may be staged
     /// let segments = partition.segments();
     /// let last = &segments[0];
     /// assert_eq!((last.base(), last.end(), last.is_sealed()), (Offset(0), Offset(1), false));
@@ -335,13 +338,13 @@ impl Segment {
         self.base
     }
 
-    /// The offset after its last record.
+    /// The offset after its last record; of the last segment, the partition may end later.
     #[must_use]
     pub fn end(&self) -> Offset {
         self.end
     }
 
-    /// The length of its batches, in bytes. Its file may be longer while it is written.
+    /// The length of its batches, in bytes, as they are in the file. The file may be longer while it is written.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len
