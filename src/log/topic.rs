@@ -225,13 +225,16 @@ pub(super) fn again(error: &Error) -> Error {
     }
 }
 
-/// A partition that cannot be used, or records that belong to none, and why.
+/// A partition that cannot be used, or [staged](crate::Staging) records that could not be given to one, and why. Of
+/// the latter no [`Observer`](crate::Observer) is told, and no partition is kept from opening: each is open with what
+/// its files hold.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Damage {
-    /// Which partition; none if it is not known.
+    /// Which partition; none if a killed process had staged records, and the file `staging` is gone or cannot be read,
+    /// or holds some of nobody knows whom.
     pub partition: Option<TopicPartition>,
-    /// What was found when it was opened.
+    /// What was found when it was opened, and in which file.
     pub error: Arc<Error>,
 }
 

@@ -32,13 +32,21 @@ use crate::segment::active::Failure;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use crate::watermark::Woken;
 
-/// What an acknowledgement promises.
+/// What an acknowledgement promises. Each partition keeps a prefix of what was appended to it, at least up to the last
+/// record of which the promise holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ack {
-    /// The record survives the death of this process, at any instruction. True as soon as `append` returned.
+    /// The record survives the death of this process, at any instruction. True as soon as `append` returned. It may not
+    /// survive a power cut or a crash of the system.
+    ///
+    /// With one exception, where small appends are [staged](crate::Staging): if the process is killed and then, before
+    /// the log is opened again, the machine is restarted or the directory copied, all is kept but the last
+    /// [linger time](crate::LogBuilder::linger), 1 second by default; with
+    /// [`Background::Caller`](crate::Background::Caller) all but what came since the last
+    /// [`Log::maintain`](crate::Log::maintain), and the linger time before.
     Written,
-    /// The record survives a power cut.
+    /// The record survives a power cut and a crash of the system, too, and what [`Written`](Self::Written) excepts.
     Synced,
 }
 

@@ -344,7 +344,7 @@ impl Segment {
         self.end
     }
 
-    /// The length of its batches, in bytes. Its file may be longer while it is written.
+    /// The length of its batches, in bytes, as they are in the file. The file may be longer while it is written.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len
