@@ -10,7 +10,7 @@ use super::partitioner::{Sticky, partition_for_key};
 use crate::config::TopicConfig;
 use crate::error::{Corruption, Error, Result};
 use crate::partition::core::{Core, Halt};
-use crate::partition::{Admission, Appended, Held, Partition, append_records};
+use crate::partition::{Appended, Held, Partition, append_one};
 use crate::record::Record;
 use crate::types::{TopicId, TopicPartition};
 
@@ -102,7 +102,7 @@ impl TopicState {
             Arc::clone(partitions[chosen as usize].core()?)
         };
         core.check_external()?;
-        let placed = append_records(&core, Admission::IfSpace, None, [record])?;
+        let placed = append_one(&core, &record)?;
         Ok(placed.into_appended(Held::Shared(core)))
     }
 

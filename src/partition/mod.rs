@@ -48,7 +48,7 @@ mod writer;
 pub mod fuzzing;
 
 pub use append::{Ack, Appended};
-pub(crate) use append::{Admission, Held, append_records, stored_as};
+pub(crate) use append::{Admission, Held, append_one, append_records, stored_as};
 pub use context::RecoveryMode;
 pub use read::Isolation;
 pub use reader::Reader;

@@ -10,7 +10,10 @@ use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use chiplog::{Durability, Log, LogBuilder, Offset, Partition, ReadOptions, Reader, Record, Staging, StagingStats, Topic, TopicConfig};
+use chiplog::{
+    Durability, Log, LogBuilder, Offset, Partition, ReadOptions, Reader, Record, Staging, StagingStats, Topic,
+    TopicConfig,
+};
 
 use super::system::{Lookup, Setup, System, Writer};
 use super::work::unprepared;
