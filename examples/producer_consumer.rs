@@ -22,7 +22,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chiplog::{Group, GroupConfig, Header, Log, Offset, Partition, Record, Staging, StagingStats, Topic, TopicConfig};
+use chiplog::{
+    Group, GroupConfig, Header, Log, Offset, Partition, Record, Staging, StagingStats, Topic, TopicConfig,
+};
 use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 
