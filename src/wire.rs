@@ -141,7 +141,7 @@ pub(crate) fn put_varint(into: &mut Vec<u8>, value: i32) {
 }
 
 /// Appends `value` as a zigzag varint of up to 10 bytes, in its shortest form.
-#[inline]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn put_varlong(into: &mut Vec<u8>, value: i64) {
     put_unsigned(into, (value << 1 ^ value >> 63) as u64);
 }

@@ -81,6 +81,10 @@ const FOUND_BY: &[(&str, &str)] = &[
     ("partition.roll_without_cut", "errors"),
     ("partition.unsynced_called_clean", "errors"),
     ("segment.half_write_forgotten", "errors"),
+    ("staging.gap_accepted", "errors"),
+    ("staging.header_before_word", "crash"),
+    ("staging.retry_with_other_bytes", "errors"),
+    ("staging.start_raised_over_staged", "errors"),
 ];
 
 fn main() -> ExitCode {

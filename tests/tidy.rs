@@ -45,9 +45,19 @@ const EFFECTS: &[(&[&str], &[&str])] = &[
     (&["std::net", "TcpStream", "TcpListener", "UdpSocket"], &["src/bin/"]),
     (
         &["std::thread", "thread::spawn", "thread::Builder"],
-        &["src/log/background.rs", "src/observe/tell.rs", "src/partition/report.rs", "src/sim/", "src/bin/"],
+        &[
+            "src/log/background.rs",
+            "src/observe/tell.rs",
+            "src/partition/report.rs",
+            "src/sys/shim.rs",
+            "src/sim/",
+            "src/bin/",
+        ],
     ),
-    (&["Instant", "SystemTime"], &["src/clock.rs", "src/disk/real.rs", "src/sim/explore/", "src/bin/"]),
+    (
+        &["Instant", "SystemTime"],
+        &["src/clock.rs", "src/disk/real.rs", "src/sys/shim.rs", "src/sim/explore/", "src/bin/"],
+    ),
     (
         &["std::fs", "fs::read", "fs::write", "File::open", "File::create", "OpenOptions"],
         &["src/disk/real.rs", "src/bin/"],

@@ -1,89 +1,63 @@
 //! What the log costs over the system calls it makes: ours and a bare loop, in turn, in one run.
 //!
-//! `cargo bench --bench log [-- [--quick] [--dir DIR] [ROW]...]`. A machine's speed moves by half within an hour, so
-//! only ratios of runs side by side are reported; absolute figures name the machine and the date they are from.
+//! `cargo bench --bench log [-- [--quick] [--dir DIR] [--json FILE] [ROW]...]`. A machine's speed moves by half within an
+//! hour, so ratios of runs side by side are what counts; figures name the machine and the date they are from.
 //! Everything is read back and compared before a figure counts.
 
-mod bare;
-mod machine;
-mod ours;
-mod runner;
+mod suite;
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use runner::Row;
+use clap::Parser;
+use serde_json::json;
+
+use suite::{Size, child, machine, ours, outcome, race};
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Only the rows whose names contain one of these.
+    rows: Vec<String>,
+    /// A little of everything: for seeing that it works, not for figures.
+    #[arg(long)]
+    quick: bool,
+    /// Where the files go: whose file system is measured.
+    #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/bench"))]
+    dir: PathBuf,
+    /// Where to write the figures, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Said by cargo to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
 
 fn main() -> io::Result<()> {
-    let options = Options::from_args()?;
-    let rows = rows(&options);
-    let chosen = rows
-        .into_iter()
-        .filter(|row| options.rows.is_empty() || options.rows.iter().any(|name| row.name.contains(name.as_str())));
-    println!("{}", machine::describe(&options.dir)?);
-    println!("{}", runner::heading());
-    for mut row in chosen {
-        println!("{}", runner::race(&mut row, &options.dir, options.pairs)?);
+    if let Some(done) = child::do_job() {
+        return done;
     }
-    Ok(())
-}
-
-/// The rows of the table. `ours` runs what a user would write; `bare` is the least that does the same.
-fn rows(options: &Options) -> Vec<Row> {
-    let scale = if options.quick { 1 } else { 20 };
-    let append = |name, goal, values, len, count| {
-        let (shape, count) = (bare::Shape { values, len }, count * scale);
-        let (ours, bare) = (ours::Append::boxed(shape, count), bare::Append::boxed(shape, count));
-        Row { name, goal, ours, bare }
-    };
-    let (one, many) = (bare::Shape { values: 1, len: 100 }, bare::Shape { values: 145, len: 100 });
-    vec![
-        append("append/100B", 0.75, 1, 100, 50_000),
-        append("append/1KiB", 0.75, 1, 1_024, 15_000),
-        append("append_all/100x100B", 0.75, 100, 100, 2_000),
-        Row {
-            name: "synced/100B",
-            goal: 0.95,
-            ours: ours::Append::synced(one, 250 * scale),
-            bare: bare::Synced::boxed(one, 250 * scale),
-        },
-        // One segment of nearly its full length: the bare walk knows of one file.
-        Row {
-            name: "scan/100B",
-            goal: 0.8,
-            ours: ours::Scan::boxed(many, 3_000 * scale),
-            bare: bare::Walk::boxed(many, 3_000 * scale, ours::make_file),
-        },
-    ]
-}
-
-struct Options {
-    quick: bool,
-    pairs: usize,
-    dir: PathBuf,
-    rows: Vec<String>,
-}
-
-impl Options {
-    fn from_args() -> io::Result<Self> {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench");
-        let mut options = Self { quick: false, pairs: 9, dir, rows: Vec::new() };
-        let mut args = std::env::args().skip(1);
-        while let Some(arg) = args.next() {
-            match arg.as_str() {
-                "--quick" => (options.quick, options.pairs) = (true, 5),
-                "--dir" => {
-                    options.dir = args.next().map(PathBuf::from).ok_or_else(|| invalid("--dir needs a directory"))?
-                }
-                "--bench" => {} // cargo says so to every benchmark
-                other if other.starts_with("--") => return Err(invalid(&format!("there is no option {other}"))),
-                name => options.rows.push(name.to_owned()),
-            }
+    let options = Options::parse();
+    let size = Size { is_quick: options.quick };
+    let machine = machine::describe(&options.dir)?;
+    let staging = ours::staging(&options.dir)?;
+    println!("{machine}; {staging}{}", if options.quick { "; quick: small sizes, no figures" } else { "" });
+    let mut outcomes = Vec::new();
+    for row in suite::rows(size)? {
+        if options.rows.is_empty() || options.rows.iter().any(|name| row.name.contains(name.as_str())) {
+            outcomes.extend(race::race(row, &options.dir, size.laps())?);
         }
-        Ok(options)
     }
-}
-
-fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what)
+    println!("{}", outcome::table(&outcomes));
+    for outcome in outcomes.iter().filter(|outcome| !outcome.notes.is_empty()) {
+        println!("{}: {}", outcome.name, outcome.notes);
+    }
+    println!("{}", outcome::summary(&outcomes));
+    if let Some(path) = &options.json {
+        let rows: Vec<_> = outcomes.iter().map(outcome::Outcome::json).collect();
+        let report = json!({ "machine": machine, "staging": staging, "quick": options.quick, "rows": rows });
+        fs::write(path, format!("{report:#}\n"))?;
+    }
+    println!("count rows {} {}", outcomes.len(), outcomes.len());
+    Ok(())
 }

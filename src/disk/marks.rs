@@ -624,8 +624,7 @@ mod tests {
     #[test]
     fn arena_headers_laps_and_their_notes_read_back() {
         let file = FileId { device: 1, inode: 2, born: 3 };
-        let header =
-            ArenaHeader { log: [1; 16], boot: BootId([2; 16]), file, slot_len: 65_536, slot_count: 1_024 };
+        let header = ArenaHeader { log: [1; 16], boot: BootId([2; 16]), file, slot_len: 65_536, slot_count: 1_024 };
         assert_eq!(ArenaHeader::decode(&header.encode()), Ok(Some(header)));
         assert_eq!(ArenaHeader::decode(&header.encode()[..4_095]), Ok(None), "too short");
         assert_eq!(Lap::decode(&lap(7).encode()), Ok(Some(lap(7))));

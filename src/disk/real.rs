@@ -215,10 +215,14 @@ fn boot_id() -> Option<BootId> {
 /// system takes space when a page is first written, or again later because it writes copies; and a mount that passes
 /// the system's memory by keeps nothing there.
 fn no_staging(dir: &Path, kind: VolumeKind) -> Option<&'static str> {
-    match kind {
-        VolumeKind::Tmpfs => return None,
-        VolumeKind::Ext => {}
-        VolumeKind::Other(_) => return Some("only ext4 and tmpfs are known to take stores on a full disk"),
+    if matches!(kind, VolumeKind::Other(_)) {
+        return Some("only ext4 and tmpfs are known to take stores on a full disk");
+    }
+    if fs::metadata(dir).is_ok_and(|metadata| metadata.created().is_err()) {
+        return Some("the file system keeps no birth times, by which a file is told from a copy");
+    }
+    if kind == VolumeKind::Tmpfs {
+        return None;
     }
     let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return Some("mounts are not told") };
     let Ok(device) = fs::metadata(dir).map(|metadata| metadata.dev()) else { return Some("device is not told") };
@@ -227,9 +231,20 @@ fn no_staging(dir: &Path, kind: VolumeKind) -> Option<&'static str> {
     match kind {
         "ext4" if has("data=journal") => Some("ext4 is mounted with data=journal"),
         "ext4" if has("dax") || has("dax=always") => Some("ext4 is mounted with dax"),
+        // Not among the options of the mount if it is the file system's own default.
+        "ext4" if journals_data(device) => Some("ext4 journals data"),
         "ext4" => None,
         _ => Some("only ext4 and tmpfs are known to take stores on a full disk"),
     }
+}
+
+/// Whether ext4 says so of itself.
+fn journals_data(device: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let Ok(name) = fs::read_link(format!("/sys/dev/block/{major}:{minor}")) else { return false };
+    let Some(name) = name.file_name().and_then(|name| name.to_str()) else { return false };
+    let options = fs::read_to_string(format!("/proc/fs/ext4/{name}/options"));
+    options.is_ok_and(|options| options.lines().any(|option| option == "data=journal"))
 }
 
 /// Kind and options of the mount of a device, from the kernel's table of mounts.

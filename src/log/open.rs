@@ -64,7 +64,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         checkpoints: Checkpoints::load(disk, &dir.join(CHECKPOINTS_FILE), catalog.log_id())?,
         clean: clean::load(disk, &dir.join(CLEAN_FILE), catalog.log_id()),
     };
-    let (context, lost) = context(&settings, &dir, catalog.log_id(), &volume, known.clean.is_some());
+    let (context, lost) = context(&settings, &dir, catalog.log_id(), &volume, known.clean.is_some())?;
     let context = Arc::new(context);
     let inner = Inner {
         dir,
@@ -208,7 +208,7 @@ fn context(
     log: LogId,
     volume: &Volume,
     has_mark: bool,
-) -> (Context, Option<Error>) {
+) -> Result<(Context, Option<Error>)> {
     let (disk, observer) = (Arc::clone(&settings.disk), Arc::clone(&settings.observer));
     let files = Files::new(disk, observer, settings.read_path, settings.max_maps);
     let was_closed = has_mark;
@@ -216,7 +216,7 @@ fn context(
     let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
     let has_mark = has_mark || !settings.disk.metadata(&dir.join(CLEAN_FILE)).is_err_and(is_missing);
     let notes = Notes::load(&*settings.disk, dir.join(NOTES_FILE), log.0.to_be_bytes());
-    let (pool, lost) = pool(settings, dir, log, volume, &notes, was_closed);
+    let (pool, lost) = pool(settings, dir, log, volume, &notes, was_closed)?;
     let context = Context {
         files: Arc::new(files),
         clock: Arc::clone(&settings.clock),
@@ -233,7 +233,7 @@ fn context(
         doorbell: Doorbell::default(),
         closing: std::sync::atomic::AtomicBool::new(false),
     };
-    (context, lost)
+    Ok((context, lost))
 }
 
 /// The slots that small appends are staged in, with what a killed process left in them.
@@ -244,7 +244,7 @@ fn pool(
     volume: &Volume,
     notes: &Notes,
     was_closed: bool,
-) -> (Pool, Option<Error>) {
+) -> Result<(Pool, Option<Error>)> {
     let origin = pool::Origin {
         log: log.0.to_be_bytes(),
         boot: volume.boot,
@@ -258,7 +258,7 @@ fn pool(
     let path = dir.join(STAGING_FILE);
     if was_closed {
         // Nothing was staged any more.
-        return (Pool::new(path, origin), None);
+        return Ok((Pool::new(path, origin), None));
     }
     Pool::replay(&*settings.disk, path, origin, notes.named_arena(&*settings.disk, volume.boot))
 }
@@ -276,11 +276,14 @@ impl Inner {
     /// Reports staged records that cannot be given to a partition: they are kept, and nobody reads them.
     fn note_lost(&self, lost: Option<Error>) {
         let catalog = self.catalog.lock();
-        let is_known = |topic: &TopicId| catalog.topics().iter().any(|known| known.id == *topic);
-        let strangers = self.context.pool.left_topics().into_iter().filter(|topic| !is_known(topic)).count();
+        let is_known = |(topic, partition): &(TopicId, u32)| {
+            catalog.topics().iter().any(|known| known.id == *topic && *partition < known.config.partitions)
+        };
+        let strangers = self.context.pool.left_keys().into_iter().filter(|key| !is_known(key)).count();
         let path = self.context.pool.path();
-        let of_strangers = (strangers > 0)
-            .then(|| Error::corrupt(path, 0, format!("{strangers} slots hold records of topics that are not known")));
+        let of_strangers = (strangers > 0).then(|| {
+            Error::corrupt(path, 0, format!("{strangers} slots hold records of partitions that are not known"))
+        });
         for error in lost.into_iter().chain(of_strangers) {
             probe::reached("log.lost_staged");
             self.damaged.write().push(Damage { partition: None, error: Arc::new(error) });

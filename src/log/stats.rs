@@ -34,7 +34,7 @@ impl Log {
         let volume = inner.context.disk().volume(&inner.dir).map_err(Error::io("describe", &*inner.dir))?;
         let open_maps = inner.context.files.open_maps() as u64;
         let pool = &inner.context.pool;
-        let staging = match pool.refused() {
+        let staging = match pool.why_not() {
             None => StagingStats::On { slots: pool.layout().slot_count.into(), in_use: pool.in_use() as u64 },
             Some(why) => StagingStats::Off { why },
         };

@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) home: Arc<Home>,
     /// Only the log itself appends to it.
     is_internal: bool,
+    /// Whether small appends are staged, or something is that was left.
+    pub(super) stages: bool,
     /// Whether offsets follow one another without gaps.
     pub(crate) dense: bool,
     pub(crate) context: Arc<Context>,
@@ -107,9 +109,10 @@ impl Core {
         let aborted = recovered.followed.aborted.entries().into();
         let key = (hints.topic, hints.id.partition);
         let has_codec = stored_as(&config).is_some_and(|compression| compression != Compression::NONE);
-        let staged = recovered.staged.as_ref().and_then(|adopted| {
-            Some(context.pool.take_left(key)?.adopt(&adopted.replayed, adopted.done, has_codec))
-        });
+        let staged = recovered
+            .staged
+            .as_ref()
+            .and_then(|adopted| Some(context.pool.take_left(key)?.adopt(&adopted.replayed, adopted.done, has_codec)));
         let parts = WriterParts {
             end: recovered.end,
             proven: recovered.proven,
@@ -129,6 +132,7 @@ impl Core {
             dir,
             home,
             is_internal: *hints.id.topic == *OFFSETS_TOPIC,
+            stages: context.pool.refused().is_none() || writer.tail.has_slot(),
             dense: hints.dense,
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),

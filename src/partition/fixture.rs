@@ -57,7 +57,8 @@ fn the_indexes_read_as_kafka_says() {
         assert_eq!(read_back, segment["time_index"]);
     }
     let index = read("00000000000000000000.index");
-    let found = offset_index::floor(&index, Offset::ZERO, Offset(13)).map(|entry| (entry.offset.0, entry.position));
+    let found =
+        offset_index::floor(&index, Offset::ZERO, Offset(13)).entry.map(|entry| (entry.offset.0, entry.position));
     assert_eq!(found, Some((12, 383)));
 }
 

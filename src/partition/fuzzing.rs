@@ -151,7 +151,7 @@ pub fn index_lookup(bytes: &[u8]) {
 
 fn check_offsets(index: &[u8], base: Offset, target: Offset) {
     let entries: Vec<_> = index.as_chunks().0.iter().map(|bytes| OffsetEntry::decode(bytes, base)).collect();
-    let found = offset_index::floor(index, base, target);
+    let found = offset_index::floor(index, base, target).entry;
     assert!(found.is_none_or(|found| found.offset <= target && entries.contains(&found)));
     if entries.is_sorted_by_key(|entry| entry.offset) {
         assert_eq!(found, entries.iter().rev().find(|entry| entry.offset <= target).copied());

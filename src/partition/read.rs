@@ -229,10 +229,6 @@ impl Core {
     /// Records from `from` on, of the segments given: the caller's cached list, or the current one.
     pub(crate) fn read(&self, segments: &[Arc<SegmentData>], from: Offset, options: ReadOptions) -> Result<Records> {
         let mut limit = self.check_range(from, options.isolation)?;
-        let aborted: Arc<[AbortedTxn]> = match options.isolation {
-            Isolation::Committed => self.aborted(),
-            Isolation::Uncommitted => Arc::new([]),
-        };
         let mut at = from;
         let mut newer = None;
         while at < limit {
@@ -254,7 +250,12 @@ impl Core {
                 newer = Some(current);
                 continue;
             };
-            let records = self.unpack(piece, at, &aborted, options)?;
+            // After the piece: of every transaction that was decided in it, the outcome is known by now.
+            let aborted = match options.isolation {
+                Isolation::Committed => Some(self.aborted()),
+                Isolation::Uncommitted => None,
+            };
+            let records = self.unpack(piece, at, aborted.as_deref().unwrap_or_default(), options)?;
             if !records.is_empty() {
                 return Ok(Records { from, ..records });
             }
@@ -271,6 +272,7 @@ impl Core {
         if from >= limit {
             return Ok(none);
         }
+        let options = options.max_records(usize::MAX);
         let Some((segment, piece)) = self.stored(from, limit, options)? else { return Ok(none) };
         // What is staged is in no file yet.
         let file = segment.and_then(|segment| {
@@ -295,13 +297,7 @@ impl Core {
     }
 
     /// Stored batches from `from` on, and the segment that holds them; none if they are staged.
-    #[allow(clippy::type_complexity, reason = "a piece, and where it is")]
-    fn stored(
-        &self,
-        from: Offset,
-        mut limit: Offset,
-        options: ReadOptions,
-    ) -> Result<Option<(Option<Arc<SegmentData>>, Piece)>> {
+    fn stored(&self, from: Offset, mut limit: Offset, options: ReadOptions) -> Result<Option<Stored>> {
         loop {
             let segments = self.segments();
             let written = segments.last().map(|last| last.end());
@@ -379,7 +375,9 @@ impl Core {
         options: ReadOptions,
     ) -> Result<Option<(&'s Arc<SegmentData>, Piece)>> {
         let dense = self.dense;
-        let wanted = Wanted { from, limit, max_bytes: options.max_bytes, dense, max_epoch: self.latest_epoch() };
+        let hides = options.isolation == Isolation::Committed;
+        let (max_bytes, max_records) = (options.max_bytes, options.max_records.max(1));
+        let wanted = Wanted { from, limit, max_bytes, max_records, hides, dense, max_epoch: self.latest_epoch() };
         let first = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
         for segment in &segments[first.min(segments.len())..] {
             if segment.base() >= limit {
@@ -406,7 +404,6 @@ impl Core {
     /// Decompresses what is compressed, and cuts to the limit of records.
     fn unpack(&self, piece: Piece, from: Offset, aborted: &[AbortedTxn], options: ReadOptions) -> Result<Records> {
         let stored = piece.bytes.as_slice();
-        let limit = self.config.read().max_decompressed_bytes as usize;
         let mut unpacked: Vec<Box<[u8]>> = Vec::new();
         let (mut at, mut decoded, mut next_offset) = (0, 0, from);
         while at < stored.len() {
@@ -422,6 +419,7 @@ impl Core {
                     break;
                 }
                 let mut body = Vec::new();
+                let limit = self.config.read().max_decompressed_bytes as usize;
                 batch
                     .decompress(limit, &mut body)
                     .map_err(|error| error.at(&piece.path, piece.position + at as u64))?;
@@ -432,9 +430,11 @@ impl Core {
             at += batch.bytes().len();
             next_offset = batch.header().next_offset();
         }
-        let stored = piece.bytes.clone().truncated(at);
-        let aborted = within(aborted, from, next_offset).into();
-        let mut records = Records { stored, unpacked: unpacked.into(), aborted, from, next_offset };
+        let stored = piece.bytes.truncated(at);
+        let aborted = Some(within(aborted, from, next_offset)).filter(|aborted| !aborted.is_empty());
+        let unpacked = Some(unpacked).filter(|unpacked| !unpacked.is_empty());
+        let (aborted, unpacked) = (aborted.map(Into::into), unpacked.map(Into::into));
+        let mut records = Records { stored, unpacked, aborted, from, next_offset };
         if options.max_records < usize::MAX
             && let Some(last) = records.iter().nth(options.max_records.max(1) - 1)
         {
@@ -491,27 +491,26 @@ impl Core {
 
     fn offset_at(&self, time: Timestamp) -> Result<Option<Offset>> {
         self.unless_removed(|| {
-            // Taken before the end, so that no batch below it passes the end. What is written meanwhile is looked for behind
-            // it. A batch may be in its file a moment before the end is raised.
-            let segments = self.segments();
-            let written = segments.last().map(|last| last.end());
-            let (start, end) = (self.start(), self.committed());
+            let start = self.start();
             self.check_range(start, Isolation::Uncommitted)?;
             match time.0 {
                 0.. => {}
-                LATEST => return Ok(Some(end)),
+                LATEST => return Ok(Some(self.committed())),
                 EARLIEST | EARLIEST_LOCAL => return Ok(Some(start)),
                 OF_LARGEST => return Ok(self.largest_timestamp()?.map(|(offset, _)| offset)),
                 // What lies in other storage, which there is none of.
                 _ => return Ok(None),
             }
-            let staged = written.unwrap_or(start).clamp(start, end.max(start));
+            let segments = self.segments();
+            // Taken before they are searched: what is written meanwhile is looked for behind it. A batch may be in its
+            // file a moment before the end is raised.
+            let staged = segments.last().map_or(start, |last| last.end()).min(self.committed()).max(start);
             for segment in segments.iter().filter(|segment| segment.len() > 0) {
                 if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
                     continue;
                 }
                 let from = segment.index()?.time_floor(segment.base(), time).max(start);
-                if let Some((offset, _)) = self.first_record(segment, from, end, |at| at >= time)? {
+                if let Some((offset, _)) = self.first_record(segment, from, |at| at >= time)? {
                     return Ok(Some(offset));
                 }
             }
@@ -521,49 +520,52 @@ impl Core {
 
     fn largest_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
         self.unless_removed(|| {
-            // In this order, as in `offset_at`.
-            let segments = self.segments();
-            let written = segments.last().map(|last| last.end());
-            let (start, end) = (self.start(), self.committed());
+            let start = self.start();
             self.check_range(start, Isolation::Uncommitted)?;
             let mut best: Option<(Offset, Timestamp)> = None;
-            let staged = written.unwrap_or(start).clamp(start, end.max(start));
+            let segments = self.segments();
+            // No further than this: an appender may be faster than this.
+            let end = self.committed();
+            let staged = segments.last().map_or(start, |last| last.end()).min(end).max(start);
             for segment in segments.iter().filter(|segment| segment.len() > 0 && segment.end() > start) {
                 let is_larger = |at: &Timestamp| best.is_none_or(|(_, best)| *at > best);
                 let largest = segment.largest_timestamp()?.map(|(largest, _)| largest);
                 let Some(largest) = largest.filter(is_larger) else { continue };
                 let from = segment.base().max(start);
-                let mut found = self.first_record(segment, from, end, |at| at == largest)?;
+                let mut found = self.first_record(segment, from, |at| at == largest)?;
                 if found.is_none() {
                     // It lies below the start, or in a batch that was emptied: the largest of what is left counts.
-                    found = self.largest_of(segment, from, end)?.filter(|(_, at)| is_larger(at));
+                    found = self.largest_of(segment, from)?.filter(|(_, at)| is_larger(at));
                 }
                 best = found.or(best);
             }
-            let largest = Cell::new(best.map_or(Timestamp::NONE, |(_, at)| at));
-            while let Some(found) = self.first_from(staged, |at| at > largest.get())? {
-                largest.set(found.1);
-                best = Some(found);
+            let mut at = staged;
+            loop {
+                let records = self.read(&self.segments(), at, ReadOptions::default())?;
+                for record in &records {
+                    let is_larger = best.is_none_or(|(_, best)| record.timestamp > best);
+                    if record.timestamp.is_some() && is_larger {
+                        best = Some((record.offset, record.timestamp));
+                    }
+                }
+                if records.next_offset <= at || at > end {
+                    return Ok(best);
+                }
+                at = records.next_offset;
             }
-            Ok(best)
         })
     }
 
-    fn largest_of(
-        &self,
-        segment: &Arc<SegmentData>,
-        from: Offset,
-        end: Offset,
-    ) -> Result<Option<(Offset, Timestamp)>> {
+    fn largest_of(&self, segment: &Arc<SegmentData>, from: Offset) -> Result<Option<(Offset, Timestamp)>> {
         let largest = Cell::new(Timestamp::NONE);
-        self.first_record(segment, from, end, |at| {
+        self.first_record(segment, from, |at| {
             largest.set(largest.get().max(at));
             false
         })?;
         if !largest.get().is_some() {
             return Ok(None);
         }
-        self.first_record(segment, from, end, |at| at == largest.get())
+        self.first_record(segment, from, |at| at == largest.get())
     }
 
     /// Runs a look-up again if it failed because retention removed a file under it.
@@ -579,11 +581,7 @@ impl Core {
     }
 
     /// The first record at or after `from`, wherever it is, whose timestamp `fits`.
-    fn first_from(
-        &self,
-        from: Offset,
-        fits: impl Fn(Timestamp) -> bool,
-    ) -> Result<Option<(Offset, Timestamp)>> {
+    fn first_from(&self, from: Offset, fits: impl Fn(Timestamp) -> bool) -> Result<Option<(Offset, Timestamp)>> {
         let mut at = from;
         loop {
             let records = self.read(&self.segments(), at, ReadOptions::default())?;
@@ -602,11 +600,12 @@ impl Core {
         &self,
         segment: &Arc<SegmentData>,
         from: Offset,
-        end: Offset,
         fits: impl Fn(Timestamp) -> bool,
     ) -> Result<Option<(Offset, Timestamp)>> {
         let one = std::slice::from_ref(segment);
-        let limit = end.min(segment.end());
+        // In this order: what is written was let be seen before, so this ends with a batch.
+        let limit = segment.end();
+        let limit = limit.min(self.committed());
         let mut at = from;
         while at < limit {
             let Some(piece) = self.piece(one, at, limit, ReadOptions::default())? else { break };
@@ -619,6 +618,9 @@ impl Core {
         Ok(None)
     }
 }
+
+/// Stored batches, and the segment that holds them, if they are in one.
+type Stored = (Option<Arc<SegmentData>>, Piece);
 
 /// The aborted transactions that may have records in `from..to`.
 fn within(aborted: &[AbortedTxn], from: Offset, to: Offset) -> Vec<AbortedTxn> {

@@ -33,17 +33,17 @@ use crate::types::Offset;
 #[derive(Clone)]
 pub struct Records {
     pub(super) stored: Bytes,
-    /// The records of compressed batches, decompressed, in their order.
-    pub(super) unpacked: Arc<[Box<[u8]>]>,
-    /// Transactions whose records are left out.
-    pub(super) aborted: Arc<[AbortedTxn]>,
+    /// The records of compressed batches, decompressed, in their order; `None` if there are none.
+    pub(super) unpacked: Option<Arc<[Box<[u8]>]>>,
+    /// Transactions whose records are left out; `None` if there are none.
+    pub(super) aborted: Option<Arc<[AbortedTxn]>>,
     pub(super) from: Offset,
     pub(super) next_offset: Offset,
 }
 
 impl Records {
     pub(super) fn none(from: Offset) -> Self {
-        Self { stored: Bytes::empty(), unpacked: Arc::new([]), aborted: Arc::new([]), from, next_offset: from }
+        Self { stored: Bytes::empty(), unpacked: None, aborted: None, from, next_offset: from }
     }
 
     /// Iterates over the records, in order of their offsets. Never fails: everything was verified.
@@ -55,7 +55,7 @@ impl Records {
             rest: self.stored.as_slice(),
             unpacked: 0,
             batch: None,
-            hidden: Hidden::new(&self.aborted),
+            hidden: Hidden::new(self.aborted.as_deref().unwrap_or_default()),
         }
     }
 
@@ -165,7 +165,7 @@ impl RecordsIter<'_> {
             &batch[BatchHeader::LEN..]
         } else {
             self.unpacked += 1;
-            self.records.unpacked.get(self.unpacked - 1)?
+            self.records.unpacked.as_deref()?.get(self.unpacked - 1)?
         };
         if !header.attributes.is_control() && !self.hidden.hides(&header) {
             self.batch = Some(RecordIter::new(&header, body));

@@ -197,7 +197,8 @@ impl Recovery<'_> {
 
     fn empty(&self, start: Offset) -> Result<Recovered> {
         probe::reached("recover.empty");
-        if self.left()?.is_some() && self.context.recovery != RecoveryMode::Salvage {
+        let drops_staged = self.left()?.is_some();
+        if drops_staged && self.context.recovery != RecoveryMode::Salvage {
             return Err(Error::corrupt(self.dir, 0, "no segment is left of a log that has staged records"));
         }
         let is_lost = self.hints.recovery_point.is_some_and(|point| point > start);
@@ -205,7 +206,8 @@ impl Recovery<'_> {
             let reason = format!("no segment is left of a log that was synced to {}", self.proven_hint());
             return Err(Error::corrupt(self.dir, 0, reason));
         }
-        Ok(Recovered::empty(start, Followed::load(self.context, self.dir, Vec::new(), start)?))
+        let followed = Followed::load(self.context, self.dir, Vec::new(), start)?;
+        Ok(Recovered { plan: Plan { drops_staged, ..Plan::default() }, ..Recovered::empty(start, followed) })
     }
 
     fn proven_hint(&self) -> Offset {
@@ -258,25 +260,30 @@ impl Recovery<'_> {
             return None;
         }
         let segment = candidates.iter().position(|candidate| candidate.base == note.segment_base)?;
-        let candidate = &candidates[segment];
-        (candidate.id == note.file && note.position <= candidate.limit).then_some((segment, note))
+        (candidates[segment].id == note.file).then_some((segment, note))
     }
 
     /// The slot header of the process before, if it speaks of a file that is here.
     fn lap(&self, candidates: &[Candidate]) -> Option<Lap> {
         let lap = self.context.pool.lap((self.hints.topic, self.hints.id.partition))?;
         let candidate = candidates.iter().find(|candidate| candidate.base == lap.segment_base)?;
-        (candidate.id == lap.file && lap.position <= candidate.limit).then_some(lap)
+        // Also if the file is shorter than that by now: then something was cut off it.
+        (candidate.id == lap.file).then_some(lap)
     }
 
     /// What the process before had staged.
     fn left(&self) -> Result<Option<LeftBehind>> {
         let key = (self.hints.topic, self.hints.id.partition);
         let left = self.context.pool.with_left(key, |left| {
-            Ok(LeftBehind { lap: left.lap, bytes: left.bytes().to_vec(), replayed: left.replay()? })
+            let replayed = match left.replay() {
+                Err(_) if self.context.recovery == RecoveryMode::Salvage => None,
+                replayed => Some(replayed?),
+            };
+            Ok(LeftBehind { lap: left.lap, bytes: left.bytes().to_vec(), replayed })
         });
         left.transpose().map_err(|invalid: Invalid| {
-            let reason = format!("staged records of {} do not verify: {} at {}", self.hints.id, invalid.what, invalid.at);
+            let reason =
+                format!("staged records of {} do not verify: {} at {}", self.hints.id, invalid.what, invalid.at);
             Error::corrupt(self.context.pool.path(), 0, reason)
         })
     }
@@ -285,14 +292,15 @@ impl Recovery<'_> {
     /// to be put aside.
     fn judge_left(&self, candidates: &[Candidate], found: &End, left: &LeftBehind) -> Result<Option<Adopted>> {
         let at = &candidates[found.segment];
-        match self.follows(at, found, left)? {
+        let Some(replayed) = &left.replayed else { return Ok(None) };
+        match self.follows(at, found, left, replayed)? {
             Ok(done) => {
                 match done {
                     0 => probe::reached("staging.adopted"),
                     done if done == left.bytes.len() => probe::reached("staging.adopted_written"),
                     _ => probe::reached("staging.adopted_in_part"),
                 }
-                Ok(Some(Adopted { replayed: left.replayed.clone(), done }))
+                Ok(Some(Adopted { replayed: replayed.clone(), done }))
             }
             Err(_) if self.context.pool.is_void((self.hints.topic, self.hints.id.partition)) => Ok(None),
             Err(_) if self.context.recovery == RecoveryMode::Salvage => Ok(None),
@@ -300,8 +308,15 @@ impl Recovery<'_> {
         }
     }
 
-    fn follows(&self, at: &Candidate, found: &End, left: &LeftBehind) -> Result<Result<usize, String>> {
-        let (lap, replayed) = (&left.lap, &left.replayed);
+    /// Whether what was staged goes on where the files end: how much of it is there, or why not.
+    fn follows(
+        &self,
+        at: &Candidate,
+        found: &End,
+        left: &LeftBehind,
+        replayed: &Replayed,
+    ) -> Result<Result<usize, String>> {
+        let lap = &left.lap;
         let (from, to, end) = (lap.end_before, replayed.end, found.offset);
         if probe::planted("staging.gap_accepted") && end < from {
             return Ok(Ok(0));
@@ -315,23 +330,11 @@ impl Recovery<'_> {
         let file = at.open(self.context.disk())?;
         let mut stored = vec![0; (found.position - lap.position) as usize];
         read_exact_at(&*file, &mut stored, lap.position).map_err(Error::io("read", &at.path))?;
-        let is_same = stored == left.bytes[..done] || self.is_packed(&stored, left, done);
-        if !is_same && !probe::planted("staging.other_bytes_accepted") {
+        let is_same = stored == left.bytes[..done] || is_packed(&stored, left, replayed, done);
+        if !is_same {
             return Ok(Err(format!("records {from}..{to} are staged, and others stand in their place")));
         }
         Ok(Ok(done))
-    }
-
-    /// Whether the file has everything that was staged, the last batch of it in another form.
-    fn is_packed(&self, stored: &[u8], left: &LeftBehind, done: usize) -> bool {
-        let (Some((last, plain)), true) = (left.replayed.batches.last(), done == left.bytes.len()) else { return false };
-        let packed = stored.get(*last..).map(BatchHeader::read);
-        let Some(Ok(packed)) = packed else { return false };
-        left.replayed.may_be_packed()
-            && stored[..*last] == left.bytes[..*last]
-            && packed.batch_len as usize == stored.len() - last
-            && (packed.base_offset, packed.record_count, packed.max_timestamp)
-                == (plain.base_offset, plain.record_count, plain.max_timestamp)
     }
 
     fn open_unclean(&self, mut candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
@@ -369,20 +372,21 @@ impl Recovery<'_> {
         if plan.drops_staged {
             probe::reached("recover.drops_staged");
         }
-        if let (Some(left), Some(staged)) = (&left, &staged) {
+        if staged.is_some() {
             // A write of the lap that was cut short is done again, with the same bytes.
             plan.torn = None;
-            for (at, header) in staged.replayed.batches.iter().filter(|(at, _)| *at >= staged.done) {
-                followed.replay(header, left.bytes.get(*at..));
-            }
-            followed.producers.committed_to(staged.replayed.end);
         }
         // The last batch may get longer yet: what is compressed in vain does.
-        let lap_end = left.as_ref().map_or(0, |left| left.lap.position + packed_bound(left.bytes.len()) as u64);
-        let recovered = self.assemble(candidates, followed, scanned, found, proven, plan)?;
-        if staged.is_some() {
+        let lap_end =
+            left.as_ref().map_or(0, |left| left.lap.position.saturating_add(packed_bound(left.bytes.len()) as u64));
+        let mut recovered = self.assemble(candidates, followed, scanned, found, proven, plan)?;
+        if let (Some(left), Some(staged)) = (&left, &staged) {
             // It was staged for this file, whatever its length is to be by now.
             recovered.segments.last().into_iter().for_each(|last| last.widen(lap_end));
+            for (at, header) in staged.replayed.batches.iter().filter(|(at, _)| *at >= staged.done) {
+                recovered.followed.replay(header, left.bytes.get(*at..));
+            }
+            recovered.followed.producers.committed_to(staged.replayed.end);
         }
         let recovered = Recovered {
             end: staged.as_ref().map_or(recovered.end, |staged| staged.replayed.end),
@@ -425,6 +429,7 @@ impl Recovery<'_> {
         let has_epochs = Followed::has_epochs(self.context, self.dir);
         if let Some((segment, note)) = note
             && segment == last
+            && note.position <= candidates[last].limit
             && settled == last
             && has_epochs
             && !note.has_producers
@@ -582,6 +587,7 @@ impl Recovery<'_> {
             return Ok(Recovered { plan, scanned_bytes, ..Recovered::empty(start, followed) });
         }
         let segments = self.segments(&candidates, &found);
+        publish(&segments, &found.index);
         let mark = candidates.last().and_then(|last| last.mark.map(|mark| (last.limit, mark)));
         let active = Found {
             // A file that grows is cut at its end, whatever is in there.
@@ -657,10 +663,12 @@ impl Recovery<'_> {
             data.vouch(if is_last { *len } else { 0 });
             Arc::new(data)
         });
+        let segments: Vec<_> = ends.collect();
+        publish(&segments, &index);
         let first_timestamp = clean.first_timestamp;
         let found = Found { touched: last_len, is_closed: true, first_timestamp, index, mark: None };
         Ok(Some(Recovered {
-            segments: ends.collect(),
+            segments,
             active: Some(found),
             end: clean.end,
             proven: clean.end,
@@ -701,7 +709,30 @@ struct LeftBehind {
     lap: Lap,
     /// The batches, as far as they had come.
     bytes: Vec<u8>,
-    replayed: Replayed,
+    /// None if they do not verify, and that is no reason to stop.
+    replayed: Option<Replayed>,
+}
+
+/// Lets readers use the index of the last segment, as recovery has it: nobody else vouches for its files.
+fn publish(segments: &[Arc<SegmentData>], index: &IndexWriter) {
+    if let Some(last) = segments.last() {
+        last.set_index(Some(index.reader()));
+        if let Some((timestamp, offset)) = index.largest() {
+            last.note_largest(timestamp, offset);
+        }
+    }
+}
+
+/// Whether the file has everything that was staged, the last batch of it in another form.
+fn is_packed(stored: &[u8], left: &LeftBehind, replayed: &Replayed, done: usize) -> bool {
+    let (Some((last, plain)), true) = (replayed.batches.last(), done == left.bytes.len()) else { return false };
+    let packed = stored.get(*last..).map(BatchHeader::read);
+    let Some(Ok(packed)) = packed else { return false };
+    replayed.may_be_packed()
+        && stored[..*last] == left.bytes[..*last]
+        && packed.batch_len as usize == stored.len() - last
+        && (packed.base_offset, packed.record_count, packed.max_timestamp)
+            == (plain.base_offset, plain.record_count, plain.max_timestamp)
 }
 
 /// What is known of the log's end beforehand.

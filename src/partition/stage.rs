@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::writer::Writer;
+use crate::disk::marks::Lap;
 use crate::error::Result;
 use crate::probe;
 use crate::record::{BatchHeader, BatchRef, Codec, Compression, OpenBatch, Record, TimestampType, pack};
@@ -22,7 +23,6 @@ use crate::segment::files::Bytes;
 use crate::segment::pool::Key;
 use crate::segment::staging::{Limits, Staged};
 use crate::types::{Offset, Timestamp};
-use crate::disk::marks::Lap;
 
 /// What a partition has staged, and what became of it.
 #[derive(Debug, Default)]
@@ -47,10 +47,8 @@ impl Tail {
         let mut tail = Self { staged, since: now, ..Self::default() };
         if let Some(staged) = &tail.staged {
             let headers = headers(staged.sealed());
-            (tail.batch_count, tail.first_timestamp) =
-                headers.fold((0, None), |(count, first), (_, header)| {
-                    (count + 1, first.or(Some(header.max_timestamp)))
-                });
+            (tail.batch_count, tail.first_timestamp) = headers
+                .fold((0, None), |(count, first), (_, header)| (count + 1, first.or(Some(header.max_timestamp))));
         }
         tail
     }
@@ -70,6 +68,12 @@ impl Tail {
     /// Takes the slot away, whatever is in it.
     pub(crate) fn take_slot(&mut self) -> Option<Staged> {
         std::mem::take(self).staged
+    }
+
+    /// How many bytes the file lacks, at most: what is compressed in vain gets longer.
+    pub(crate) fn pending_bound(&self) -> u64 {
+        let len = self.pending_len();
+        if len == 0 { 0 } else { packed_bound(len as usize) as u64 }
     }
 
     fn pending_len(&self) -> u64 {
@@ -106,8 +110,8 @@ impl Writer {
         let kind = self.config.timestamp_type;
         let batch = OpenBatch::new(self.end, self.epoch, kind, at);
         let len = BatchHeader::LEN + batch.len_of(record, at).map_err(Failure::Refused)?.whole;
-        let (layout, limit) = (core.context.pool.layout(), self.config.max_batch_bytes());
-        if len as u64 > limit {
+        let limit = self.longest_joined();
+        if len > limit {
             // Whoever makes a batch of it says what is wrong, or compresses it.
             return Ok(None);
         }
@@ -115,7 +119,7 @@ impl Writer {
         let Some(active) = &self.active else { return Ok(None) };
         let left = |last: u64, from: Offset| last.saturating_sub(from.0).saturating_add(1);
         let limits = Limits {
-            len: most.min(limit as usize).min(layout.batch_len as usize).max(len),
+            len: most.min(limit).min(core.context.pool.layout().batch_len as usize).max(len),
             count: left(Offset::MAX.0 - 1, self.end)
                 .min(left(active.data().base().0 + MAX_RELATIVE, self.end))
                 .min(i32::MAX as u64),
@@ -131,12 +135,7 @@ impl Writer {
     }
 
     /// Puts a whole batch, stamped with `end`, behind what is staged; `false` if it cannot be staged.
-    pub(super) fn stage_batch(
-        &mut self,
-        core: &Core,
-        batch: &[u8],
-        header: &BatchHeader,
-    ) -> Result<bool, Failure> {
+    pub(super) fn stage_batch(&mut self, core: &Core, batch: &[u8], header: &BatchHeader) -> Result<bool, Failure> {
         if batch.len() > core.context.pool.layout().batch_len as usize {
             return Ok(false);
         }
@@ -203,15 +202,21 @@ impl Writer {
         if self.tail.packed.is_some() && !probe::planted("staging.retry_with_other_bytes") {
             return;
         }
-        let retried = self.tail.packed.is_some();
         let sealed = staged.sealed();
+        let is_first = self.tail.packed.as_deref().is_none_or(|packed| packed == sealed);
         let last = headers(sealed).last().map_or(0, |(at, _)| at);
         let mut packed = sealed[..last].to_vec();
-        let compression = super::stored_as(&self.config).filter(|_| !retried).unwrap_or(Compression::NONE);
+        let compression = super::stored_as(&self.config).filter(|_| is_first).unwrap_or(Compression::NONE);
         if pack(&mut self.compressor, compression, &sealed[last..], &mut packed).is_err() {
             // Whoever opened the log lacks the codec, or it was taken from the topic: plain will do.
             packed.truncate(last);
             packed.extend_from_slice(&sealed[last..]);
+        }
+        let left = self.active.as_ref().map_or(u64::MAX, |active| active.limit() - active.position());
+        if packed.len() as u64 > left {
+            // It was staged when the topic had no codec, and got longer by it.
+            packed.clear();
+            packed.extend_from_slice(sealed);
         }
         if probe::planted("staging.squeezed_in_place") {
             staged.squeeze(last, &packed[last..]);
@@ -234,11 +239,6 @@ impl Writer {
             return Ok(None);
         }
         let bound = self.packed_bound(len);
-        let capacity = context.pool.layout().slot_len as usize - Staged::BATCHES_AT;
-        if len > self.tail.staged.as_ref().map_or(capacity, Staged::capacity) || bound > self.most_packed() {
-            self.flush(core)?;
-            return Ok(None);
-        }
         if context.pool.refused().is_some() {
             // What was left is written, and nothing more staged.
             self.flush(core)?;
@@ -251,6 +251,11 @@ impl Writer {
             self.tail = Tail { staged: Some(staged), ..Tail::default() };
             // Whoever does the background work is to come by when it has waited long enough.
             context.doorbell.ring();
+        }
+        // Its length may be that of an arena which another version, or other settings, made.
+        if self.tail.staged.as_ref().is_none_or(|staged| len > staged.capacity()) {
+            self.flush(core)?;
+            return Ok(None);
         }
         let is_full = |writer: &Self| {
             let has_room = writer.tail.staged.as_ref().is_some_and(|staged| len <= staged.room());
@@ -273,6 +278,10 @@ impl Writer {
 
     fn begin_lap(&mut self, core: &Core) -> Result<(), Failure> {
         let (Some(active), Some(staged)) = (&mut self.active, &mut self.tail.staged) else { return Ok(()) };
+        // A kill must find nothing where the lap belongs but what belongs to it.
+        if !probe::planted("staging.no_cut") {
+            active.cut()?;
+        }
         let lap = Lap {
             number: 0,
             topic: core.topic,
@@ -283,6 +292,10 @@ impl Writer {
             file: active.file_id().map_err(Failure::Refused)?,
         };
         staged.begin(lap);
+        if core.has_stopped() {
+            // A sync failed meanwhile: what the lap says of the file may be dropped.
+            core.context.pool.void(core.key());
+        }
         self.tail.since = core.context.clock.monotonic();
         self.tail.idle_since = None;
         probe::reached("staging.lap");
@@ -299,9 +312,14 @@ impl Writer {
         if self.codec().is_some() { len.saturating_sub(PACKED_EXTRA) / 7 * 6 } else { len }
     }
 
-    /// The longest form a batch may have that is compressed here.
-    fn most_packed(&self) -> usize {
-        if self.codec().is_some() { self.config.max_batch_bytes() as usize } else { usize::MAX }
+    /// How long a batch of joined records may become, so that it is within the topic's limits in each of its forms.
+    fn longest_joined(&self) -> usize {
+        let limit = self.unpacked_bound(self.config.max_batch_bytes() as usize);
+        match self.codec() {
+            // Nobody could read a longer one.
+            Some(_) => limit.min(BatchHeader::LEN + self.config.max_decompressed_bytes as usize),
+            None => limit,
+        }
     }
 
     /// The latest time of a record that still belongs into the segment that `at` belongs into.

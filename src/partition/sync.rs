@@ -29,13 +29,19 @@ impl Core {
                 }
                 self.check().err().map(Err)
             };
-            let done = self.syncing.run(done, || self.sync_now(false));
+            let done = self.syncing.run_for_all(self.patience(), done, || self.sync_now(false));
             self.deliver();
             done?;
             if self.synced() >= offset {
                 return Ok(());
             }
         }
+    }
+
+    /// How long to wait, before a sync, for those whom it could serve with it: not so long that it costs them more than
+    /// it saves. No time passes while a simulated disk syncs, so in a simulation nobody waits.
+    fn patience(&self) -> Duration {
+        (self.counters.last_sync() / 2).min(PATIENCE_MAX)
     }
 
     /// Syncs what was rolled, so that nothing but the active segment is left to lose. Returns whether there was any.
@@ -92,7 +98,7 @@ impl Core {
             return Err(self.sync_failed(error));
         }
         let duration = self.context.clock.monotonic().saturating_sub(began);
-        self.counters.syncs.record(duration);
+        self.counters.synced(duration);
         self.reports.push(Report::Woken(self.synced.raise(plan.end.0)));
         self.reports.push(Report::Synced { offset: plan.end, duration });
         Ok(())
@@ -147,3 +153,6 @@ impl Core {
         sync_parent(self.context.disk(), &self.dir)
     }
 }
+
+/// Threads that were woken together are back within this, or have something else to do.
+const PATIENCE_MAX: Duration = Duration::from_micros(60);

@@ -147,6 +147,7 @@ impl Writer {
             // A kill half way through the cutting leaves what no single write leaves: whoever finds it must not take
             // this for the boot and the file that a note speaks of.
             core.context.notes.erase(core.context.disk(), core.topic, core.id.partition);
+            core.context.pool.void(core.key());
         }
         self.carry_out_plan(core)?;
         if self.active.is_none() {
@@ -161,7 +162,9 @@ impl Writer {
         self.sync_names(core)?;
         let Some(active) = &mut self.active else { return Ok(()) };
         if shape.durable && !active.is_reserved() {
-            active.extend(shape, origin)?;
+            // What is staged was staged for this file, and goes before its page of marks.
+            let staged = active.position() + self.tail.pending_bound();
+            active.extend(Shape { segment_bytes: shape.segment_bytes.max(staged), ..shape }, origin)?;
         }
         for at in self.stale_snapshots.drain(..) {
             // In nobody's way but for the space they take.
@@ -404,7 +407,8 @@ impl Writer {
     /// Everything a sync of all that was written so far has to do.
     pub(crate) fn plan_sync(&mut self, rolled_only: bool, core: &Core) -> SyncPlan {
         let rolled = std::mem::take(&mut self.rolled);
-        let end = if rolled_only { rolled.last().map_or(core.synced(), |target| target.end) } else { self.written(core) };
+        let end =
+            if rolled_only { rolled.last().map_or(core.synced(), |target| target.end) } else { self.written(core) };
         let unsynced_records = if rolled_only { 0 } else { std::mem::take(&mut self.unsynced_records) };
         SyncPlan {
             rolled,

@@ -42,13 +42,20 @@ impl<'a> BatchRef<'a> {
     /// What [`BatchHeader::read`] refuses, a batch cut short, a wrong checksum.
     pub fn verify(bytes: &'a [u8]) -> Result<Self, Invalid> {
         let batch = Self::framed(bytes)?;
-        if crc32c(&batch.bytes[ATTRIBUTES_AT..]) != batch.header.crc {
-            return Err(Invalid { at: ATTRIBUTES_AT, what: "checksum does not match" });
-        }
+        batch.check()?;
         Ok(batch)
     }
 
-    /// As [`verify`](Self::verify), for bytes whose checksum was compared a moment ago.
+    /// Refuses a batch whose checksum is not that of its bytes.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        if crc32c(&self.bytes[ATTRIBUTES_AT..]) != self.header.crc {
+            return Err(Invalid { at: ATTRIBUTES_AT, what: "checksum does not match" });
+        }
+        Ok(())
+    }
+
+    /// As [`verify`](Self::verify), for bytes whose checksum was compared a moment ago, or is about to be.
     pub(crate) fn framed(bytes: &'a [u8]) -> Result<Self, Invalid> {
         let header = BatchHeader::read(bytes)?;
         let Some(bytes) = bytes.get(..header.batch_len as usize) else {

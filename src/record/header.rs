@@ -142,14 +142,18 @@ impl BatchHeader {
     /// The last offset the batch covers: the base offset plus the delta, held within what offsets can be.
     #[must_use]
     pub fn last_offset(&self) -> Offset {
-        let last = self.base_offset.0.saturating_add_signed(i64::from(self.last_offset_delta));
-        Offset(last).min(Offset::MAX)
+        self.frame().last_offset()
     }
 
     /// The offset after the last one the batch covers.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
-        Offset(self.last_offset().0.saturating_add(1)).min(Offset::MAX)
+        self.frame().next_offset()
+    }
+
+    fn frame(&self) -> Frame {
+        let Self { base_offset, batch_len, last_offset_delta, .. } = *self;
+        Frame { base_offset, batch_len, last_offset_delta }
     }
 
     /// Whether the offsets and the record count can belong together: a batch covers at least its base offset, no
@@ -210,9 +214,47 @@ impl BatchHeader {
     }
 }
 
+/// Where a batch ends, in bytes and in offsets: all that is looked at of those on the way to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) base_offset: Offset,
+    pub(crate) batch_len: u32,
+    pub(crate) last_offset_delta: i32,
+}
+
+impl Frame {
+    /// Reads what [`BatchHeader::read`] would, and refuses what it would.
+    #[inline]
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Invalid> {
+        let len = framed_len(bytes)?;
+        let (Some(batch_len), Some(header)) = (len, bytes.first_chunk::<{ BatchHeader::LEN }>()) else {
+            return Err(Invalid { at: bytes.len(), what: "batch header cut short" });
+        };
+        Ok(Self {
+            base_offset: Offset(BigEndian::read_u64(&header[BASE_OFFSET_AT..])),
+            batch_len,
+            last_offset_delta: BigEndian::read_i32(&header[LAST_OFFSET_DELTA_AT..]),
+        })
+    }
+
+    /// See [`BatchHeader::last_offset`].
+    #[inline]
+    pub(crate) fn last_offset(&self) -> Offset {
+        let last = self.base_offset.0.saturating_add_signed(i64::from(self.last_offset_delta));
+        Offset(last).min(Offset::MAX)
+    }
+
+    /// See [`BatchHeader::next_offset`].
+    #[inline]
+    pub(crate) fn next_offset(&self) -> Offset {
+        Offset(self.last_offset().0.saturating_add(1)).min(Offset::MAX)
+    }
+}
+
 /// The length of the batch that starts `bytes`, or `None` if too few are there to tell.
 ///
 /// The checks go in Kafka's order, so that bytes which cannot become a batch are refused as early as there.
+#[inline]
 pub(super) fn framed_len(bytes: &[u8]) -> Result<Option<u32>, Invalid> {
     let Some(start) = bytes.first_chunk::<LOG_OVERHEAD>() else { return Ok(None) };
     let batch_length = BigEndian::read_i32(&start[BATCH_LENGTH_AT..]);

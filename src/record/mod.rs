@@ -42,7 +42,7 @@ pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use walk::RecordIter;
 
 pub(crate) use compress::Compressor;
-pub(crate) use header::stamp;
+pub(crate) use header::{Frame, stamp};
 pub(crate) use open::{OpenBatch, pack};
 pub(crate) use validate::{Origin as BatchOrigin, Rules, Stamp, Validator};
 pub(crate) use walk::check_records;

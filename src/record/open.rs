@@ -174,9 +174,7 @@ pub(crate) fn pack(
     let header = BatchHeader::read(plain).map_err(|invalid| RecordError::Invalid(invalid).into_error())?;
     let begin = into.len();
     into.resize(begin + BatchHeader::LEN, 0);
-    compressor
-        .compress(compression, &plain[BatchHeader::LEN..], into)
-        .map_err(RecordError::into_error)?;
+    compressor.compress(compression, &plain[BatchHeader::LEN..], into).map_err(RecordError::into_error)?;
     super::builder::check_len((into.len() - begin).min(MAX_BATCH_LEN + 1))?;
     let attributes = header.attributes.with_codec(compression.codec());
     Ok(BatchHeader { attributes, ..header }.seal(&mut into[begin..]))

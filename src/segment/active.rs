@@ -236,6 +236,11 @@ impl ActiveSegment {
     pub(crate) fn write(&mut self, batches: &[u8]) -> Result<(), Failure> {
         self.cut()?;
         let end = self.position + batches.len() as u64;
+        if end > self.limit() {
+            // Over the marks, or where no map reaches. Whoever staged or measured it was wrong.
+            let (len, limit) = (batches.len() as u64, self.limit().saturating_sub(self.position));
+            return Err(Failure::Refused(Error::BatchTooLarge { len, limit }));
+        }
         self.allocate(end)?;
         self.touched = end;
         let written = match probe::planted("segment.half_write_believed") {

@@ -10,6 +10,7 @@
 //! - An index is used only if somebody vouches for it: the writer that is growing it, or the segment's seal.
 //!   Otherwise it is rebuilt from the batches, so a look-up answers as a scan from the start would.
 
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -18,9 +19,11 @@ use parking_lot::RwLock;
 
 use super::files::{Bytes, Files, Home, View};
 use super::index::Index;
+use super::offset_index::Near;
 use super::{FileKind, file_path};
 use crate::error::{Error, Result};
-use crate::record::{BatchHeader, BatchRef};
+use crate::record::{BatchHeader, BatchRef, Frame};
+use crate::sys;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// One segment, as readers see it.
@@ -60,10 +63,29 @@ pub(crate) struct Wanted {
     pub(crate) limit: Offset,
     /// Stop before this length is passed, but not before the first batch.
     pub(crate) max_bytes: usize,
+    /// Stop once so many records are among the batches that no reader leaves out.
+    pub(crate) max_records: usize,
+    /// Whether records of transactions may be left out.
+    pub(crate) hides: bool,
     /// Whether offsets must follow one another without a gap.
     pub(crate) dense: bool,
     /// No batch was written under a later one.
     pub(crate) max_epoch: LeaderEpoch,
+}
+
+impl Wanted {
+    /// How many records of a batch are sure to be returned.
+    fn count(&self, header: &BatchHeader) -> usize {
+        let attributes = header.attributes;
+        if attributes.is_control() || (self.hides && attributes.is_transactional()) {
+            return 0;
+        }
+        // Of those before the first offset, compaction may have left any number.
+        let before = self.from.0.saturating_sub(header.base_offset.0);
+        usize::try_from(header.record_count)
+            .unwrap_or(0)
+            .saturating_sub(usize::try_from(before).unwrap_or(usize::MAX))
+    }
 }
 
 /// Verified batches, back to back.
@@ -163,48 +185,76 @@ impl SegmentData {
     pub(crate) fn locate(self: &Arc<Self>, target: Offset) -> Result<Option<u64>> {
         let len = self.len();
         let view = self.view()?;
-        let entry = self.index()?.floor(self.base, target);
+        Ok(self.find(&view, len, target)?.map(|(position, _)| position))
+    }
+
+    /// As [`locate`](Self::locate), among the first `len` bytes, and the frame of that batch.
+    fn find(&self, view: &View, len: u64, target: Offset) -> Result<Option<(u64, Frame)>> {
+        let Near { entry, mut way } = self.floor(target)?;
         let (mut position, mut next) = (entry.map_or(0, |entry| u64::from(entry.position)), self.base);
         let mut indexed = entry.map(|entry| entry.offset);
         while position < len {
-            let header = self.header(&view, position, len)?;
-            // Offsets are under no checksum. One that fell would let a batch be passed over.
-            if header.base_offset < next || indexed.is_some_and(|last| last != header.last_offset()) {
-                return Err(self.corrupt(position, format!("offset {} is out of place", header.base_offset)));
+            let (from, mut copied) = (position, [0; BatchHeader::LEN]);
+            let window = self.headers(view, from, len, &mut copied)?;
+            // Each header says where the next one is: without this, each would be waited for by itself.
+            sys::prefetch(&window[..window.len().min(mem::take(&mut way))]);
+            while let Some(header) = window.get((position - from) as usize..).and_then(<[u8]>::first_chunk) {
+                let frame = self.frame(header, position, len)?;
+                // Offsets are under no checksum. One that fell would let a batch be passed over.
+                if frame.base_offset < next || indexed.is_some_and(|last| last != frame.last_offset()) {
+                    return Err(self.corrupt(position, format!("offset {} is out of place", frame.base_offset)));
+                }
+                if frame.last_offset() >= target {
+                    return Ok(Some((position, frame)));
+                }
+                position += u64::from(frame.batch_len);
+                (next, indexed) = (frame.next_offset(), None);
             }
-            if header.last_offset() >= target {
-                return Ok(Some(position));
-            }
-            position += u64::from(header.batch_len);
-            (next, indexed) = (header.next_offset(), None);
         }
         Ok(None)
+    }
+
+    fn floor(&self, target: Offset) -> Result<Near> {
+        if let Some(index) = &*self.index.read() {
+            return Ok(index.floor(self.base, target));
+        }
+        Ok(self.index()?.floor(self.base, target))
+    }
+
+    /// Bytes from `position` on, at least a header, of `len` that are published.
+    fn headers<'w>(&self, view: &'w View, position: u64, len: u64, copied: &'w mut [u8]) -> Result<&'w [u8]> {
+        if len - position < BatchHeader::LEN as u64 {
+            return Err(self.corrupt(position, "batch header cut short"));
+        }
+        view.window(position, BatchHeader::LEN, len, copied, &self.path)
+    }
+
+    /// The frame of the batch at `position`, which is not verified.
+    #[inline]
+    fn frame(&self, header: &[u8; BatchHeader::LEN], position: u64, len: u64) -> Result<Frame> {
+        let frame = Frame::read(header).map_err(|invalid| self.corrupt(position, invalid.what))?;
+        if u64::from(frame.batch_len) > len - position || frame.last_offset_delta < 0 {
+            return Err(self.corrupt(position, "batch length or offsets are out of range"));
+        }
+        Ok(frame)
     }
 
     /// Verified batches from the one that holds or follows `wanted.from` on; `None` if the segment ends before it,
     /// or the limit comes before the end of the first batch.
     pub(crate) fn read(self: &Arc<Self>, wanted: Wanted) -> Result<Option<Piece>> {
-        match self.locate(wanted.from)? {
-            Some(position) => self.read_at(position, wanted),
-            None => Ok(None),
-        }
-    }
-
-    /// As [`read`](Self::read), for a caller that knows where the batch begins.
-    pub(crate) fn read_at(self: &Arc<Self>, position: u64, wanted: Wanted) -> Result<Option<Piece>> {
         let len = self.len();
         let view = self.view()?;
-        let first = self.header(&view, position, len)?;
+        let Some((position, first)) = self.find(&view, len, wanted.from)? else { return Ok(None) };
         if first.base_offset > wanted.from && wanted.dense {
             return Err(self.corrupt(position, format!("offset {} is missing before this batch", wanted.from)));
         }
         let want = u64::from(first.batch_len).max(wanted.max_bytes as u64);
-        let bytes = view.bytes(position..len.min(position.saturating_add(want)))?;
+        let bytes = view.bytes(position..len.min(position.saturating_add(want)), &self.path)?;
         let mut next_offset = first.base_offset;
         let mut epoch = LeaderEpoch::NONE;
-        let mut taken = 0;
+        let (mut taken, mut count) = (0, 0);
         let stored = bytes.as_slice();
-        while taken < stored.len() {
+        while taken < stored.len() && count < wanted.max_records {
             let batch = match self.verify(&stored[taken..], position + taken as u64, next_offset, wanted.dense)? {
                 Some(batch) if batch.header().next_offset() <= wanted.limit => batch,
                 Some(batch) if batch.header().next_offset() > self.end() => {
@@ -220,6 +270,7 @@ impl SegmentData {
             }
             epoch = epoch.max(found);
             taken += batch.bytes().len();
+            count += wanted.count(batch.header());
             next_offset = batch.header().next_offset();
         }
         let is_vouched = self.is_vouched(position, taken as u64);
@@ -243,30 +294,29 @@ impl SegmentData {
 
     /// The first batch of `bytes`, checked in full; `None` if the read limit cut it short.
     fn verify<'b>(&self, bytes: &'b [u8], position: u64, next: Offset, dense: bool) -> Result<Option<BatchRef<'b>>> {
-        let header = match BatchHeader::read(bytes) {
-            Ok(header) => header,
+        let batch = match BatchRef::framed(bytes) {
+            Ok(batch) => batch,
             Err(_) if bytes.len() < BatchHeader::LEN => return Ok(None),
-            Err(invalid) => return Err(self.corrupt(position, invalid.what)),
+            Err(invalid) => {
+                // Only the limit can cut a batch: published ones are whole. If it is not, its length is wrong.
+                let frame = Frame::read(bytes).map_err(|_| self.corrupt(position, invalid.what))?;
+                let end = position + u64::from(frame.batch_len);
+                return if end <= self.len() { Ok(None) } else { Err(self.corrupt(position, "length past the end")) };
+            }
         };
-        if header.batch_len as usize > bytes.len() {
-            // Only the limit can cut a batch: published ones are whole. If it is not, its length is wrong.
-            let end = position + u64::from(header.batch_len);
-            return if end <= self.len() { Ok(None) } else { Err(self.corrupt(position, "length past the end")) };
+        let base = batch.header().base_offset;
+        if base < next || (dense && base > next) {
+            return Err(self.corrupt(position, format!("offset {base} where {next} was expected")));
         }
-        if header.base_offset < next || (dense && header.base_offset > next) {
-            return Err(self.corrupt(position, format!("offset {} where {next} was expected", header.base_offset)));
-        }
-        BatchRef::verify(bytes).map(Some).map_err(|invalid| self.corrupt(position, invalid.what))
+        batch.check().map_err(|invalid| self.corrupt(position, invalid.what))?;
+        Ok(Some(batch))
     }
 
     /// The header of the batch at `position`, framed but not verified.
     pub(crate) fn header(&self, view: &View, position: u64, len: u64) -> Result<BatchHeader> {
-        if len - position < BatchHeader::LEN as u64 {
-            return Err(self.corrupt(position, "batch header cut short"));
-        }
-        let mut bytes = [0; BatchHeader::LEN];
-        view.copy(&mut bytes, position)?;
-        let header = BatchHeader::read(&bytes).map_err(|invalid| self.corrupt(position, invalid.what))?;
+        let mut copied = [0; BatchHeader::LEN];
+        let bytes = self.headers(view, position, len, &mut copied)?;
+        let header = BatchHeader::read(bytes).map_err(|invalid| self.corrupt(position, invalid.what))?;
         if u64::from(header.batch_len) > len - position || header.last_offset_delta < 0 {
             return Err(self.corrupt(position, "batch length or offsets are out of range"));
         }
@@ -275,7 +325,10 @@ impl SegmentData {
 
     /// A way to the bytes, opened when first needed.
     pub(crate) fn view(self: &Arc<Self>) -> Result<View> {
-        self.last_used.store(self.files().tick(), Ordering::Relaxed);
+        let tick = self.files().tick();
+        if self.last_used() != tick {
+            self.last_used.store(tick, Ordering::Relaxed);
+        }
         let capacity = self.capacity();
         let fits = |view: &&View| view.capacity() >= capacity;
         if let Some(view) = self.view.read().as_ref().filter(fits) {

@@ -17,7 +17,7 @@ use crate::disk::{Disk, DiskFile, Open, read_exact_at};
 use crate::error::{Error, Result};
 use crate::observe::{Observer, tell};
 use crate::probe;
-use crate::sys::Map;
+use crate::sys::{CHUNK, Map};
 use crate::types::TopicPartition;
 
 /// How segments are read.
@@ -87,7 +87,7 @@ impl Files {
         let file = self.disk.open(path, Open::Read).map_err(Error::io("open", path))?;
         if self.read_path == ReadPath::Positional {
             self.tick.fetch_add(1, Ordering::Relaxed);
-            return Ok(View { bytes: Source::File(file), path: path.into() });
+            return Ok(View::File(file));
         }
         let capacity = usize::try_from(capacity).map_err(|_| Error::Unsupported { what: "a map of this length" })?;
         let mut map = file.map(capacity).map_err(Error::io("map", path))?;
@@ -95,7 +95,7 @@ impl Files {
         // All of it, or what is fetched of its last piece would end where the first read does.
         map.raise(cold as usize);
         self.tick.fetch_add(1, Ordering::Relaxed);
-        Ok(View { bytes: Source::Map(Arc::new(map)), path: path.into() })
+        Ok(View::Map(Arc::new(map)))
     }
 
     /// Notes that `segment` now holds a map, or an open file, and makes the one read longest ago drop its own if there
@@ -147,15 +147,10 @@ impl Home {
     }
 }
 
-/// An open way to the bytes of one segment file. Cheap to clone; keeps the file's bytes alive.
+/// An open way to the bytes of one segment file, at a path that its errors name. Cheap to clone; keeps the file's bytes
+/// alive.
 #[derive(Debug, Clone)]
-pub(crate) struct View {
-    bytes: Source,
-    path: Arc<Path>,
-}
-
-#[derive(Debug, Clone)]
-enum Source {
+pub(crate) enum View {
     Map(Arc<Map>),
     File(Arc<dyn DiskFile>),
 }
@@ -163,55 +158,66 @@ enum Source {
 impl View {
     /// How far the view reaches.
     pub(crate) fn capacity(&self) -> u64 {
-        match &self.bytes {
-            Source::Map(map) => map.capacity() as u64,
-            Source::File(_) => u64::MAX,
+        match self {
+            Self::Map(map) => map.capacity() as u64,
+            Self::File(_) => u64::MAX,
         }
     }
 
     /// The bytes of `range`, all of which the caller knows to be published: borrowed from the map, or read.
-    pub(crate) fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
+    pub(crate) fn bytes(self, range: Range<u64>, path: &Path) -> Result<Bytes> {
         let (from, len) = (range.start as usize, (range.end - range.start) as usize);
-        match &self.bytes {
-            Source::Map(map) => {
-                self.show(map, &range)?;
-                Ok(Bytes(Held::Mapped { map: Arc::clone(map), from, len }))
+        match self {
+            Self::Map(map) => {
+                show(&map, &range, path)?;
+                Ok(Bytes(Held::Mapped { map, from, len }))
             }
-            Source::File(file) => {
+            Self::File(file) => {
                 let mut bytes = vec![0; len];
-                self.read(&**file, &mut bytes, range.start)?;
+                read(&*file, &mut bytes, range.start, path)?;
                 Ok(Bytes(Held::Owned { bytes: bytes.into(), from: 0, len }))
             }
         }
     }
 
-    /// Copies `into.len()` published bytes at `position`: for headers, which are looked at and let go.
-    pub(crate) fn copy(&self, into: &mut [u8], position: u64) -> Result<()> {
-        let range = position..position + into.len() as u64;
-        match &self.bytes {
-            Source::File(file) => self.read(&**file, into, position),
-            Source::Map(map) => {
-                self.show(map, &range)?;
-                into.copy_from_slice(&map.readable()[range.start as usize..range.end as usize]);
-                Ok(())
+    /// Published bytes from `from` on: at least `len`, and below `limit` as many as are fetched with them anyway. With
+    /// no map they are read into `copied`, which has room for `len`.
+    pub(crate) fn window<'w>(
+        &'w self,
+        from: u64,
+        len: usize,
+        limit: u64,
+        copied: &'w mut [u8],
+        path: &Path,
+    ) -> Result<&'w [u8]> {
+        let end = from + len as u64;
+        match self {
+            Self::Map(map) => {
+                let end = end.next_multiple_of(CHUNK as u64).min(limit).max(end);
+                show(map, &(from..end), path)?;
+                Ok(&map.readable()[from as usize..end as usize])
+            }
+            Self::File(file) => {
+                read(&**file, &mut copied[..len], from, path)?;
+                Ok(&copied[..len])
             }
         }
     }
+}
 
-    fn show(&self, map: &Map, range: &Range<u64>) -> Result<()> {
-        if map.readable().len() < range.end as usize {
-            map.raise(range.end as usize);
-        }
-        let len = (range.end - range.start) as usize;
-        map.populate(range.start as usize, len).map_err(Error::io("read", &*self.path))
+fn show(map: &Map, range: &Range<u64>, path: &Path) -> Result<()> {
+    if map.readable().len() < range.end as usize {
+        map.raise(range.end as usize);
     }
+    let len = (range.end - range.start) as usize;
+    map.populate(range.start as usize, len).map_err(Error::io("read", path))
+}
 
-    fn read(&self, file: &dyn DiskFile, into: &mut [u8], position: u64) -> Result<()> {
-        read_exact_at(file, into, position).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Error::corrupt(&self.path, position, "the file ends here"),
-            _ => Error::io("read", &*self.path)(error),
-        })
-    }
+fn read(file: &dyn DiskFile, into: &mut [u8], position: u64, path: &Path) -> Result<()> {
+    read_exact_at(file, into, position).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::corrupt(path, position, "the file ends here"),
+        _ => Error::io("read", path)(error),
+    })
 }
 
 /// Bytes of a segment that stay as they are for as long as this lives.
@@ -226,7 +232,7 @@ enum Held {
 
 impl Bytes {
     pub(crate) fn empty() -> Self {
-        Self(Held::Owned { bytes: Arc::new([]), from: 0, len: 0 })
+        Self(Held::Owned { bytes: Arc::default(), from: 0, len: 0 })
     }
 
     /// A copy.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::Files;
-use super::offset_index::{self, OffsetEntry};
+use super::offset_index::{self, Near, OffsetEntry};
 use super::scan::Scan;
 use super::seal::Seal;
 use super::time_index::{self, TimeEntry};
@@ -50,8 +50,8 @@ pub(crate) struct Loaded {
 }
 
 impl Index {
-    /// The entry of a batch at or before the one that holds `target`; `None`: begin at the first.
-    pub(crate) fn floor(&self, base: Offset, target: Offset) -> Option<OffsetEntry> {
+    /// Where to begin looking for the batch that holds `target`: at it, or before.
+    pub(crate) fn floor(&self, base: Offset, target: Offset) -> Near {
         offset_index::floor(self.offsets.bytes(), base, target)
     }
 

@@ -56,8 +56,8 @@ pub(crate) struct Pool {
 struct State {
     /// The file in use, held so that its name can be told from another's.
     file: Option<Arc<dyn DiskFile>>,
-    /// Empty, and populated.
-    free: Vec<Slot>,
+    /// Empty, and populated. The partition is the one whose header still stands in it, and vouches for its file.
+    free: Vec<(Option<Key>, Slot)>,
     /// Never used: their space is still to be taken.
     fresh: VecDeque<(u64, Slot)>,
     /// What a process before left, until its partition takes it.
@@ -74,6 +74,10 @@ struct State {
     held: BTreeSet<Key>,
     /// Rises with each slot handed out.
     laps_begun: u64,
+    /// Whether the file that has the name is damaged, and of a killed process: it is put aside, not removed.
+    is_kept: bool,
+    /// Whether this system has no call to bring in pages ahead.
+    is_unsupported: bool,
     /// How many more are refused before another one is tried: there was no space.
     pause: u32,
 }
@@ -104,32 +108,48 @@ impl Pool {
     /// As [`new`](Self::new), and replays what a killed process left. The caller knows that the log was not closed in
     /// order. `named` is the arena that process used, as far as it said so.
     ///
+    /// The pool comes with what is to be reported, if anything is: an arena that is missing or damaged, slots of nobody.
+    ///
     /// # Errors
     ///
-    /// The pool comes with what is to be reported: an arena that cannot be found or read, or slots of nobody.
+    /// [`Error::Io`] if a call failed, or the arena is a newer version's: what is staged there must not be taken for lost.
     pub(crate) fn replay(
         disk: &dyn Disk,
         path: PathBuf,
         origin: Origin,
         named: Option<FileId>,
-    ) -> (Self, Option<Error>) {
+    ) -> Result<(Self, Option<Error>)> {
         let pool = Self::new(path, origin);
-        let found = pool.find(disk, named);
-        let error = match found {
-            Ok(Some((file, header))) => pool.take_over(&file, header, origin.read_only).err(),
-            Ok(None) => None,
-            Err(error) => Some(error),
+        let found = pool.find(disk, named, origin.read_only);
+        let taken = match found {
+            Ok(Some((file, header))) => pool.take_over(&file, header, origin.read_only),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
         };
-        (pool, error)
+        match taken {
+            Ok(()) => Ok((pool, None)),
+            Err(damage @ Error::Corrupt(_)) => Ok((pool, Some(damage))),
+            Err(error) => Err(error),
+        }
     }
 
     /// The arena of the process before, if this is its file and boot.
-    fn find(&self, disk: &dyn Disk, named: Option<FileId>) -> Result<Option<(Arc<dyn DiskFile>, ArenaHeader)>> {
+    fn find(
+        &self,
+        disk: &dyn Disk,
+        named: Option<FileId>,
+        read_only: bool,
+    ) -> Result<Option<(Arc<dyn DiskFile>, ArenaHeader)>> {
         let missing = |reason: &str| {
             probe::reached("staging.missing");
             Error::corrupt(&self.path, 0, reason)
         };
-        let file = match disk.open(&self.path, Open::Write) {
+        // Whatever stands in the place of one that is missed is kept.
+        let damaged = |reason: &str| {
+            self.state.lock().is_kept = true;
+            missing(reason)
+        };
+        let file = match disk.open(&self.path, if read_only { Open::Read } else { Open::Write }) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return match named {
                     Some(_) => Err(missing("a process was killed with records in this file, and it is gone")),
@@ -154,17 +174,18 @@ impl Pool {
         let Some(header) = header.filter(|_| is_ours) else {
             probe::reached("staging.not_ours");
             return match named {
-                Some(named) if named == found.id => Err(missing("its header does not verify")),
-                Some(_) => Err(missing("this is not the file that a killed process had records in")),
+                Some(named) if named == found.id => Err(damaged("its header does not verify")),
+                Some(_) => Err(damaged("this is not the file that a killed process had records in")),
                 None => Ok(None),
             };
         };
         let len = ArenaHeader::LEN as u64 + u64::from(header.slot_len) * u64::from(header.slot_count);
         let is_laid_out = (header.slot_len as usize).is_multiple_of(Slot::ALIGN)
             && header.slot_len as usize > Staged::BATCHES_AT
-            && header.slot_len <= MAX_SLOT_LEN;
+            && header.slot_len <= MAX_SLOT_LEN
+            && header.slot_count <= MAX_SLOTS;
         if !is_laid_out || found.len < len {
-            return Err(missing("it is shorter than its header says"));
+            return Err(damaged("it is shorter than its header says"));
         }
         Ok(Some((file, header)))
     }
@@ -178,21 +199,24 @@ impl Pool {
         let slots: Vec<Slot> = if read_only {
             let mut bytes = vec![0; ArenaHeader::LEN + slot_len * used];
             read_exact_at(&**file, &mut bytes, 0).map_err(io("read"))?;
-            Arena::in_memory(&bytes, bytes.len()).map_err(io("copy"))?.into_slots(ArenaHeader::LEN, slot_len).collect()
+            Arena::in_memory(&bytes, bytes.len())
+                .map_err(io("copy"))?
+                .into_slots(ArenaHeader::LEN, slot_len)
+                .collect()
         } else {
             file.share(len).map_err(io("map"))?.into_slots(ArenaHeader::LEN, slot_len).collect()
         };
+        // Before any is taken for what it holds: all of them can be touched, or none is.
+        slots.iter().take(used).try_for_each(Slot::populate).map_err(io("read"))?;
         let mut state = self.state.lock();
         if !read_only {
             state.file = Some(Arc::clone(file));
         }
         for (number, slot) in slots.into_iter().enumerate() {
-            if number >= used {
-                state.fresh.push_back((number as u64, slot));
-                continue;
+            match number < used {
+                true => state.sort_in(slot),
+                false => state.fresh.push_back((number as u64, slot)),
             }
-            slot.populate().map_err(io("read"))?;
-            state.sort_in(slot);
         }
         match state.strange.len() {
             0 => Ok(()),
@@ -252,8 +276,14 @@ impl Pool {
     }
 
     /// Why no slots are handed out.
+    #[inline]
     pub(crate) fn refused(&self) -> Option<&'static str> {
         self.refused
+    }
+
+    /// The same, also if that turned out when the first slot was asked for.
+    pub(crate) fn why_not(&self) -> Option<&'static str> {
+        self.refused.or_else(|| self.state.lock().is_unsupported.then_some("the system cannot bring in pages ahead"))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -284,6 +314,9 @@ impl Pool {
             return None;
         }
         let mut state = self.state.lock();
+        if state.is_unsupported || state.left.contains_key(&key) {
+            return None;
+        }
         if state.pause > 0 {
             state.pause -= 1;
             return None;
@@ -291,7 +324,8 @@ impl Pool {
         if state.file.is_none() {
             match self.create(disk, &mut state) {
                 Ok(id) => named(id),
-                Err(_) => {
+                Err(error) => {
+                    state.is_unsupported = error.kind() == io::ErrorKind::Unsupported;
                     probe::reached("staging.no_arena");
                     state.pause = PAUSE;
                     return None;
@@ -299,14 +333,20 @@ impl Pool {
             }
         }
         let slot = match state.free.pop() {
-            Some(slot) => slot,
+            Some((owner, slot)) => {
+                if let Some(owner) = owner.filter(|owner| *owner != key && !state.left.contains_key(owner)) {
+                    state.flags.remove(&owner);
+                }
+                slot
+            }
             None => match state.populate_next() {
                 Ok(Some(slot)) => slot,
                 Ok(None) => {
                     probe::reached("staging.no_slot");
                     return None;
                 }
-                Err(_) => {
+                Err(error) => {
+                    state.is_unsupported = error.kind() == io::ErrorKind::Unsupported;
                     probe::reached("staging.no_space");
                     state.pause = PAUSE;
                     return None;
@@ -332,7 +372,7 @@ impl Pool {
         slot.fill(Slot::BYTES_AT, Lap::LEN, |bytes| bytes.fill(0));
         state.flags.remove(&key);
         state.held.remove(&key);
-        state.free.push(slot);
+        state.free.push((None, slot));
     }
 
     /// Keeps the slot of a partition that is being deleted, until its files are gone.
@@ -389,9 +429,9 @@ impl Pool {
         self.in_use() == 0
     }
 
-    /// The topics of whose partitions something was left that nobody has taken.
-    pub(crate) fn left_topics(&self) -> Vec<TopicId> {
-        self.state.lock().left.keys().map(|key| key.0).collect()
+    /// The partitions of which something was left that nobody has taken.
+    pub(crate) fn left_keys(&self) -> Vec<Key> {
+        self.state.lock().left.keys().copied().collect()
     }
 
     /// Removes the arena. Nothing is staged any more, and nothing will be.
@@ -401,11 +441,29 @@ impl Pool {
     /// [`Error::Io`]; it is in nobody's way.
     pub(crate) fn remove(&self, disk: &dyn Disk) -> Result<()> {
         let mut state = self.state.lock();
+        let is_kept = state.is_kept;
         *state = State::default();
+        if is_kept {
+            return self.put_aside(disk).map_err(Error::io("rename", &*self.path));
+        }
         match disk.remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &*self.path)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Gives a damaged arena another name.
+    fn put_aside(&self, disk: &dyn Disk) -> io::Result<()> {
+        probe::reached("staging.put_aside");
+        for number in 0..u32::MAX {
+            let aside = with_suffix(&self.path, &if number == 0 { "cut".into() } else { format!("{number}.cut") });
+            match disk.metadata(&aside) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return disk.rename(&self.path, &aside),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Makes a new arena, in place of whatever is there. Its name comes last.
@@ -416,6 +474,10 @@ impl Pool {
         {
             return self.reuse(file, boot, state);
         }
+        if state.is_kept {
+            self.put_aside(disk)?;
+            state.is_kept = false;
+        }
         let made = with_suffix(&self.path, "tmp");
         let _ = disk.remove_file(&made);
         let file = disk.open(&made, Open::CreateNew)?;
@@ -424,7 +486,8 @@ impl Pool {
             Ok(id)
         });
         if created.is_err() {
-            *state = State { laps_begun: state.laps_begun, ..State::default() };
+            let (laps_begun, laps) = (state.laps_begun, std::mem::take(&mut state.laps));
+            *state = State { laps_begun, laps, ..State::default() };
             let _ = disk.remove_file(&made);
         }
         created
@@ -440,7 +503,7 @@ impl Pool {
         let slots = arena.into_slots(ArenaHeader::LEN, slot_len as usize);
         state.fresh = slots.enumerate().map(|(number, slot)| (number as u64, slot)).collect();
         if let Some(first) = state.populate_next()? {
-            state.free.push(first);
+            state.free.push((None, first));
         }
         let header = ArenaHeader { log: self.log, boot, file: id, slot_len, slot_count };
         write_all_at(&**file, &header.encode(), 0)?;
@@ -454,7 +517,7 @@ impl Pool {
         let header = ArenaHeader { log: self.log, boot, file: id, slot_len, slot_count };
         write_all_at(&*file, &header.encode(), 0)?;
         let arena = file.share(ArenaHeader::LEN + slot_len as usize * slot_count as usize)?;
-        state.free = arena.into_slots(ArenaHeader::LEN, slot_len as usize).collect();
+        state.free = arena.into_slots(ArenaHeader::LEN, slot_len as usize).map(|slot| (None, slot)).collect();
         state.file = Some(file);
         Ok(id)
     }
@@ -472,10 +535,12 @@ impl State {
                 self.left.insert(key, Left::new(slot, lap));
             }
             (Some(lap), Some(key)) if is_empty => {
-                if !slot.flag().is_set() {
-                    self.laps.insert(key, lap);
+                if slot.flag().is_set() {
+                    return self.free_up(slot);
                 }
-                self.free_up(slot);
+                self.laps.insert(key, lap);
+                self.flags.entry(key).or_insert_with(|| slot.flag());
+                self.free.push((Some(key), slot));
             }
             _ if slot.word() == 0 => self.free_up(slot),
             _ => {
@@ -487,7 +552,7 @@ impl State {
 
     fn free_up(&mut self, mut slot: Slot) {
         slot.fill(Slot::BYTES_AT, Lap::LEN, |bytes| bytes.fill(0));
-        self.free.push(slot);
+        self.free.push((None, slot));
     }
 
     /// Takes the space of the next slot that was never used: zeros first, then its pages, each by a call that may fail.
@@ -509,5 +574,6 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// After a failure, so many small appends go without a slot before another one is asked for.
 const PAUSE: u32 = if cfg!(any(test, feature = "sim")) { 4 } else { 1_000 };
-/// A longer one is none of ours.
+/// More or longer ones are none of ours.
+const MAX_SLOTS: u32 = 65_536;
 const MAX_SLOT_LEN: u32 = 1 << 24;

@@ -392,7 +392,9 @@ impl Disk for SimDisk {
             }
             // What is put aside may have been lost to a failed sync, for good.
             let is_aside = to.extension().is_some_and(|extension| extension == "cut");
-            if !is_aside && machine.image.files.get(&node.inode).is_some_and(|file| !file.is_clean() && !file.is_shared) {
+            if !is_aside
+                && machine.image.files.get(&node.inode).is_some_and(|file| !file.is_clean() && !file.is_shared)
+            {
                 machine.accuse("rename of unsynced bytes", format!("{} to {}", from.display(), to.display()));
             }
             machine.change();

@@ -88,8 +88,27 @@ impl Image {
             };
             files.insert(*inode, found);
         }
-        let boot = self.boot.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835).wrapping_add(1);
-        Self { files, tree, boot, ..*self }
+        Self { files, tree, boot: self.next_boot(), ..*self }
+    }
+
+    /// The volume after the process was killed and the machine restarted in good order.
+    #[must_use]
+    pub fn restart(&self) -> Self {
+        Self { boot: self.next_boot(), ..self.clone() }
+    }
+
+    /// The volume with a copy of each file in place of the file.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let mut copy = self.clone();
+        for file in copy.files.values_mut() {
+            Arc::make_mut(file).born += 1;
+        }
+        copy
+    }
+
+    fn next_boot(&self) -> u128 {
+        self.boot.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835).wrapping_add(1)
     }
 
     /// The bytes of every file under its path, as reads see them.

@@ -33,3 +33,4 @@ pub use image::{DiskOptions, Image};
 pub use machine::{Audit, Moment, Record};
 pub use rng::{Rng, mix};
 pub use rot::Rot;
+pub(crate) use trace::digest;

@@ -63,6 +63,11 @@ impl Trace {
     }
 }
 
+/// A digest of `bytes`.
+pub(crate) fn digest(bytes: &[u8]) -> u64 {
+    absorb(0, bytes)
+}
+
 /// Mixes `bytes` into a running digest, eight at a time.
 pub(super) fn absorb(digest: u64, bytes: &[u8]) -> u64 {
     let mut digest = mix(digest ^ bytes.len() as u64);

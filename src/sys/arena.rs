@@ -70,7 +70,8 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Arena {
-    /// Maps the first `len` bytes of `file`, which must be that long. A child of a fork does not get the mapping: two
+    /// Maps the first `len` bytes of `file`, which must be that long, and must stay so: nobody may shorten or write it
+    /// otherwise while it is mapped. A child of a fork does not get the mapping: two
     /// writers would be one too many.
     ///
     /// # Errors
@@ -201,8 +202,9 @@ impl Slot {
 fn populate(map: &MmapRaw, from: usize, len: usize) -> io::Result<()> {
     use rustix::mm::{Advice, madvise, mlock};
     // Calls take whole pages; those of the neighbours may be brought in as well.
-    let start = from - from % PAGE;
-    let len = (from + len).next_multiple_of(PAGE).min(map.len()) - start;
+    let page = rustix::param::page_size();
+    let start = from - from % page;
+    let len = (from + len).next_multiple_of(page).min(map.len()) - start;
     // SAFETY: the range is inside the mapping, and begins at a page as the mapping does. This advice makes pages
     // present and writable; it does not change a byte.
     match unsafe { madvise(map.as_mut_ptr().add(start).cast(), len, Advice::LinuxPopulateWrite) } {
@@ -219,9 +221,6 @@ fn populate(map: &MmapRaw, from: usize, len: usize) -> io::Result<()> {
 fn populate(_map: &MmapRaw, _from: usize, _len: usize) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
-
-/// Of the system, at most: advice is given for whole pages.
-const PAGE: usize = 4096;
 
 impl Flag {
     pub(crate) fn is_set(&self) -> bool {

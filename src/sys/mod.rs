@@ -33,4 +33,5 @@ pub(crate) use arena::{Flag, Slot};
 pub use map::Map;
 #[cfg(feature = "sim")]
 pub(crate) use map::MapWriter;
+pub(crate) use map::{CHUNK, prefetch};
 pub(crate) use region::{Region, RegionWriter};

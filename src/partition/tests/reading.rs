@@ -24,6 +24,27 @@ fn reads_cross_segments_whatever_the_limits_and_however_few_maps() {
     }
 }
 
+/// A read of one record verified a megabyte of batches behind it, and failed if one of those was damaged.
+#[test]
+fn a_limit_of_records_is_met_by_as_few_batches_as_hold_them() {
+    let mut bed = Bed::new();
+    bed.config.segment_bytes = 1 << 16;
+    let partition = bed.open().unwrap();
+    for _ in 0..4 {
+        let _ = partition.append_all(["one", "two", "three"]).unwrap();
+    }
+    let path = Bed::path(0, FileKind::Log);
+    let third = bed.bytes(&path).len() as u64 / 4 * 2;
+    bed.poke(&path, third + 70, &[0xFF]);
+    for (from, count, next) in [(0, 1, 1), (0, 3, 3), (2, 1, 3), (2, 2, 4), (1, 5, 6), (3, 3, 6)] {
+        let records = partition.read_with(Offset(from), ReadOptions::default().max_records(count)).unwrap();
+        let offsets: Vec<u64> = records.iter().map(|record| record.offset.0).collect();
+        assert_eq!((offsets, records.next_offset()), ((from..next).collect(), Offset(next)));
+    }
+    let error = partition.read_with(Offset(3), ReadOptions::default().max_records(4)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
 #[test]
 fn outside_the_log_the_error_has_both_bounds_and_at_the_end_there_is_nothing() {
     let partition = Bed::new().open().unwrap();

@@ -59,10 +59,20 @@ fn attack_moments<S: Subject>(run: &Run<S>, during: &S::Model, seed: u64, tally:
             }
         }
         let mut model = during.clone();
-        S::killed(&mut model);
+        // A kill, mostly; now and then one that nobody opens the log after before the machine is restarted, or the
+        // directory copied.
+        let (image, what) = match seed % 8 {
+            0 => (moment.image.restart(), "restart"),
+            1 => (moment.image.copy(), "copy"),
+            _ => (moment.image.clone(), "kill"),
+        };
+        match what {
+            "kill" => S::killed(&mut model),
+            _ => S::restarted(&mut model),
+        }
         tally.add_point();
-        survive::<S>(moment.image.clone(), &run.world, &run.options, model, seed, tally)
-            .map_err(|violation| violation.within(place("kill")))?;
+        survive::<S>(image, &run.world, &run.options, model, seed, tally)
+            .map_err(|violation| violation.within(place(what)))?;
     }
     Ok(())
 }

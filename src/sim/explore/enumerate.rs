@@ -6,9 +6,12 @@ use super::subject::{Subject, Violation};
 use super::{Budget, Tally};
 use crate::sim::{DiskOptions, Image, Record};
 
-/// The sequence number `number` of all, shorter ones first; `None` past the last of `longest` operations.
-pub(super) fn sequence<S: Subject>(mut number: u64, longest: u32) -> Option<Plan<S>> {
-    let (options, alphabet) = S::alphabet();
+/// The sequence number `number` of all, of each alphabet in turn, shorter ones first; `None` past the last of `longest`
+/// operations.
+pub(super) fn sequence<S: Subject>(number: u64, longest: u32) -> Option<Plan<S>> {
+    let mut alphabets = S::alphabets();
+    let (mut number, which) = (number / alphabets.len() as u64, number as usize % alphabets.len());
+    let (options, alphabet) = alphabets.swap_remove(which);
     let kinds = alphabet.len() as u64;
     let len = (1..=longest).find(|len| {
         let count = kinds.pow(*len);
@@ -49,9 +52,11 @@ pub(super) fn explore<S: Subject>(plan: &Plan<S>, tally: &Tally, budget: &Budget
                 tally.add_point();
                 Run::<S>::on(image, &run.world, &run.options, model.clone(), 1).open()
             };
-            let (mut killed, mut crashed) = (during.clone(), during.clone());
+            let (mut killed, mut crashed, mut restarted) = (during.clone(), during.clone(), during.clone());
             S::killed(&mut killed);
             S::crashed(&mut crashed);
+            S::restarted(&mut restarted);
+            find(moment.image.restart(), &restarted).map_err(|violation| place(violation, "restart"))?;
             find(moment.image.clone(), &killed).map_err(|violation| place(violation, "kill"))?;
             let outcomes = if moment.during { 0 } else { 1 << moment.image.crash_bits().min(S::MOST_BITS) };
             for bits in 0..outcomes {

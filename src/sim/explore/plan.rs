@@ -33,6 +33,10 @@ pub enum Step<Op> {
     Crash(u64),
     /// A kill, and opening.
     Kill,
+    /// A kill, an orderly restart of the machine, and opening.
+    Restart,
+    /// A kill, and opening of a copy.
+    Copy,
     /// The wall clock jumps by this many milliseconds.
     Jump(i64),
     /// Time passes.
@@ -59,13 +63,13 @@ impl<S: Subject> Plan<S> {
         let mut swarm = Rng::stream(seed, "swarm");
         let faults = u32::from(swarm.chance(1, 2)) * 16;
         let full = u32::from(swarm.chance(1, 2)) * 12;
-        Self::draw(seed, len, &[200, faults, faults / 2, 3, 0, 0, 0, 0, 0, full, full, 0])
+        Self::draw(seed, len, &[200, faults, faults / 2, 3, 0, 0, 0, 0, 0, full, full, 0, 0, 0])
     }
 
     /// A sequence of everything.
     pub(super) fn sequence(seed: u64, len: usize) -> Self {
         let mut swarm = Rng::stream(seed, "swarm");
-        let mut weights = [0; 12];
+        let mut weights = [0; 14];
         for weight in &mut weights[1..] {
             *weight = if swarm.chance(1, 2) { 1 + swarm.below(8) as u32 } else { 0 };
         }
@@ -98,6 +102,8 @@ impl<S: Subject> Plan<S> {
             8 => Step::Evict,
             9 => Step::Full(schedule.below(4_096)),
             10 => Step::Room,
+            11 => Step::Restart,
+            12 => Step::Copy,
             _ => Step::Rot(schedule.draw()),
         };
         let steps = (0..len).map(step).collect();

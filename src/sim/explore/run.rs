@@ -143,6 +143,16 @@ impl<S: Subject> Run<S> {
                 let found = disk.image();
                 self.restart(found)
             }
+            Step::Restart => {
+                S::restarted(&mut self.model);
+                let found = disk.image().restart();
+                self.restart(found)
+            }
+            Step::Copy => {
+                S::restarted(&mut self.model);
+                let found = disk.image().copy();
+                self.restart(found)
+            }
             Step::Jump(ms) => {
                 self.world.clock.jump(*ms);
                 Ok(())

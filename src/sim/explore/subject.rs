@@ -103,8 +103,9 @@ pub trait Subject: Sized {
     /// Draws one operation.
     fn operation(options: &Self::Options, rng: &mut Rng) -> Self::Op;
 
-    /// At most eight operations, of each kind one, whose every sequence is run; and options that keep limits near.
-    fn alphabet() -> (Self::Options, Vec<Self::Op>);
+    /// At most eight operations, of each kind one, whose every sequence is run; and options that keep limits near. Each
+    /// alphabet has as many.
+    fn alphabets() -> Vec<(Self::Options, Vec<Self::Op>)>;
 
     /// The scenarios in which every call is failed.
     fn scenarios() -> Vec<Scenario<Self>>;
@@ -149,6 +150,12 @@ pub trait Subject: Sized {
 
     /// Takes a power cut into the model.
     fn crashed(model: &mut Self::Model);
+
+    /// Takes a kill into the model after which the machine was restarted in good order, or the files were copied: what
+    /// the process had handed to the system is there, and nothing that it kept in memory of its own boot and files.
+    fn restarted(model: &mut Self::Model) {
+        Self::crashed(model);
+    }
 
     /// Takes a kill into the model. Closing and opening again is no worse.
     fn killed(model: &mut Self::Model);

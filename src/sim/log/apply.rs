@@ -7,10 +7,10 @@ use super::look::{Blind, FoundRecord, check, groups, look};
 use super::model::{Fate, Model, Numbering, Rec, records};
 use super::op::{At, Batch, Op, key, value};
 use super::settle::{named, settle};
-use super::subject::{Explored, builder, is_full, refusal};
+use super::subject::{Explored, LINGER, builder, is_full, refusal};
 use super::{GROUPS, OFFSETS, TOPICS};
 use crate::clock::Clock;
-use crate::record::{BatchBuilder, BatchOptions, Producer};
+use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Producer};
 use crate::sim::explore::{Refusal, Subject, Verdict, Violation};
 use crate::{
     Ack, Appended, Durability, Error, GroupOffset, Log, Offset, Partition, ProducerEpoch, ProducerId, ReadOptions,
@@ -260,6 +260,7 @@ impl Call<'_> {
 
     fn maintain(&mut self) -> Verdict {
         self.subject.world.clock.advance(Duration::from_millis(1));
+        let began = self.subject.world.clock.monotonic();
         let outcome = self.log.maintain();
         let now = self.subject.world.clock.now().0;
         let is_done = outcome.is_ok();
@@ -272,6 +273,12 @@ impl Call<'_> {
             };
             for (at, expected) in live.partitions.iter_mut().enumerate() {
                 let Ok(partition) = topic.partition(at as u32) else { continue };
+                let waited = expected.staged_since.map_or(Duration::ZERO, |since| began.saturating_sub(since));
+                let written = partition.segments().last().map_or(u64::MAX, |last| last.end().0);
+                if is_done && waited > LINGER && written < expected.end() && !is_poisoned(&partition) {
+                    let what = format!("{written} of {} written after {waited:?}", expected.end());
+                    return Err(Violation::new("linger", what));
+                }
                 let start = partition.offsets().start.0;
                 if start > expected.start {
                     check_retained(
@@ -464,6 +471,21 @@ impl Call<'_> {
         Ok(())
     }
 
+    /// A batch that was handed out once stands like that.
+    fn served(&mut self, at: At, batches: &[u8]) -> Verdict {
+        let Some(partition) = self.model.partition_mut(at) else { return Ok(()) };
+        let mut rest = batches;
+        while let Ok(header) = BatchHeader::read(rest) {
+            let (batch, behind) = rest.split_at(header.batch_len as usize);
+            let digest = crate::sim::digest(batch);
+            if *partition.served.entry(header.base_offset.0).or_insert(digest) != digest {
+                return Err(Violation::new("A3", format!("the batch at {} is another", header.base_offset)));
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
     fn read(&mut self, at: At, seed: u64) -> Verdict {
         let Some((number, expected)) = self.model.partition(at) else { return Ok(()) };
         let (start, end) = (expected.start, expected.end());
@@ -478,6 +500,14 @@ impl Call<'_> {
         let from = start + seed % (end - start + 1);
         let options =
             ReadOptions::default().max_bytes((seed >> 32) as usize % 500).max_records(1 + (seed >> 48) as usize % 9);
+        // Before the read: if that writes what is staged, it writes what was served here.
+        match partition.fetch(Offset(from), options) {
+            Ok(batches) if batches.next_offset().0 > end => {
+                return Err(Violation::new("R2", "fetched beyond the end"));
+            }
+            Ok(batches) => self.served(at, batches.bytes())?,
+            Err(error) => drop(self.explain(error)?),
+        }
         let read = match partition.read_with(Offset(from), options) {
             Ok(read) => read,
             Err(error) => return self.explain(error).map(drop),
@@ -490,11 +520,7 @@ impl Call<'_> {
         if found.is_empty() && from < end && !is_stuck {
             return Err(Violation::new("R1", format!("nothing at {from}, and {end} is the end")));
         }
-        match partition.fetch(Offset(from), options) {
-            Ok(batches) if batches.next_offset().0 > end => Err(Violation::new("R2", "fetched beyond the end")),
-            Ok(_) => Ok(()),
-            Err(error) => self.explain(error).map(drop),
-        }
+        Ok(())
     }
 
     fn found(&mut self, at: At, number: usize) -> Result<Option<Partition>, Violation> {

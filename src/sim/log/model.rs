@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::op::{At, Batch, Op, Options, Sent};
 use super::{GROUPS, TOPICS};
@@ -52,6 +53,12 @@ pub(super) struct Partition {
     pub(super) synced: u64,
     /// What a kill may not take.
     pub(super) acknowledged: u64,
+    /// What is in the segment files: a restart of the machine after a kill may not take it.
+    pub(super) written: u64,
+    /// Since when something was seen that is not.
+    pub(super) staged_since: Option<Duration>,
+    /// The batches that were handed out as they are stored, by base offset, and their digests.
+    pub(super) served: BTreeMap<u64, u64>,
     /// A sync failed, and what it was to sync may be dropped from the cache until another one has covered it.
     pub(super) may_be_dropped: bool,
     /// The end must be found at or above it; before the first look.
@@ -251,6 +258,16 @@ impl Model {
 
     pub(super) fn crashed(&mut self) {
         self.partitions_mut().for_each(|partition| partition.floor = Some(partition.synced));
+        self.groups.floor = Some(self.groups.synced);
+    }
+
+    pub(super) fn restarted(&mut self) {
+        for partition in self.partitions_mut() {
+            let kept =
+                if partition.may_be_dropped { partition.synced } else { partition.written.max(partition.synced) };
+            partition.floor = Some(kept.min(partition.end()));
+        }
+        // Groups are answered once they are synced.
         self.groups.floor = Some(self.groups.synced);
     }
 

@@ -51,6 +51,8 @@ pub enum Change {
     Durability(Durability),
     /// One partition more.
     Partition,
+    /// Whether batches are compressed.
+    Codec(bool),
 }
 
 /// One call of a user.
@@ -173,7 +175,6 @@ impl Options {
 
     /// The settings of a new topic.
     pub(super) fn config(&self) -> TopicConfig {
-        let codec = if self.is_compressed { Compression::Lz4 { level: 1 } } else { Compression::Producer };
         let time = if self.is_append_time { TimestampType::LogAppendTime } else { TimestampType::CreateTime };
         TopicConfig::default()
             .partitions(self.partitions)
@@ -181,7 +182,7 @@ impl Options {
             .segment_index_bytes(self.index_bytes)
             .index_interval_bytes(self.index_interval)
             .durability(self.durability)
-            .compression(codec)
+            .compression(codec(self.is_compressed))
             .timestamp_type(time)
             .timestamp_after_max(Duration::from_secs(1 << 40))
             .retention_bytes(self.retention_bytes)
@@ -222,12 +223,13 @@ impl Options {
 
     fn change(&self, rng: &mut Rng) -> Change {
         let every = Durability::Every { records: Some(2), time: None };
-        match rng.below(5) {
+        match rng.below(6) {
             0 => Change::Segment(*rng.pick(&[256, 700, 3_000])),
             1 => Change::Bytes(*rng.pick(&[None, Some(0), Some(700)])),
             2 => Change::Age(*rng.pick(&[None, Some(0), Some(100)])),
             3 => Change::Durability(*rng.pick(&[Durability::Os, Durability::Each, every])),
-            _ => Change::Partition,
+            4 => Change::Partition,
+            _ => Change::Codec(rng.chance(1, 2)),
         }
     }
 }
@@ -249,9 +251,14 @@ impl Change {
             Self::Bytes(bytes) => config.retention_bytes(bytes),
             Self::Age(seconds) => config.retention_time(seconds.map(Duration::from_secs)),
             Self::Durability(durability) => config.durability(durability),
+            Self::Codec(is_compressed) => config.compression(codec(is_compressed)),
             Self::Partition => config.partitions((config.partitions + 1).min(3)),
         }
     }
+}
+
+fn codec(is_compressed: bool) -> Compression {
+    if is_compressed { Compression::Lz4 { level: 1 } } else { Compression::Producer }
 }
 
 /// What the value of the record with this id is: the id, then bytes that follow from it.

@@ -1,6 +1,6 @@
 //! Mistakes planted in the log, each of which must be found, and rare states, each of which must be reached.
 
-/// The mistakes; each is beside the right code. `disk.`, `segment.`, `partition.` and `log.` say where.
+/// The mistakes; each is beside the right code. `disk.`, `segment.`, `staging.`, `partition.` and `log.` say where.
 pub(super) const PLANTED: &[&str] = &[
     "disk.no_dir_sync",
     "disk.rename_before_sync",
@@ -37,6 +37,19 @@ pub(super) const PLANTED: &[&str] = &[
     "segment.mark_ahead",
     "segment.no_cut",
     "segment.zeros_over_tail",
+    "staging.arena_reused",
+    "staging.cleared_before_written",
+    "staging.copy_replayed",
+    "staging.gap_accepted",
+    "staging.header_before_word",
+    "staging.other_boot_replayed",
+    "staging.retry_with_other_bytes",
+    "staging.slot_of_deleted_topic_kept",
+    "staging.squeezed_in_place",
+    "staging.stale_lap_replayed",
+    "staging.start_raised_over_staged",
+    "staging.word_before_bytes",
+    "staging.written_past_slot",
 ];
 
 /// Mistakes that are not found within the budget, or not each time: the explorers are still blind to them.

@@ -7,8 +7,23 @@ use crate::{Durability, ReadPath};
 
 const HERE: At = At { topic: 0, partition: 0 };
 
-/// One of each kind whose order matters.
-pub(super) fn alphabet() -> (Options, Vec<Op>) {
+/// One of each kind whose order matters, without staging and with it.
+pub(super) fn alphabets() -> Vec<(Options, Vec<Op>)> {
+    let staged = Options { segment_bytes: 400, staging: Some(Options::STAGING), ..Options::TINY };
+    let ops = vec![
+        append(1, 60),
+        append(2, 20),
+        Op::Append(HERE, Batch { id: 3 << 8, count: 2, len: 60, timestamp: None }),
+        Op::Sync,
+        Op::Read(HERE, 1),
+        Op::DeleteBefore(HERE, 255),
+        Op::Alter(0, Change::Codec(true)),
+        Op::Delete(0),
+    ];
+    vec![alphabet(), (staged, ops)]
+}
+
+fn alphabet() -> (Options, Vec<Op>) {
     let options = Options { segment_bytes: 256, retention_bytes: Some(0), ..Options::TINY };
     let ops = vec![
         append(1, 60),
@@ -37,7 +52,9 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
         ("after a third crash", End::Crash(5)),
     ];
     let mut all = Vec::new();
-    for options in [mapped, each] {
+    let staged = Options { staging: Some(Options::STAGING), ..Options::TINY };
+    all.extend(of_staging());
+    for options in [mapped, each, staged] {
         let mut add = |name, setup: &[Op], end, ops: Vec<Op>| {
             all.push(Scenario { name, options, setup: setup.to_vec(), end, ops });
         };
@@ -65,6 +82,34 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
         add("groups", &used, End::Crash(3), groups);
         add("reads", &used, End::Close, vec![Op::Read(HERE, 77), Op::OffsetAt(HERE, 5), Op::ReadLast(HERE, 4)]);
         add("read-only", &used, End::Close, vec![append(50, 20), Op::LookOnly, append(51, 20)]);
+    }
+    all
+}
+
+/// What is about the slot itself.
+fn of_staging() -> Vec<Scenario<Explored>> {
+    let plain = Options { staging: Some(Options::STAGING), segment_bytes: 600, ..Options::TINY };
+    let packed = Options { is_compressed: true, ..plain };
+    let small = |from: u64, count: u64| (from..from + count).map(|number| append(number, 12)).collect::<Vec<_>>();
+    // From the first one on.
+    let read = Op::Read(HERE, 0);
+    let later = [Op::Advance(61), Op::Maintain];
+    let mut all = Vec::new();
+    for options in [plain, packed] {
+        let mut add = |name, setup: &[Op], end, ops: Vec<Op>| {
+            all.push(Scenario { name, options, setup: setup.to_vec(), end, ops });
+        };
+        add("slot", &[], End::Close, [small(1, 3), vec![read], small(4, 2), vec![Op::Sync, read]].concat());
+        add("laps", &[], End::Close, [small(1, 12), vec![read]].concat());
+        add("left", &small(1, 3), End::Kill, [small(4, 1), vec![read, Op::Sync]].concat());
+        add("left, and a roll", &small(1, 9), End::Kill, [small(10, 9), vec![read]].concat());
+        add("left, and another codec", &small(1, 3), End::Kill, {
+            vec![Op::Alter(0, Change::Codec(true)), append(4, 12), Op::Alter(0, Change::Codec(false)), append(5, 12)]
+        });
+        add("lingering", &small(1, 2), End::Kill, [&later[..], &later, &small(3, 2)].concat());
+        add("deleted", &small(1, 2), End::Kill, vec![Op::Delete(0), append(3, 12), Op::Delete(0), append(4, 12)]);
+        add("raised", &small(1, 2), End::Kill, vec![Op::DeleteBefore(HERE, 255), append(3, 12)]);
+        add("others", &small(1, 2), End::Kill, vec![raw(9, Sent::Next), append(3, 12), append(4, 300), commit(1)]);
     }
     all
 }

@@ -105,6 +105,9 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition) -> Verdic
     partition.raise_start(start);
     partition.start_doubt = None;
     partition.acknowledged = end;
+    // Whether they stand in the file as they were served, only the process that served them knows.
+    partition.served.clear();
+    (partition.written, partition.staged_since) = (0, None);
     if found.offsets.synced.0 > end {
         return Err(Violation::new("D13", format!("{:?}", found.offsets)));
     }

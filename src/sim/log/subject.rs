@@ -16,9 +16,12 @@ use crate::disk::Disk;
 use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
 use crate::{
-    Background, Cleanup, Durability, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition, Staging, TopicConfig,
+    Background, Cleanup, Durability, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition, Staging,
+    TopicConfig,
 };
 
+/// How long a staged record waits.
+pub(super) const LINGER: Duration = Duration::from_millis(1_500);
 /// What an orderly close leaves, and the first change takes away.
 const CLEAN_MARK: &str = "/log/clean";
 
@@ -59,8 +62,8 @@ impl Subject for Explored {
         options.op(rng)
     }
 
-    fn alphabet() -> (Options, Vec<Op>) {
-        scenarios::alphabet()
+    fn alphabets() -> Vec<(Options, Vec<Op>)> {
+        scenarios::alphabets()
     }
 
     fn scenarios() -> Vec<Scenario<Self>> {
@@ -127,6 +130,10 @@ impl Subject for Explored {
         model.crashed();
     }
 
+    fn restarted(model: &mut Model) {
+        model.restarted();
+    }
+
     fn killed(model: &mut Model) {
         model.killed();
     }
@@ -156,6 +163,7 @@ pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
     Log::builder(DIR)
         .staging(staging)
         .layout(layout)
+        .linger(LINGER)
         .disk(Arc::clone(&world.disk) as Arc<dyn Disk>)
         .clock(Arc::clone(&world.clock) as Arc<dyn Clock>)
         .entropy(Arc::clone(&world.entropy) as Arc<dyn Entropy>)
@@ -264,6 +272,13 @@ impl Explored {
             return Err(Violation::new("D13", format!("{place}, after {before:?}")));
         }
         expected.synced = expected.synced.max(synced.0);
+        let before = expected.written;
+        expected.written = partition.segments().last().map_or(end.0, |last| last.end().0);
+        if expected.written >= expected.end() {
+            expected.staged_since = None;
+        } else if expected.staged_since.is_none() || expected.written > before {
+            expected.staged_since = Some(self.world.clock.monotonic());
+        }
         expected.may_be_dropped &= expected.synced < expected.end();
         self.promise(name, partition, offsets)
     }

@@ -74,9 +74,9 @@ impl Subject for Toy {
         }
     }
 
-    fn alphabet() -> (Options, Vec<Op>) {
+    fn alphabets() -> Vec<(Options, Vec<Op>)> {
         let options = Options { segment_len: 300, weights: [4, 1, 1], lens: vec![40] };
-        (options, vec![Op::Append(1 << 8 | 40), Op::Append(2 << 8 | 255), Op::Sync, Op::Checkpoint])
+        vec![(options, vec![Op::Append(1 << 8 | 40), Op::Append(2 << 8 | 255), Op::Sync, Op::Checkpoint])]
     }
 
     fn scenarios() -> Vec<Scenario<Self>> {

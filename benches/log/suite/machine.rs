@@ -25,6 +25,18 @@ pub(crate) fn describe(dir: &Path) -> io::Result<String> {
     ))
 }
 
+/// How many descriptors this process has open, the one that it lists them with apart.
+pub(crate) fn descriptors() -> io::Result<u64> {
+    Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1) as u64)
+}
+
+/// How much memory is this process's own: not of a file. Maps of files, shared ones too, are the page cache's.
+pub(crate) fn private_kib() -> io::Result<u64> {
+    let text = field("/proc/self/status", "RssAnon").unwrap_or_default();
+    let kib = text.split(' ').next().and_then(|number| number.parse().ok());
+    kib.ok_or_else(|| io::Error::other("the kernel does not tell private memory"))
+}
+
 fn field(path: &str, key: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
