@@ -584,3 +584,6 @@ const PAUSE: u32 = if cfg!(any(test, feature = "sim")) { 4 } else { 1_000 };
 /// More or longer ones are none of ours.
 const MAX_SLOTS: u32 = 65_536;
 const MAX_SLOT_LEN: u32 = 1 << 24;
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;
