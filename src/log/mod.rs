@@ -29,6 +29,8 @@ mod topic;
 mod crash_tests;
 #[cfg(test)]
 mod race_tests;
+#[cfg(all(test, feature = "sim"))]
+mod staging_tests;
 #[cfg(test)]
 mod tests;
 

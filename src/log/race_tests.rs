@@ -25,12 +25,12 @@ use crate::types::{Offset, Timestamp};
 
 /// Something to do once, at the next opportunity.
 #[derive(Clone, Default)]
-struct Hook(Arc<Mutex<Option<Work>>>);
+pub(super) struct Hook(Arc<Mutex<Option<Work>>>);
 
 type Work = Box<dyn FnOnce() + Send>;
 
 impl Hook {
-    fn set(&self, work: impl FnOnce() + Send + 'static) {
+    pub(super) fn set(&self, work: impl FnOnce() + Send + 'static) {
         *self.0.lock() = Some(Box::new(work));
     }
 
@@ -50,44 +50,44 @@ impl fmt::Debug for Hook {
 
 /// Before a data file is opened for reading, the hook has its turn.
 #[derive(Debug)]
-struct HookedDisk(Hook);
+pub(super) struct HookedDisk(pub(super) Hook, pub(super) Arc<dyn Disk>);
 
 impl Disk for HookedDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         if how == Open::Read && path.extension().is_some_and(|extension| extension == "log") {
             self.0.fire();
         }
-        RealDisk.open(path, how)
+        self.1.open(path, how)
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir(path)
+        self.1.create_dir(path)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_file(path)
+        self.1.remove_file(path)
     }
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(path)
+        self.1.remove_dir(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
+        self.1.rename(from, to)
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.link(from, to)
+        self.1.link(from, to)
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        RealDisk.list(dir)
+        self.1.list(dir)
     }
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        RealDisk.metadata(path)
+        self.1.metadata(path)
     }
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
+        self.1.sync_dir(dir)
     }
     fn lock(&self, path: &Path, how: Lock) -> io::Result<Option<Box<dyn DiskLock>>> {
-        RealDisk.lock(path, how)
+        self.1.lock(path, how)
     }
     fn volume(&self, dir: &Path) -> io::Result<Volume> {
-        RealDisk.volume(dir)
+        self.1.volume(dir)
     }
 }
 
@@ -190,7 +190,7 @@ fn a_reader_of_a_deleted_topic_never_opens_a_file_of_the_new_one_of_its_name() {
     {
         let dir = tempfile::tempdir().unwrap();
         let hook = Hook::default();
-        let disk = Arc::new(HookedDisk(hook.clone()));
+        let disk = Arc::new(HookedDisk(hook.clone(), Arc::new(RealDisk)));
         let log = manual(dir.path()).disk(disk).read_path(read_path).open().unwrap();
         let old = log.topic("t").unwrap().partition(0).unwrap();
         let append = |partition: &Partition, count: usize, name: char| {
@@ -319,7 +319,7 @@ fn maintenance_of_a_topic_that_is_deleted_meanwhile_is_no_error() {
     drop(topic);
     log.close().unwrap();
     let hook = Hook::default();
-    let log = manual(dir.path()).disk(Arc::new(HookedDisk(hook.clone()))).open().unwrap();
+    let log = manual(dir.path()).disk(Arc::new(HookedDisk(hook.clone(), Arc::new(RealDisk)))).open().unwrap();
     let deleting = Arc::new(Mutex::new(None));
     let (ours, started) = (log.clone(), Arc::clone(&deleting));
     hook.set(move || {

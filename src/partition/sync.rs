@@ -156,3 +156,95 @@ impl Core {
 
 /// Threads that were woken together are back within this, or have something else to do.
 const PATIENCE_MAX: Duration = Duration::from_micros(60);
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    //! The order of a partition's two locks: first the turn to sync, then the append lock.
+
+    use std::sync::Arc;
+    // Not loom's: this says what happened, it is no part of the model.
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use loom::thread;
+
+    use crate::sys::shim::{ASLEEP, Mutex, check_large, must_fail, weakened};
+    use crate::turn::Turn;
+
+    #[test]
+    fn a_sync_beside_appends_that_roll_covers_what_was_staged_before_it() {
+        check_large(one_syncs_and_one_rolls);
+    }
+
+    /// A planted bug: deadlock of sync against roll, found by loom. Whoever syncs has the turn and waits for the append
+    /// lock, to write the tail; a roll that syncs the file it seals has the lock and waits for the turn.
+    #[test]
+    fn a_roll_that_asks_for_the_turn_under_the_append_lock_is_caught() {
+        must_fail("sync.turn_under_lock", ASLEEP, one_syncs_and_one_rolls);
+    }
+
+    /// A partition, as far as its locks are concerned.
+    struct Shared {
+        syncing: Turn,
+        writer: Mutex<Writer>,
+        synced: AtomicU64,
+    }
+
+    /// Up to where there are records, and up to where they are in the files: what lies between is staged.
+    #[derive(Default)]
+    struct Writer {
+        end: u64,
+        written: u64,
+        /// The end of a sealed file that no sync has taken over.
+        rolled: Option<u64>,
+    }
+
+    /// So many records fill a segment.
+    const FULL: u64 = 2;
+
+    impl Shared {
+        fn append(&self) -> u64 {
+            let mut writer = self.writer.lock();
+            writer.end += 1;
+            if writer.end.is_multiple_of(FULL) {
+                writer.written = writer.end;
+                writer.rolled = Some(writer.end);
+                if weakened("sync.turn_under_lock") {
+                    self.syncing.run(|| None, || writer.rolled = None);
+                }
+            }
+            writer.end
+        }
+
+        fn sync_to(&self, end: u64) {
+            let done = || Some(()).filter(|()| self.synced.load(Ordering::SeqCst) >= end);
+            self.syncing.run_for_all(Duration::ZERO, done, || {
+                let plan = {
+                    let mut writer = self.writer.lock();
+                    writer.written = writer.end;
+                    writer.rolled = None;
+                    writer.written
+                };
+                // The disk works, and appends go on.
+                thread::yield_now();
+                self.synced.store(plan, Ordering::SeqCst);
+            });
+        }
+    }
+
+    fn one_syncs_and_one_rolls() {
+        let (syncing, writer) = (Turn::new(), Mutex::new(Writer::default()));
+        let shared = Arc::new(Shared { syncing, writer, synced: AtomicU64::new(0) });
+        let other = Arc::clone(&shared);
+        let other = thread::spawn(move || (0..FULL).for_each(|_| drop(other.append())));
+        let end = shared.append();
+        shared.sync_to(end);
+        let synced = shared.synced.load(Ordering::SeqCst);
+        assert!(synced >= end);
+        other.join().unwrap();
+        let writer = shared.writer.lock();
+        assert!(synced <= writer.written && writer.written <= writer.end);
+        // A file that was sealed after the sync is left to the next one.
+        assert!(writer.rolled.is_none_or(|rolled| rolled > synced));
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::append::append_raw;
 use super::context::{CleanMark, Context, Doorbell, RecoveryMode, Space};
 use super::core::Core;
 use super::hints::{CleanPartition, Hints};
@@ -17,7 +18,7 @@ use crate::config::TopicConfig;
 use crate::disk::{Disk, Open, RealDisk, read_file, write_all_at};
 use crate::error::Result;
 use crate::observe::{NoObserver, Observer};
-use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Producer, Record};
+use crate::record::{BatchBuilder, BatchHeader, BatchOptions, BatchOrigin, Producer, Record};
 use crate::segment::files::Files;
 use crate::segment::pool::{self, Layout, Pool};
 use crate::segment::{FileKind, ReadPath, file_path};
@@ -195,6 +196,12 @@ pub(crate) fn check(partition: &Partition, options: ReadOptions) -> u64 {
         assert_eq!(records.next_offset(), at);
     }
     at.0
+}
+
+/// Appends a transaction of one record, and its outcome.
+pub(crate) fn transact(partition: &Partition, sequence: i32, value: &str, is_commit: bool) {
+    append_raw(&partition.core, &transactional(7, sequence, value), BatchOrigin::Client).unwrap();
+    append_raw(&partition.core, &marker(7, is_commit), BatchOrigin::Coordinator).unwrap();
 }
 
 /// A transactional batch of one record.

@@ -332,10 +332,17 @@ impl Pool {
                 }
             }
         }
-        let slot = match state.free.pop() {
-            Some((owner, slot)) => {
-                if let Some(owner) = owner.filter(|owner| *owner != key && !state.left.contains_key(owner)) {
-                    state.flags.remove(&owner);
+        // Its own first: an older lap of it must not go on to speak for its file, whatever comes of the new one.
+        let own = state.free.iter().position(|(owner, _)| *owner == Some(key));
+        let free = own.map(|at| state.free.swap_remove(at)).or_else(|| state.free.pop());
+        let slot = match free {
+            Some((owner, mut slot)) => {
+                if let Some(owner) = owner.filter(|owner| *owner != key) {
+                    // Before the flag goes, which may be what kept that header from being believed.
+                    slot.fill(Slot::BYTES_AT, Lap::LEN, |bytes| bytes.fill(0));
+                    if !state.left.contains_key(&owner) {
+                        state.flags.remove(&owner);
+                    }
                 }
                 slot
             }
@@ -577,3 +584,6 @@ const PAUSE: u32 = if cfg!(any(test, feature = "sim")) { 4 } else { 1_000 };
 /// More or longer ones are none of ours.
 const MAX_SLOTS: u32 = 65_536;
 const MAX_SLOT_LEN: u32 = 1 << 24;
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

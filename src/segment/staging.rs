@@ -366,3 +366,6 @@ const NO_LAP: Lap = Lap {
     position: 0,
     file: crate::disk::FileId { device: 0, inode: 0, born: 0 },
 };
+
+#[cfg(test)]
+mod tests;

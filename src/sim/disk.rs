@@ -220,7 +220,7 @@ impl SimDisk {
         self.shared.machine.lock().handles.len()
     }
 
-    /// Audits every changing call from now on, and refuses it.
+    /// Audits every changing call from now on, and refuses it; opening a file to write it, too.
     pub fn set_read_only(&self, read_only: bool) {
         self.shared.machine.lock().read_only = read_only;
     }
@@ -332,7 +332,13 @@ fn dir_at(machine: &Machine, path: &Path) -> io::Result<u64> {
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let call = Call { changes: how == Open::CreateNew, ..Call::looks(Kind::Open, path).at(how as u64, 0) };
+        // A volume that may not be changed has no files to write to, as the system has it.
+        let changes = match how {
+            Open::Read => false,
+            Open::Write => self.shared.machine.lock().read_only,
+            Open::CreateNew => true,
+        };
+        let call = Call { changes, ..Call::looks(Kind::Open, path).at(how as u64, 0) };
         let now_ms = self.shared.now_ms();
         let file = self.shared.call(call, &[], |machine, _| {
             let inode = match how {
