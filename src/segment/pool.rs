@@ -535,7 +535,7 @@ impl State {
     fn sort_in(&mut self, slot: Slot) {
         let lap = Left::lap_of(&slot);
         let key = lap.map(|lap| (lap.topic, lap.partition));
-        let is_empty = slot.word() == 0 && !probe::planted("staging.stale_lap_replayed");
+        let is_empty = Left::is_empty(&slot);
         match (lap, key) {
             (Some(lap), Some(key)) if !is_empty && !self.left.contains_key(&key) => {
                 self.flags.insert(key, slot.flag());

@@ -42,6 +42,7 @@ pub(super) const PLANTED: &[&str] = &[
     "staging.copy_replayed",
     "staging.gap_accepted",
     "staging.header_before_word",
+    "staging.no_cut",
     "staging.other_boot_replayed",
     "staging.retry_with_other_bytes",
     "staging.slot_of_deleted_topic_kept",
