@@ -48,13 +48,13 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// Before a data file is opened for reading, the hook has its turn.
+/// Before a data file or its seal is opened for reading, the hook has its turn.
 #[derive(Debug)]
 pub(super) struct HookedDisk(pub(super) Hook, pub(super) Arc<dyn Disk>);
 
 impl Disk for HookedDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        if how == Open::Read && path.extension().is_some_and(|extension| extension == "log") {
+        if how == Open::Read && path.extension().is_some_and(|kind| kind == "log" || kind == "seal") {
             self.0.fire();
         }
         self.1.open(path, how)
