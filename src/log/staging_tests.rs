@@ -13,13 +13,15 @@ use std::time::Duration;
 use super::race_tests::{Hook, HookedDisk};
 use super::{Background, Log, LogBuilder, Staging};
 use crate::config::{Durability, TopicConfig};
+use crate::disk::marks::{ArenaHeader, Lap};
 use crate::disk::{Disk, Open, read_file, write_all_at};
 use crate::error::{ErrorKind, Result};
 use crate::partition::testing::{T0, transact};
 use crate::partition::{Isolation, Partition, ReadOptions, RecoveryMode};
 use crate::record::Record;
 use crate::segment::pool::Layout;
-use crate::sim::{DiskOptions, Errno, Fault, SimDisk, SimEntropy, Times};
+use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEntropy, Times};
+use crate::sys::Slot;
 use crate::types::{Offset, Timestamp};
 
 /// Little slots and batches, so that their ends are near.
@@ -104,6 +106,10 @@ fn found(disk: &Arc<SimDisk>) -> Result<Vec<String>> {
     let found = partition(&log).and_then(|partition| values(&partition));
     disk.power_off();
     found
+}
+
+fn bytes(disk: &SimDisk, path: &str) -> Vec<u8> {
+    read_file(disk, Path::new(path), u64::MAX).unwrap()
 }
 
 /// A value that takes a batch of its own, and a write of its own.
@@ -211,24 +217,44 @@ fn the_largest_timestamp_is_found_beside_an_appender_that_never_rests() {
 /// A look-up by time took the end, then where the files end. A batch that others had joined and written in between lay
 /// below the one and past the other, and was passed over.
 #[test]
-fn a_look_up_by_time_misses_no_record_while_others_append() {
-    const COUNT: u64 = 3000;
-    let life = Life::begin(config());
-    let partition = life.partition.clone();
-    let appender = thread::spawn(move || {
-        for number in 0..COUNT {
-            partition.append(Record::new(&[7; 100]).timestamp(Timestamp(T0 + number as i64))).unwrap();
-        }
-    });
-    let mut end = 0;
-    while end < COUNT {
-        end = life.partition.offsets().end.0;
-        if let Some(last) = end.checked_sub(1) {
-            let found = life.partition.offset_at(Timestamp(T0 + last as i64)).unwrap();
-            assert_eq!(found, Some(Offset(last)));
-        }
+fn a_look_up_by_time_finds_a_record_that_is_written_meanwhile() {
+    for _ in 0..20 {
+        let Life { partition, .. } = &Life::begin(config());
+        let append = |number: i64| {
+            drop(partition.append(Record::new("value").timestamp(Timestamp(T0 + number))).unwrap());
+        };
+        append(0);
+        partition.sync().unwrap();
+        append(1);
+        append(2);
+        let found = thread::scope(|scope| {
+            let held = partition.core.hold_segments();
+            let looks = scope.spawn(|| partition.offset_at(Timestamp(T0 + 1)));
+            // It asks for the segments, and has to wait; mostly it is there by then.
+            (0..1000).for_each(|_| thread::yield_now());
+            append(3);
+            assert!(partition.core.writer.lock().flush(&partition.core).is_ok());
+            drop(held);
+            looks.join().unwrap()
+        });
+        assert_eq!(found.unwrap(), Some(Offset(1)));
     }
-    appender.join().unwrap();
+}
+
+/// A batch is in its file a moment before the end is raised over it. Whoever looked just then, by time, behind what is in
+/// the files, was told that there is no such offset.
+#[test]
+fn a_look_up_by_time_takes_no_batch_for_visible_that_is_in_its_file_already() {
+    let (partition, hook) = hooked(config());
+    let ours = partition.clone();
+    let (seen, looked) = mpsc::channel();
+    hook.set(move || {
+        let written = ours.core.last_segment().unwrap().end();
+        let found = [ours.offset_at(Timestamp(0)).unwrap(), ours.largest_timestamp().unwrap().map(|found| found.0)];
+        seen.send((written, ours.offsets().end, found)).unwrap();
+    });
+    partition.append_all([&*large('x')]).unwrap();
+    assert_eq!(looked.try_recv().unwrap(), (Offset(1), Offset(0), [None, None]));
 }
 
 // --- Failing calls ----------------------------------------------------------------------------------------------------
@@ -399,7 +425,7 @@ fn a_record_that_is_longer_than_the_slots_found_is_written() {
 
 // --- What a kill leaves -----------------------------------------------------------------------------------------------
 
-/// Half of the slots of a topic do not verify, and a salvage did not open the partition either.
+/// A record in a slot was damaged, and a salvage did not open the partition either.
 #[test]
 fn a_salvage_puts_staged_records_aside_that_do_not_verify() {
     let life = Life::begin(config());
@@ -407,11 +433,9 @@ fn a_salvage_puts_staged_records_aside_that_do_not_verify() {
     life.partition.sync().unwrap();
     life.append(&["staged"]);
     let killed = life.kill();
-    let path = Path::new("/log/staging");
-    let bytes = read_file(&*killed, path, u64::MAX).unwrap();
-    let at = bytes.windows(6).position(|window| window == b"staged").unwrap() as u64;
+    let at = bytes(&killed, "/log/staging").windows(6).position(|window| window == b"staged").unwrap() as u64;
     // The length of the value: no checksum is over an open batch.
-    write_all_at(&*killed.open(path, Open::Write).unwrap(), &[0xFF], at - 1).unwrap();
+    write_all_at(&*killed.open(Path::new("/log/staging"), Open::Write).unwrap(), &[0xFF], at - 1).unwrap();
     let log = builder(&killed).open().unwrap();
     assert_eq!(partition(&log).unwrap_err().kind(), ErrorKind::Corrupt);
     drop(log);
@@ -421,8 +445,8 @@ fn a_salvage_puts_staged_records_aside_that_do_not_verify() {
     salvaged.append("goes on").unwrap();
     assert_eq!(values(&salvaged).unwrap(), ["synced", "goes on"]);
     let names = killed.image().files();
-    let aside = names.keys().find(|path| path.to_string_lossy().ends_with(".staged.cut")).unwrap();
-    assert!(read_file(&*killed, aside, u64::MAX).unwrap().windows(6).any(|window| window == b"staged"));
+    let (_, aside) = names.iter().find(|(path, _)| path.to_string_lossy().ends_with(".staged.cut")).unwrap();
+    assert!(aside.windows(6).any(|window| window == b"staged"));
     assert_eq!(found(&killed).unwrap(), ["synced", "goes on"]);
 }
 
@@ -448,13 +472,13 @@ fn a_salvage_of_a_log_without_segments_puts_its_staged_records_aside() {
 /// began with them was gone from it.
 #[test]
 fn an_epoch_that_began_with_a_staged_record_is_remembered() {
+    const EPOCHS: &str = "/log/t-0/leader-epoch-checkpoint";
     let life = Life::begin(config());
     life.append(&["one", "two"]);
-    let path = Path::new("/log/t-0/leader-epoch-checkpoint");
-    let before = read_file(&*life.disk, path, u64::MAX).unwrap();
+    let before = bytes(&life.disk, EPOCHS);
     let life = Life::on(&life.kill());
     life.append(&["three"]);
-    let after = read_file(&*life.disk, path, u64::MAX).unwrap();
+    let after = bytes(&life.disk, EPOCHS);
     assert_eq!(String::from_utf8_lossy(&after), String::from_utf8_lossy(&before));
     assert!(after.ends_with(b"\n0 0\n"));
 }
@@ -494,5 +518,74 @@ fn a_file_that_is_cut_below_its_last_lap_is_damaged_not_shorter() {
         }
         // Nobody appends, and it dies.
         killed = Life::on(&killed).kill();
+    }
+}
+
+/// A slot of a partition that the topic does not have: nobody took it, nobody told of it, and the next arena replaced it.
+#[test]
+fn records_of_a_partition_that_nobody_knows_are_told_of_and_kept() {
+    let life = Life::begin(config());
+    life.append(&["staged"]);
+    let killed = life.kill();
+    let arena = killed.open(Path::new("/log/staging"), Open::Write).unwrap();
+    let at = ArenaHeader::LEN + Slot::BYTES_AT;
+    let lap = Lap::decode(&bytes(&killed, "/log/staging")[at..at + Lap::LEN]).unwrap().unwrap();
+    write_all_at(&*arena, &Lap { partition: 1, ..lap }.encode(), at as u64).unwrap();
+    for count in 0..3 {
+        let log = builder(&killed).open().unwrap();
+        let [told] = &log.damaged()[..] else { panic!("{:?}", log.damaged()) };
+        assert!(told.partition.is_none() && told.error.to_string().contains("not known"), "{}", told.error);
+        let partition = partition(&log).unwrap();
+        assert_eq!(values(&partition).unwrap().len(), count);
+        partition.append("another").unwrap();
+        drop(partition);
+        log.close().unwrap();
+        assert!(bytes(&killed, "/log/staging").windows(6).any(|window| window == b"staged"));
+    }
+}
+
+/// Whatever a kill leaves of the one write of a lap, all of the lap is found; what no kill leaves is refused, or written
+/// over by what is staged.
+#[test]
+fn a_write_of_a_lap_that_is_cut_at_any_byte_is_done_again() {
+    let mut configs = vec![config(), config().set("flush.messages", "1000").unwrap()];
+    if cfg!(feature = "lz4") {
+        configs.push(config().compression(crate::config::Compression::Lz4 { level: 1 }));
+    }
+    for config in configs {
+        let life = Life::begin(config);
+        life.append(&["first"]);
+        life.partition.sync().unwrap();
+        life.partition.append_all(["one", "two"]).unwrap();
+        life.append(&["three", "four"]);
+        let (begin, before) = (life.partition.segments()[0].len(), bytes(&life.disk, FIRST));
+        life.disk.record(Recording::All);
+        life.partition.sync().unwrap();
+        let end = life.partition.segments()[0].len();
+        let lap = &bytes(&life.disk, FIRST)[begin as usize..end as usize];
+        // The last moment before the write: the batch is sealed, and awaits its codec if there is one.
+        let moments = life.disk.take_moments();
+        let is_before = |image: &crate::sim::Image| image.files()[Path::new(FIRST)] == before;
+        let written = moments.iter().position(|moment| !is_before(&moment.image)).unwrap();
+        let cut_at = |len: usize, flips: u8| {
+            let disk = SimDisk::on(moments[written - 1].image.clone(), life.disk.clock().fork());
+            let mut part = lap[..len].to_vec();
+            part.last_mut().into_iter().for_each(|last| *last ^= flips);
+            write_all_at(&*disk.open(Path::new(FIRST), Open::Write).unwrap(), &part, begin).unwrap();
+            disk
+        };
+        for len in 0..=lap.len() {
+            let life = Life::on(&cut_at(len, 0));
+            assert_eq!(life.values(), ["first", "one", "two", "three", "four"], "{len} of {}", lap.len());
+            life.append(&["five"]);
+            let killed = life.kill();
+            assert_eq!(found(&killed).unwrap()[4..], ["four", "five"], "{len} of {}", lap.len());
+            let is_aside = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "cut");
+            assert!(!killed.image().files().keys().any(is_aside), "what is staged was put aside, too");
+            match found(&cut_at(len, 0x10)) {
+                Ok(found) => assert_eq!(found, ["first", "one", "two", "three", "four"], "flipped at {len}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "flipped at {len}"),
+            }
+        }
     }
 }

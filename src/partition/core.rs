@@ -208,6 +208,12 @@ impl Core {
         Arc::clone(&self.segments.read())
     }
 
+    /// Lets nobody have the list of segments for as long as the result lives.
+    #[cfg(test)]
+    pub(crate) fn hold_segments(&self) -> impl Sized + '_ {
+        self.segments.write()
+    }
+
     /// Rises with each change of the segment list: a cached list of the same generation is good.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

@@ -183,7 +183,7 @@ impl Writer {
     }
 
     /// Writes everything that is staged into the segment.
-    pub(super) fn flush(&mut self, core: &Core) -> Result<(), Failure> {
+    pub(crate) fn flush(&mut self, core: &Core) -> Result<(), Failure> {
         self.complete();
         if self.tail.is_empty() {
             // Of a lap that a process before wrote whole, and did not get to clear.

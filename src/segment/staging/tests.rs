@@ -152,6 +152,34 @@ fn a_kill_at_any_byte_of_any_store_leaves_all_that_was_acknowledged() {
     }
 }
 
+/// What was adopted and is in the file already is still covered by the word when the next lap begins.
+#[test]
+fn a_kill_while_the_next_lap_begins_finds_one_of_the_two() {
+    let (_, kept) = full();
+    let memory = memory_of(&kept);
+    let found = left(&memory).unwrap().replay().unwrap();
+    let kept = Arc::new(Kept::default());
+    let arena = Arena::watched(&memory, SLOT_LEN, Arc::clone(&kept) as Arc<dyn Stores>).unwrap();
+    let slot = arena.into_slots(0, SLOT_LEN).next().unwrap();
+    let mut adopted = Left::new(slot, lap(FROM)).adopt(&found, found.len, false);
+    assert!(adopted.is_empty());
+    adopted.begin(lap(found.end));
+    adopted.copy(&batch(found.end));
+    let mut stores = kept.0.lock();
+    stores.insert(0, (0, memory));
+    for count in 1..=stores.len() {
+        let len = stores.get(count).map_or(0, |(_, bytes)| bytes.len());
+        for part in 0..if len > 8 { len } else { 1 } {
+            let end = left(&after(&stores, count, part)).map(|left| left.replay().unwrap().end);
+            let is_last = count == stores.len();
+            assert!(
+                end.is_none_or(|end| end == found.end + if is_last { 2 } else { 0 }),
+                "{part} of {count}: {end:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_slot_goes_on_where_the_file_ends() {
     let (staged, kept) = full();
