@@ -1,5 +1,7 @@
 //! Arenas as processes leave them: which are replayed, what their slots are worth, and whose they are next.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use super::*;
 use crate::record::{self, BatchBuilder, BatchOptions, BatchRef};
 use crate::sim::{DiskOptions, Errno, Fault, Record, Rng, SimDisk, Times};
