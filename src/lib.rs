@@ -62,6 +62,9 @@
 //! | nothing more ([`Ack::Written`]) | kept | may be lost; what remains of each partition is a prefix |
 //! | [`Ack::Synced`] was waited for, or the topic has [`Durability::Each`] | kept | kept |
 //!
+//! If the process is killed and then, before the log is opened again, the machine restarted or the directory copied, all
+//! is kept but what was appended within the last second ([`LogBuilder::linger`]) and not synced.
+//!
 //! Partitions are synced each on its own: one may keep a record that came after one which another lost. Every batch is
 //! verified before it is read. Damage is an error that names file and position. [`guide::durability`] has the rest.
 //!

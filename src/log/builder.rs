@@ -478,7 +478,8 @@ impl LogBuilder {
     }
 
     /// Refuses to open a log of which any partition is damaged. Without it, such a log opens, calls on the damaged
-    /// partition fail, and [`Log::damaged`] lists it.
+    /// partition fail, and [`Log::damaged`] lists it. The same goes for staged records that a killed process left and
+    /// that cannot be found, or are nobody's.
     ///
     /// # Example
     ///

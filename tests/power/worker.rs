@@ -78,7 +78,12 @@ impl Worker<'_> {
     fn append_ids<'p>(&self, partition: &'p Partition, ids: &[Id]) -> Result<Appended<'p>> {
         let topic = partition.topic();
         let written: Vec<Written> = ids.iter().map(|id| id.to_written(topic, self.swarm.most_padding)).collect();
-        match partition.append_all(written.iter().map(Written::record)) {
+        // One by itself joins an open batch, where that is staged.
+        let appended = match &written[..] {
+            [one] => partition.append(one.record()),
+            all => partition.append_all(all.iter().map(Written::record)),
+        };
+        match appended {
             Ok(appended) => {
                 say_appended(partition, appended.offset(), ids);
                 Ok(appended)
