@@ -22,8 +22,10 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chiplog::{Group, GroupConfig, Header, Log, Offset, Partition, Record, Topic, TopicConfig};
-use clap::Parser;
+use chiplog::{
+    Group, GroupConfig, Header, Log, Offset, Partition, Record, Staging, StagingStats, Topic, TopicConfig,
+};
+use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 
 use acks::AckWriter;
@@ -53,6 +55,9 @@ struct Options {
     /// How to store batches: uncompressed, lz4, snappy, gzip or zstd, as far as built in
     #[arg(long, default_value = "uncompressed")]
     codec: String,
+    /// Whether small appends are gathered before they are written to a segment
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    staging: Switch,
     /// How many threads append; the same each time the log is used
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     threads: u32,
@@ -65,6 +70,12 @@ struct Options {
     /// Append nothing: only read the log, and check that each line noted in --acks is there once
     #[arg(long, requires_all = ["data", "acks"])]
     verify_only: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 fn main() -> ExitCode {
@@ -91,7 +102,16 @@ fn run(options: &Options) -> Result<()> {
 
     // Opening locks the directory for this process and recovers what the last one left, however it ended. By default a
     // group forgets after a week where it was, and records go after a week: this log may be gone on with later.
-    let log = Log::builder(dir).groups(GroupConfig::default().offset_retention(None)).open()?;
+    let staging = match options.staging {
+        Switch::On => Staging::On,
+        Switch::Off => Staging::Off,
+    };
+    let log = Log::builder(dir).staging(staging).groups(GroupConfig::default().offset_retention(None)).open()?;
+    // Gathering is safe on some file systems only; on others each append is a write of its own.
+    match log.stats()?.staging {
+        StagingStats::Off { why } => println!("staging: off, because {why}"),
+        _ => println!("staging: on"),
+    }
 
     // A topic has its settings from when it was created: here as Kafka's own strings, for most there are methods, too.
     let topic = match log.find_topic(&options.topic) {

@@ -227,16 +227,18 @@ pub struct Stats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StagingStats {
-    /// They are, as long as a partition gets a slot.
+    /// They are, as long as a partition gets a slot: there may be none left, or no space for one, or the kernel may
+    /// be older than 5.14, which shows by `in_use` being 0.
     On {
-        /// How many partitions can stage at once.
+        /// How many partitions can stage at once, as [set](crate::LogBuilder::staging_slots) for this opening.
         slots: u64,
-        /// How many do.
+        /// How many slots hold something or may: those in the hand of a partition, also while they are empty, those
+        /// that a killed process left and nobody has taken over, and those of topics that are being deleted.
         in_use: u64,
     },
     /// They are not: each append is one write.
     Off {
-        /// Why not.
+        /// Why not, in words.
         why: &'static str,
     },
 }

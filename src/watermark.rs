@@ -68,13 +68,44 @@ impl Watermark {
     /// released: waking a task is a call into somebody's runtime.
     #[inline]
     pub(crate) fn raise(&self, value: u64) -> Woken {
-        if value <= self.value.load(Ordering::Relaxed) {
+        if !self.advance(value) {
             return Woken::default();
         }
-        self.value.store(value, ordering("watermark.raise", Ordering::Release));
         if !weakened("watermark.raise.fence") {
             fence(Ordering::SeqCst);
         }
+        self.reached_by(value)
+    }
+
+    /// The first half of [`raise`](Self::raise), under the lock of whoever raises; whether the value is a new one. Who
+    /// waits is woken by [`settle`](Self::settle).
+    #[inline]
+    pub(crate) fn advance(&self, value: u64) -> bool {
+        if value <= self.value.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.value.store(value, ordering("watermark.raise", Ordering::Release));
+        true
+    }
+
+    /// The second half, once the mutex was released under which the value was raised: whom to wake, as by
+    /// [`raise`](Self::raise).
+    ///
+    /// Between the store and the look at `lowest` there must be a full barrier. Where releasing a mutex is one, as a
+    /// locked instruction is, no second one is paid for.
+    #[inline]
+    pub(crate) fn settle(&self, value: u64) -> Woken {
+        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+        #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+        if !weakened("watermark.raise.fence") {
+            fence(Ordering::SeqCst);
+        }
+        self.reached_by(value)
+    }
+
+    #[inline]
+    fn reached_by(&self, value: u64) -> Woken {
         if value < self.lowest.load(Ordering::Relaxed) {
             return Woken::default();
         }

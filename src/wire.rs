@@ -135,18 +135,18 @@ impl<'a> Reader<'a> {
 }
 
 /// Appends `value` as a zigzag varint, in its shortest form.
-#[inline]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn put_varint(into: &mut Vec<u8>, value: i32) {
     put_unsigned(into, u64::from((value << 1 ^ value >> 31) as u32));
 }
 
 /// Appends `value` as a zigzag varint of up to 10 bytes, in its shortest form.
-#[inline]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn put_varlong(into: &mut Vec<u8>, value: i64) {
     put_unsigned(into, (value << 1 ^ value >> 63) as u64);
 }
 
-#[inline]
+#[cfg(any(test, fuzzing))]
 fn put_unsigned(into: &mut Vec<u8>, mut rest: u64) {
     while rest >= 0x80 {
         into.push(rest as u8 | 0x80);

@@ -83,6 +83,7 @@ const FOUND_BY: &[(&str, &str)] = &[
     ("segment.half_write_forgotten", "errors"),
     ("staging.gap_accepted", "errors"),
     ("staging.header_before_word", "crash"),
+    ("staging.no_cut", "errors"),
     ("staging.retry_with_other_bytes", "errors"),
     ("staging.start_raised_over_staged", "errors"),
 ];

@@ -10,7 +10,9 @@
 //! ```
 //!
 //! A directory lives through a few children; each directory has settings of its own, drawn from the seed. What a child
-//! announces in capitals it is about to do; in small letters, that the call returned.
+//! announces in capitals it is about to do; in small letters, that the call returned. Half of the kills are with small
+//! appends staged, in directories where that is on; without any such place the run fails. After each kill the log is
+//! read twice: by one that may change nothing, and by one that goes on with it.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
@@ -19,7 +21,10 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use chiplog::{Ack, Background, Durability, Log, LogBuilder, Offset, Partition, Record, Topic, TopicConfig};
+use chiplog::{
+    Ack, Background, Durability, Log, LogBuilder, Offset, Partition, Record, Staging, StagingStats, Topic,
+    TopicConfig,
+};
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -32,11 +37,12 @@ const MOST_WORK: Duration = Duration::from_millis(40);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, dir, seed, generation] = &arguments[..]
+    if let [first, dir, seed, generation, mode] = &arguments[..]
         && first == "child"
     {
         let (Ok(seed), Ok(generation)) = (seed.parse(), generation.parse()) else { return ExitCode::FAILURE };
-        let Err(error) = work(Path::new(dir), seed, generation) else { return ExitCode::SUCCESS };
+        let staging = if mode == "on" { Staging::On } else { Staging::Off };
+        let Err(error) = work(Path::new(dir), seed, generation, staging) else { return ExitCode::SUCCESS };
         say(&format!("error {error:?}"));
         return ExitCode::FAILURE;
     }
@@ -54,66 +60,171 @@ fn main() -> ExitCode {
 fn torture(kills: u64, goal: u64, seed: u64) -> ExitCode {
     let began = Instant::now();
     let mut random = Random(seed);
-    let (mut done, mut acks, mut records) = (0, 0, 0);
+    let places = match places() {
+        Ok(places) => places,
+        Err(error) => {
+            println!("FAILED: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut total = Round::default();
+    let mut done = 0;
+    for (staging, share) in [(Staging::On, kills.div_ceil(2)), (Staging::Off, kills / 2)] {
+        match half(staging, share, &places, &mut random) {
+            Ok(found) => total.add(&found),
+            Err(error) => {
+                println!("FAILED: {error}; seed {seed}");
+                println!("{done} passed, 1 failed");
+                return ExitCode::FAILURE;
+            }
+        }
+        done += share;
+    }
+    let Round { acks, records, left } = total;
+    println!("{acks} acknowledgements, {records} records read back, {:.1?}, seed {seed}", began.elapsed());
+    println!("count kills {done} {goal}");
+    println!("count kills with staging {} {}", kills.div_ceil(2), goal.div_ceil(2));
+    println!("count kills without staging {} {}", kills / 2, goal / 2);
+    // Else it was never in the hands of a kill.
+    let least = goal / 20;
+    println!("count kills that left something staged {left} {least}");
+    println!("{done} passed, 0 failed");
+    if done < goal || left < least { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Where directories are made that staging is on in: on the disk, in memory, or both.
+fn places() -> Result<Vec<PathBuf>> {
+    let mut places = Vec::new();
+    for place in [std::env::temp_dir(), "/dev/shm".into()] {
+        let Ok(dir) = tempfile::tempdir_in(&place) else { continue };
+        let stats = Log::open(dir.path())?.stats()?;
+        if matches!(stats.staging, StagingStats::On { .. }) {
+            places.push(place);
+        }
+    }
+    if places.is_empty() {
+        return Err("staging is on neither in the temporary directory nor in /dev/shm".into());
+    }
+    Ok(places)
+}
+
+/// The kills of one kind, a few in each directory.
+fn half(staging: Staging, kills: u64, places: &[PathBuf], random: &mut Random) -> Result<Round> {
+    let (mut total, mut done) = (Round::default(), 0);
     while done < kills {
         let dir_seed = random.next();
-        let Ok(dir) = tempfile::tempdir() else {
-            println!("there is no temporary directory");
-            return ExitCode::FAILURE;
-        };
+        let dir = tempfile::tempdir_in(random.pick(places))?;
         let mut model = Model::default();
         for generation in 0..CHILDREN_A_DIR.min(kills - done) {
-            let outcome = one_kill(dir.path(), dir_seed, generation, &mut random, &mut model);
-            match outcome {
-                Ok(found) => (acks, records) = (acks + found.acks, records + found.records),
+            match one_kill(dir.path(), dir_seed, generation, staging, random, &mut model) {
+                Ok(found) => total.add(&found),
                 Err(error) => {
-                    let kept: PathBuf = dir.keep();
-                    println!("FAILED: {error}");
-                    println!("  after {done} kills; seed {seed}, directory seed {dir_seed}, child {generation}");
-                    println!("  {:?}; kept in {}", Swarm::of(dir_seed), kept.display());
-                    println!("{done} passed, 1 failed");
-                    return ExitCode::FAILURE;
+                    let (kept, swarm) = (dir.keep(), Swarm::of(dir_seed));
+                    let kept = kept.display();
+                    return Err(format!(
+                        "{error}\n  after {done} kills, staging {staging:?}; directory seed {dir_seed}, child {generation}\n  \
+                         {swarm:?}; kept in {kept}"
+                    )
+                    .into());
                 }
             }
             done += 1;
         }
     }
-    println!("{acks} acknowledgements, {records} records read back, {:.1?}, seed {seed}", began.elapsed());
-    println!("count kills {done} {goal}");
-    println!("{done} passed, 0 failed");
-    if done < goal { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    Ok(total)
 }
 
-/// What one round did.
+/// What one round did, or several.
+#[derive(Debug, Default)]
 struct Round {
     acks: u64,
     records: u64,
+    /// Kills that left records in no segment file.
+    left: u64,
+}
+
+impl Round {
+    fn add(&mut self, other: &Self) {
+        self.acks += other.acks;
+        self.records += other.records;
+        self.left += other.left;
+    }
 }
 
 /// Lets a child work, kills it, and compares what it said with what is there.
-fn one_kill(dir: &Path, seed: u64, generation: u64, random: &mut Random, model: &mut Model) -> Result<Round> {
-    let said = run_child(dir, seed, generation, random)?;
+fn one_kill(
+    dir: &Path,
+    seed: u64,
+    generation: u64,
+    staging: Staging,
+    random: &mut Random,
+    model: &mut Model,
+) -> Result<Round> {
+    let said = run_child(dir, seed, generation, staging, random)?;
     let acks = model.hear(&said)?;
-    // The next child, or this process, is the one to recover: reading alone must not need it.
-    let records = if random.one_in(2) {
-        check(&Swarm::of(seed).builder(dir).read_only().open()?, model)?
-    } else {
-        let log = Swarm::of(seed).builder(dir).open()?;
-        let records = check(&log, model)?;
+    let swarm = Swarm::of(seed);
+    let before = files(dir)?;
+    let log = swarm.builder(dir, staging).read_only().open()?;
+    let mut records = check(&log, model)?;
+    let has_left = has_staged(&log)?;
+    drop(log);
+    if files(dir)? != before {
+        return Err("reading alone has changed a file".into());
+    }
+    // The next child, or this process, is the one to recover.
+    if random.one_in(2) {
+        let log = swarm.builder(dir, staging).open()?;
+        let found = check(&log, model)?;
+        if records != found {
+            return Err(format!("{records} records were read without repair, and {found} with it").into());
+        }
+        records = found;
         if random.one_in(2) {
             log.close()?;
         }
-        records
-    };
-    Ok(Round { acks, records })
+    }
+    Ok(Round { acks, records, left: has_left.into() })
+}
+
+/// Whether the log has records that are in no segment file.
+fn has_staged(log: &Log) -> Result<bool> {
+    let Some(topic) = log.find_topic(TOPIC) else { return Ok(false) };
+    for number in 0..topic.partition_count() {
+        let partition = topic.partition(number)?;
+        let written = partition.segments().last().map_or(partition.offsets().start, |last| last.end());
+        if written < partition.offsets().end {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Every file below a directory: its length, when it was changed, and which one it is.
+fn files(dir: &Path) -> Result<HashMap<PathBuf, (u64, i64, i64, u64)>> {
+    use std::os::unix::fs::MetadataExt;
+    let (mut found, mut dirs) = (HashMap::new(), vec![dir.to_owned()]);
+    while let Some(at) = dirs.pop() {
+        for entry in std::fs::read_dir(at)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                dirs.push(entry.path());
+            } else {
+                let what = (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino());
+                found.insert(entry.path().strip_prefix(dir)?.to_owned(), what);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Runs a child until it is killed. Returns what it said, in whole lines.
-fn run_child(dir: &Path, seed: u64, generation: u64, random: &mut Random) -> Result<String> {
+fn run_child(dir: &Path, seed: u64, generation: u64, staging: Staging, random: &mut Random) -> Result<String> {
     let mut child = Command::new(std::env::current_exe()?)
         .arg("child")
         .arg(dir)
         .args([seed.to_string(), generation.to_string()])
+        .arg(if staging == Staging::On { "on" } else { "off" })
         .stdout(Stdio::piped())
         .spawn()?;
     let mut pipe = child.stdout.take().ok_or("a child without a pipe")?;
@@ -323,6 +434,9 @@ struct Swarm {
     deletes: bool,
     commits: bool,
     makes_topics: bool,
+    /// How many partitions can stage at once, and how long.
+    slots: u32,
+    linger: Duration,
 }
 
 impl Swarm {
@@ -347,11 +461,14 @@ impl Swarm {
             deletes: random.one_in(2),
             commits: random.one_in(2),
             makes_topics: random.one_in(2),
+            slots: *random.pick(&[1, 2, 64]),
+            linger: *random.pick(&[Duration::from_millis(1), Duration::from_millis(8), Duration::from_secs(1)]),
         }
     }
 
-    fn builder(&self, dir: &Path) -> LogBuilder {
-        Log::builder(dir).background(self.background)
+    fn builder(&self, dir: &Path, staging: Staging) -> LogBuilder {
+        let builder = Log::builder(dir).background(self.background);
+        builder.staging(staging).staging_slots(self.slots).linger(self.linger)
     }
 
     fn config(&self) -> Result<TopicConfig> {
@@ -361,9 +478,9 @@ impl Swarm {
 }
 
 /// Works until it is killed.
-fn work(dir: &Path, seed: u64, generation: u64) -> Result<()> {
+fn work(dir: &Path, seed: u64, generation: u64, staging: Staging) -> Result<()> {
     let swarm = Swarm::of(seed);
-    let log = swarm.builder(dir).open()?;
+    let log = swarm.builder(dir, staging).open()?;
     say("open");
     let topic = match log.find_topic(TOPIC) {
         Some(topic) => topic,
@@ -421,7 +538,10 @@ impl Worker<'_> {
         let (generation, thread, first) = (self.generation, self.thread, *count);
         let ids = (first..first + records).map(|count| Id { generation, thread, count });
         let values: Vec<Vec<u8>> = ids.map(|id| id.to_value(self.swarm.most_padding)).collect();
-        let appended = partition.append_all(values.iter().map(Record::new))?;
+        let appended = match &values[..] {
+            [one] => partition.append(one)?,
+            several => partition.append_all(several.iter().map(Record::new))?,
+        };
         *count += records;
         let (partition, offset) = (partition.number(), appended.offset());
         say(&format!("appended {partition} {offset} {records} {generation} {thread} {first}"));

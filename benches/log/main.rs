@@ -40,7 +40,8 @@ fn main() -> io::Result<()> {
     let options = Options::parse();
     let size = Size { is_quick: options.quick };
     let machine = machine::describe(&options.dir)?;
-    println!("{machine}; {}{}", ours::staging(), if options.quick { "; quick: small sizes, no figures" } else { "" });
+    let staging = ours::staging(&options.dir)?;
+    println!("{machine}; {staging}{}", if options.quick { "; quick: small sizes, no figures" } else { "" });
     let mut outcomes = Vec::new();
     for row in suite::rows(size)? {
         if options.rows.is_empty() || options.rows.iter().any(|name| row.name.contains(name.as_str())) {
@@ -54,7 +55,7 @@ fn main() -> io::Result<()> {
     println!("{}", outcome::summary(&outcomes));
     if let Some(path) = &options.json {
         let rows: Vec<_> = outcomes.iter().map(outcome::Outcome::json).collect();
-        let report = json!({ "machine": machine, "staging": ours::staging(), "quick": options.quick, "rows": rows });
+        let report = json!({ "machine": machine, "staging": staging, "quick": options.quick, "rows": rows });
         fs::write(path, format!("{report:#}\n"))?;
     }
     println!("count rows {} {}", outcomes.len(), outcomes.len());

@@ -25,15 +25,22 @@ pub enum Background {
     Caller,
 }
 
-/// Where small appends wait until they are worth a write.
+/// Where small appends wait until they are worth a write: single records of nearly 64 KiB at most, batches of 16 KiB
+/// at most.
+///
+/// What is staged is acknowledged, can be read, and survives the death of the process at any instruction, as
+/// [`Ack::Written`](crate::Ack::Written) says with its one exception. A sync, a close and
+/// [`linger`](LogBuilder::linger) write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Staging {
     /// In memory of the file `staging`, which a killed process leaves behind whole, where the file system is known to
-    /// allow that: ext4 and tmpfs. [`Stats::staging`](crate::Stats::staging) says whether it does, and why not.
+    /// allow that: ext4 and tmpfs, on Linux 5.14 and later. Elsewhere as [`Off`](Self::Off);
+    /// [`Stats::staging`](crate::Stats::staging) says why.
     #[default]
     On,
-    /// Nowhere: each append is one batch, and one write before it returns.
+    /// Nowhere: each append is one batch, and one write before it returns. What a process before had staged is taken
+    /// over all the same.
     Off,
 }
 
@@ -335,9 +342,13 @@ impl LogBuilder {
         self
     }
 
-    /// Sets how many partitions can stage at once; the others write each append. A slot takes 64 KiB of disk space and
-    /// of memory when it is first used, and is given back when its partition was idle for the
-    /// [linger time](Self::linger).
+    /// Sets how many partitions can stage at once, each in a slot of 64 KiB; the others write each append. A
+    /// partition gives its slot back when that was empty for the [linger time](Self::linger), by the next
+    /// [maintenance](Log::maintain). A slot takes its space on disk and in memory when it is first used, and keeps it
+    /// until the log is closed in order.
+    ///
+    /// It counts when the file `staging` is made, by the first small append: one that a killed process left is gone
+    /// on with as it is.
     ///
     /// Default: 1,024. Range: 1 to 65,536.
     ///
@@ -359,9 +370,16 @@ impl LogBuilder {
         self
     }
 
-    /// Sets how long a staged record waits for more before it is written: by the background thread, or by
-    /// [`Log::maintain`]. Then it survives also what [`staging`](Self::staging) excepts; a power cut only once it is
-    /// synced.
+    /// Sets how long a staged record waits for more before it is written to its segment file, at most: counted from
+    /// the first record since the last write of its partition, until the background thread comes by, which other work
+    /// may delay a little. From then on it survives also what [`staging`](Self::staging) excepts; a power cut only
+    /// once it is synced. It is written sooner when its slot is full, at a sync, a roll, and a close. A write that
+    /// fails is tried again after as long.
+    ///
+    /// With [`Background::Caller`] nobody bounds it unless [`Log::maintain`] is called when it is due.
+    ///
+    /// Shorter means more and smaller writes. It does not bound the length of batches: a reader at the tail ends the
+    /// batch that it is given, so with one that keeps up they hold what came between two of its reads.
     ///
     /// Default: 1 second. Range: 1 millisecond and more. Kafka's producers: `linger.ms`.
     ///

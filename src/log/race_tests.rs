@@ -48,13 +48,14 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// Before a data file is opened for reading, and before the first epochs of a partition are stored, the hook has its turn.
+/// Before a data file or its seal is opened for reading, and before the first epochs of a partition are stored, the hook
+/// has its turn.
 #[derive(Debug)]
 pub(super) struct HookedDisk(pub(super) Hook, pub(super) Arc<dyn Disk>);
 
 impl Disk for HookedDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let is_read = how == Open::Read && path.extension().is_some_and(|extension| extension == "log");
+        let is_read = how == Open::Read && path.extension().is_some_and(|kind| kind == "log" || kind == "seal");
         let is_stored = how == Open::CreateNew && path.to_string_lossy().contains("leader-epoch");
         if is_read || is_stored {
             self.0.fire();
@@ -320,6 +321,8 @@ fn maintenance_of_a_topic_that_is_deleted_meanwhile_is_no_error() {
     (0..5).for_each(|_| drop(topic.append(&[0; 1000]).unwrap()));
     drop(topic);
     log.close().unwrap();
+    // Without it the age of the segment is found in the data file.
+    fs::remove_file(dir.path().join("t-0/00000000000000000000.seal")).unwrap();
     let hook = Hook::default();
     let log = manual(dir.path()).disk(Arc::new(HookedDisk(hook.clone(), Arc::new(RealDisk)))).open().unwrap();
     let deleting = Arc::new(Mutex::new(None));

@@ -10,7 +10,7 @@ use super::partitioner::{Sticky, partition_for_key};
 use crate::config::TopicConfig;
 use crate::error::{Corruption, Error, Result};
 use crate::partition::core::{Core, Halt};
-use crate::partition::{Admission, Appended, Held, Partition, append_records};
+use crate::partition::{Appended, Held, Partition, append_one};
 use crate::record::Record;
 use crate::types::{TopicId, TopicPartition};
 
@@ -102,7 +102,7 @@ impl TopicState {
             Arc::clone(partitions[chosen as usize].core()?)
         };
         core.check_external()?;
-        let placed = append_records(&core, Admission::IfSpace, None, [record])?;
+        let placed = append_one(&core, &record)?;
         Ok(placed.into_appended(Held::Shared(core)))
     }
 
@@ -225,13 +225,16 @@ pub(super) fn again(error: &Error) -> Error {
     }
 }
 
-/// A partition that cannot be used, or records that belong to none, and why.
+/// A partition that cannot be used, or [staged](crate::Staging) records that could not be given to one, and why. Of
+/// the latter no [`Observer`](crate::Observer) is told, and no partition is kept from opening: each is open with what
+/// its files hold.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Damage {
-    /// Which partition; none if it is not known.
+    /// Which partition; none if a killed process had staged records, and the file `staging` is gone or cannot be read,
+    /// or holds some of nobody knows whom.
     pub partition: Option<TopicPartition>,
-    /// What was found when it was opened.
+    /// What was found when it was opened, and in which file.
     pub error: Arc<Error>,
 }
 

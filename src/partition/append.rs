@@ -32,13 +32,21 @@ use crate::segment::active::Failure;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use crate::watermark::Woken;
 
-/// What an acknowledgement promises.
+/// What an acknowledgement promises. Each partition keeps a prefix of what was appended to it, at least up to the last
+/// record of which the promise holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ack {
-    /// The record survives the death of this process, at any instruction. True as soon as `append` returned.
+    /// The record survives the death of this process, at any instruction. True as soon as `append` returned. It may not
+    /// survive a power cut or a crash of the system.
+    ///
+    /// With one exception, where small appends are [staged](crate::Staging): if the process is killed and then, before
+    /// the log is opened again, the machine is restarted or the directory copied, all is kept but the last
+    /// [linger time](crate::LogBuilder::linger), 1 second by default; with
+    /// [`Background::Caller`](crate::Background::Caller) all but what came since the last
+    /// [`Log::maintain`](crate::Log::maintain), and the linger time before.
     Written,
-    /// The record survives a power cut.
+    /// The record survives a power cut and a crash of the system, too, and what [`Written`](Self::Written) excepts.
     Synced,
 }
 
@@ -225,9 +233,14 @@ impl Partition {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append<'r>(&self, record: impl Into<Record<'r>>) -> Result<Appended<'_>> {
-        self.core.check_external()?;
-        let placed = append_one(&self.core, &record.into())?;
-        Ok(placed.into_appended(Held::Borrowed(&self.core)))
+        let (core, record) = (&self.core, record.into());
+        let now = core.context.clock.now();
+        if let Some((offset, timestamp)) = core.join(&record, now) {
+            let core = Held::Borrowed(core);
+            return Ok(Appended { core, offset, last_offset: offset, timestamp, is_duplicate: false });
+        }
+        core.check_external()?;
+        Ok(append_slowly(core, &record, now)?.into_appended(Held::Borrowed(core)))
     }
 
     /// Appends several records as one batch: all of them or none, at consecutive offsets. Takes what
@@ -337,6 +350,10 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
+    fn one(offset: Offset, timestamp: Timestamp) -> Self {
+        Self { offset, last_offset: offset, timestamp, is_duplicate: false }
+    }
+
     pub(crate) fn into_appended(self, core: Held<'_>) -> Appended<'_> {
         let Self { offset, last_offset, timestamp, is_duplicate } = self;
         Appended { core, offset, last_offset, timestamp, is_duplicate }
@@ -377,19 +394,19 @@ pub(crate) enum Admission {
 }
 
 /// Appends one record: into the open batch if it can be staged.
-#[inline]
 pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
     let now = core.context.clock.now();
     match core.join(record, now) {
-        Some(joined) => core.acknowledge(joined),
+        Some((offset, timestamp)) => Ok(Placement::one(offset, timestamp)),
         None => append_slowly(core, record, now),
     }
 }
 
+/// As [`append_one`], for a record that cannot simply join the open batch.
 #[cold]
 fn append_slowly(core: &Arc<Core>, record: &Record<'_>, now: Timestamp) -> Result<Placement> {
     match core.stage(record, now)? {
-        Some(joined) => core.acknowledge(joined),
+        Some(placed) => Ok(placed),
         None => append_records(core, Admission::IfSpace, None, [*record]),
     }
 }
@@ -550,30 +567,36 @@ impl Core {
         }
     }
 
-    /// Adds a record to the open batch; `None` if it is not that simple. What is done here is what every append costs.
+    /// Adds a record to the open batch, and returns its offset and time; `None` if it is not that simple. What is done
+    /// here is what every append costs.
     #[inline]
-    fn join(&self, record: &Record<'_>, now: Timestamp) -> Option<Joined> {
+    fn join(&self, record: &Record<'_>, now: Timestamp) -> Option<(Offset, Timestamp)> {
         if !self.stages {
             return None;
         }
         // Nothing is reported from here, so the bare lock will do.
         let mut writer = self.writer.lock();
-        if self.has_stopped() || self.context.closing.load(Ordering::Relaxed) || self.context.space.is_low() {
+        let is_due = writer.unsynced_records + 1 >= writer.config.flush_messages as u64;
+        let is_stopped = self.has_stopped() || self.context.closing.load(Ordering::Relaxed);
+        if is_due || is_stopped || self.context.space.is_low() {
             return None;
         }
         writer.rules.check(record, 0, now).ok()?;
         let at = writer.rules.time_of(record, now);
         let offset = writer.join(record, at).ok()??;
-        let (joined, woken) = self.joined(&writer, record, offset, at);
+        self.counters.appended(1, payload_len(record));
+        let end = offset.0 + 1;
+        self.end.advance(end);
         drop(writer);
+        let woken = self.end.settle(end);
         if !woken.is_empty() {
             wake(woken);
         }
-        Some(joined)
+        Some((offset, at))
     }
 
-    /// Begins a batch with a record, in the slot; `None` if it cannot be staged.
-    fn stage(&self, record: &Record<'_>, now: Timestamp) -> Result<Option<Joined>> {
+    /// Stages a record, as the first of a batch if need be; `None` if it cannot be staged.
+    fn stage(&self, record: &Record<'_>, now: Timestamp) -> Result<Option<Placement>> {
         if !self.stages {
             return Ok(None);
         }
@@ -589,29 +612,16 @@ impl Core {
         let staged = writer.stage_record(self, record, at).map_err(|failure| self.fail(failure))?;
         let Some(offset) = staged else { return Ok(None) };
         self.assign_epoch(&mut writer, offset);
-        let (joined, woken) = self.joined(&writer, record, offset, at);
-        drop(writer);
-        wake(woken);
-        Ok(Some(joined))
-    }
-
-    /// Lets the record at `offset` be seen, which was just staged.
-    #[inline]
-    fn joined(&self, writer: &Writer, record: &Record<'_>, offset: Offset, timestamp: Timestamp) -> (Joined, Woken) {
-        let len = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-        self.counters.appended(1, len as u64);
+        self.counters.appended(1, payload_len(record));
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
-        (Joined { offset, timestamp, sync_now }, self.end.raise(writer.end.0))
-    }
-
-    /// What is left to do for a staged record once the lock is gone.
-    #[inline]
-    fn acknowledge(&self, joined: Joined) -> Result<Placement> {
-        let Joined { offset, timestamp, sync_now } = joined;
+        let woken = self.end.raise(writer.end.0);
+        drop(writer);
+        // Before the sync: what is appended can be read.
+        wake(woken);
         if sync_now {
             self.sync_to(offset + 1).map_err(|error| self.not_synced(offset, &error))?;
         }
-        Ok(Placement { offset, last_offset: offset, timestamp, is_duplicate: false })
+        Ok(Some(Placement::one(offset, at)))
     }
 
     /// Notes under which epoch the record at `offset` was appended, if it is a new one.
@@ -724,12 +734,10 @@ impl Core {
     }
 }
 
-/// A record that was staged, and what is to be done for it without the lock.
-#[derive(Clone, Copy)]
-struct Joined {
-    offset: Offset,
-    timestamp: Timestamp,
-    sync_now: bool,
+/// What a staged record counts for: what the batch adds is known when it is sealed.
+#[inline]
+fn payload_len(record: &Record<'_>) -> u64 {
+    (record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len)) as u64
 }
 
 /// The marker in a control batch that is to be placed at `offset`.

@@ -41,7 +41,7 @@ pub(crate) struct Core {
     pub(crate) dir: PathBuf,
     pub(crate) home: Arc<Home>,
     /// Only the log itself appends to it.
-    is_internal: bool,
+    pub(super) is_internal: bool,
     /// Whether small appends are staged, or something is that was left.
     pub(super) stages: bool,
     /// Whether offsets follow one another without gaps.

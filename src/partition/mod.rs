@@ -48,7 +48,7 @@ mod writer;
 pub mod fuzzing;
 
 pub use append::{Ack, Appended};
-pub(crate) use append::{Admission, Held, append_records, stored_as};
+pub(crate) use append::{Admission, Held, append_one, append_records, stored_as};
 pub use context::RecoveryMode;
 pub use read::Isolation;
 pub use reader::Reader;
@@ -344,7 +344,7 @@ impl Segment {
         self.end
     }
 
-    /// The length of its batches, in bytes. Its file may be longer while it is written.
+    /// The length of its batches, in bytes, as they are in the file. The file may be longer while it is written.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len

@@ -106,6 +106,9 @@ impl Writer {
         if let Some(offset) = self.join(record, at).map_err(Failure::Refused)? {
             return Ok(Some(offset));
         }
+        if self.syncs_with(1) {
+            return Ok(None);
+        }
         self.seal(core)?;
         let kind = self.config.timestamp_type;
         let batch = OpenBatch::new(self.end, self.epoch, kind, at);
@@ -122,6 +125,7 @@ impl Writer {
             len: most.min(limit).min(core.context.pool.layout().batch_len as usize).max(len),
             count: left(Offset::MAX.0 - 1, self.end)
                 .min(left(active.data().base().0 + MAX_RELATIVE, self.end))
+                .min((self.config.flush_messages as u64).saturating_sub(self.unsynced_records + 1))
                 .min(i32::MAX as u64),
             earliest: if kind == TimestampType::LogAppendTime { at } else { Timestamp(i64::MIN) },
             latest: if kind == TimestampType::LogAppendTime { at } else { self.latest_joining(at) },
@@ -136,7 +140,9 @@ impl Writer {
 
     /// Puts a whole batch, stamped with `end`, behind what is staged; `false` if it cannot be staged.
     pub(super) fn stage_batch(&mut self, core: &Core, batch: &[u8], header: &BatchHeader) -> Result<bool, Failure> {
-        if batch.len() > core.context.pool.layout().batch_len as usize {
+        let is_small = batch.len() <= core.context.pool.layout().batch_len as usize;
+        // Whoever appends to a topic of the log's own waits for the sync: see `syncs_with`.
+        if !is_small || core.is_internal || self.syncs_with(header.record_count.max(0) as u64) {
             return Ok(false);
         }
         let room = self.make_staging_room(core, batch.len(), header.last_offset(), header.max_timestamp)?;
@@ -147,6 +153,12 @@ impl Writer {
         self.end = header.next_offset();
         self.unsynced_records += header.record_count.max(0) as u64;
         Ok(true)
+    }
+
+    /// Whether the topic asks for a sync with the next `count` records. They are written, not staged: if that fails they
+    /// are refused, and not there; staged, they would be there, and the sync would fail.
+    fn syncs_with(&self, count: u64) -> bool {
+        self.config.flush_messages as u64 <= self.unsynced_records + count
     }
 
     /// Completes the open batch. On a topic with a codec that writes it, for what is compressed is not staged again.

@@ -11,7 +11,7 @@ use super::compress::{Compression, Compressor, RecordError};
 use super::header::{
     Attributes, BASE_SEQUENCE_AT, BatchHeader, MAX_BATCH_LEN, PRODUCER_ID_AT, RECORD_COUNT_AT, TimestampType,
 };
-use super::record::Record;
+use super::record::{Record, check_limit};
 use crate::error::{Error, Result};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 use crate::wire::Invalid;
@@ -142,8 +142,10 @@ impl Producer {
 #[derive(Debug)]
 pub struct BatchBuilder {
     options: BatchOptions,
-    /// Room for the header, then the records in plain form.
+    /// Room for the header, then the records in plain form, then what was there before.
     plain: Vec<u8>,
+    /// Where the records end.
+    filled: usize,
     /// The batch, if it is compressed.
     packed: Vec<u8>,
     compressor: Compressor,
@@ -164,6 +166,7 @@ impl BatchBuilder {
         let mut builder = Self {
             options: BatchOptions::default(),
             plain: Vec::new(),
+            filled: 0,
             packed: Vec::new(),
             compressor: Compressor::default(),
             times: Times::default(),
@@ -181,8 +184,8 @@ impl BatchBuilder {
     /// Drops what was pushed and begins a batch.
     pub fn begin(&mut self, options: BatchOptions) {
         self.options = options;
-        self.plain.clear();
-        self.plain.resize(BatchHeader::LEN, 0);
+        self.make_room(BatchHeader::LEN);
+        self.filled = BatchHeader::LEN;
         self.times = Times::default();
         self.record_count = 0;
     }
@@ -196,6 +199,7 @@ impl BatchBuilder {
     /// - [`Error::TooLong`] if the record, a part of it or the batch would be longer than 2 GiB.
     /// - [`Error::InvalidRecord`] if the timestamp is negative and not [`Timestamp::NONE`].
     /// - [`Error::OffsetsExhausted`] if there is no offset left for it.
+    #[inline]
     pub fn push(&mut self, record: &Record<'_>, now: Timestamp) -> Result<()> {
         let index = self.record_count;
         let end = self.options.base_offset.checked_add(index as u64 + 1);
@@ -203,7 +207,14 @@ impl BatchBuilder {
             return Err(Error::OffsetsExhausted { end: self.options.base_offset, count: index as u64 + 1 });
         }
         let times = self.times.after(record, index as usize, now, &self.options)?;
-        record.encode(times.last_delta, index, MAX_BATCH_LEN, &mut self.plain)?;
+        let body_len = record.body_len(times.last_delta, index)?;
+        let end = self.filled + Record::whole_len(body_len);
+        check_limit(end, MAX_BATCH_LEN)?;
+        if end > self.plain.len() {
+            self.make_room(end);
+        }
+        record.encode_into(body_len, times.last_delta, index, &mut self.plain[self.filled..end]);
+        self.filled = end;
         self.times = times;
         self.record_count += 1;
         Ok(())
@@ -221,7 +232,11 @@ impl BatchBuilder {
             return Err(Error::InvalidBatch { reason: "no records", position: RECORD_COUNT_AT });
         }
         let header = header(&self.options, &self.times, self.record_count)?;
-        let batch = if self.options.compression.codec().is_none() { &mut self.plain } else { self.compress()? };
+        let batch = if self.options.compression.codec().is_none() {
+            &mut self.plain[..self.filled]
+        } else {
+            self.compress()?
+        };
         header.seal(batch);
         Ok(batch)
     }
@@ -229,7 +244,7 @@ impl BatchBuilder {
     /// How long the batch is, header included and before compression, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.plain.len()
+        self.filled
     }
 
     /// Whether no record was pushed.
@@ -244,10 +259,18 @@ impl BatchBuilder {
         self.record_count as usize
     }
 
-    fn compress(&mut self) -> Result<&mut Vec<u8>> {
+    /// Makes the buffer `len` bytes long at least: at once by as much again, so that growing is rare.
+    #[cold]
+    fn make_room(&mut self, len: usize) {
+        if len > self.plain.len() {
+            self.plain.resize(len.max(2 * self.plain.len()).min(MAX_BATCH_LEN), 0);
+        }
+    }
+
+    fn compress(&mut self) -> Result<&mut [u8]> {
         self.packed.clear();
         self.packed.resize(BatchHeader::LEN, 0);
-        let body = &self.plain[BatchHeader::LEN..];
+        let body = &self.plain[BatchHeader::LEN..self.filled];
         self.compressor
             .compress(self.options.compression, body, &mut self.packed)
             .map_err(RecordError::into_error)?;

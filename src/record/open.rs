@@ -183,7 +183,7 @@ pub(crate) fn pack(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{BatchBuilder, BatchOptions, BatchRef};
+    use crate::record::{BatchBuilder, BatchOptions};
 
     fn grow(times: &[i64], timestamp_type: TimestampType) -> (OpenBatch, Vec<u8>) {
         let mut open = OpenBatch::new(Offset(7), LeaderEpoch(3), timestamp_type, Timestamp(times[0]));
@@ -257,12 +257,12 @@ mod tests {
         let mut packed = vec![1, 2, 3];
         let codec = crate::record::Codec::Lz4;
         let header = pack(&mut Compressor::default(), Compression::new(codec), &bytes, &mut packed).unwrap();
-        let batch = BatchRef::verify(&packed[3..]).unwrap();
+        let batch = crate::record::BatchRef::verify(&packed[3..]).unwrap();
         assert_eq!((batch.header(), header.codec().unwrap()), (&header, codec));
         assert!(packed.len() < bytes.len());
         assert_eq!((header.next_offset(), header.max_timestamp), (plain.next_offset(), plain.max_timestamp));
         let (mut one, mut other) = (Vec::new(), Vec::new());
         let records = batch.records(1 << 20, &mut one).unwrap();
-        assert!(records.eq(BatchRef::verify(&bytes).unwrap().records(0, &mut other).unwrap()));
+        assert!(records.eq(crate::record::BatchRef::verify(&bytes).unwrap().records(0, &mut other).unwrap()));
     }
 }

@@ -12,7 +12,7 @@
 
 use crate::error::{Error, Result};
 use crate::types::{Offset, Timestamp};
-use crate::wire::{Invalid, Reader, put_varint, put_varlong, varint_len, varlong_len};
+use crate::wire::{Invalid, Reader, varint_len, varlong_len};
 
 /// A record to append. Borrows everything: appending copies the bytes once, into the log.
 ///
@@ -121,7 +121,6 @@ impl<'a> Record<'a> {
     }
 
     /// Appends the stored form to `into`, which stays below `limit` bytes, or is left as it is.
-    #[inline]
     pub(super) fn encode(
         &self,
         timestamp_delta: i64,
@@ -130,24 +129,22 @@ impl<'a> Record<'a> {
         into: &mut Vec<u8>,
     ) -> Result<()> {
         let body_len = self.body_len(timestamp_delta, offset_delta)?;
-        let len = varint_len(body_len) + body_len as usize;
-        if len > limit.saturating_sub(into.len()) {
-            return Err(Error::TooLong { what: "batch", len: (into.len() + len) as u64, limit: limit as u64 });
-        }
-        into.reserve(len);
-        put_varint(into, body_len);
-        into.push(0);
-        put_varlong(into, timestamp_delta);
-        put_varint(into, offset_delta);
-        put_nullable(into, self.key);
-        put_nullable(into, self.value);
-        put_varint(into, self.headers.len() as i32);
-        for header in self.headers {
-            put_nullable(into, Some(header.key.as_bytes()));
-            put_nullable(into, header.value);
-        }
+        let begin = into.len();
+        let end = begin + Self::whole_len(body_len);
+        check_limit(end, limit)?;
+        into.resize(end, 0);
+        self.encode_into(body_len, timestamp_delta, offset_delta, &mut into[begin..]);
         Ok(())
     }
+}
+
+/// Refuses a batch that would be `len` bytes long.
+#[inline]
+pub(super) fn check_limit(len: usize, limit: usize) -> Result<()> {
+    if len > limit {
+        return Err(Error::TooLong { what: "batch", len: len as u64, limit: limit as u64 });
+    }
+    Ok(())
 }
 
 impl<'a> From<&'a str> for Record<'a> {
@@ -405,17 +402,8 @@ impl Fill<'_> {
     }
 }
 
-fn put_nullable(into: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    match bytes {
-        Some(bytes) => {
-            put_varint(into, bytes.len() as i32);
-            into.extend_from_slice(bytes);
-        }
-        None => put_varint(into, -1),
-    }
-}
-
-/// How many bytes [`put_nullable`] appends.
+/// How many bytes [`Fill::nullable`] takes.
+#[inline]
 fn nullable_len(what: &'static str, bytes: Option<&[u8]>) -> Result<u64> {
     let Some(bytes) = bytes else { return Ok(1) };
     Ok(varint_len(narrow(what, bytes.len())?) as u64 + bytes.len() as u64)

@@ -535,7 +535,7 @@ impl State {
     fn sort_in(&mut self, slot: Slot) {
         let lap = Left::lap_of(&slot);
         let key = lap.map(|lap| (lap.topic, lap.partition));
-        let is_empty = slot.word() == 0 && !probe::planted("staging.stale_lap_replayed");
+        let is_empty = Left::is_empty(&slot);
         match (lap, key) {
             (Some(lap), Some(key)) if !is_empty && !self.left.contains_key(&key) => {
                 self.flags.insert(key, slot.flag());
@@ -585,5 +585,6 @@ const PAUSE: u32 = if cfg!(any(test, feature = "sim")) { 4 } else { 1_000 };
 const MAX_SLOTS: u32 = 65_536;
 const MAX_SLOT_LEN: u32 = 1 << 24;
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(test)]
+#[cfg(feature = "sim")]
 mod tests;

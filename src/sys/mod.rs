@@ -27,7 +27,7 @@ mod region;
 pub(crate) mod shim;
 
 pub use arena::Arena;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) use arena::Stores;
 pub(crate) use arena::{Flag, Slot};
 pub use map::Map;

@@ -93,7 +93,7 @@ fn steps(count: u64) -> Vec<Step> {
             4 => ("producer", 2, 20),
             6 => ("all", 40, 200),
             8 => ("if end", 1, 30),
-            9 if number % 3 == 0 => ("one", 1, 20_000),
+            9 if number.is_multiple_of(3) => ("one", 1, 20_000),
             _ => ("one", 1, 10 + number as usize * 37 % 300),
         };
         Step { kind, values: (0..values).map(|at| format!("{number} {at} {}", "x".repeat(len))).collect() }

@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dir = options.dir.canonicalize()?;
     peers::set_root(&dir);
     let size = Size { is_quick: options.quick };
-    let header = Header { machine: machine::describe(&dir)?, staging: ours::staging(), is_quick: options.quick };
+    let header = Header { machine: machine::describe(&dir)?, staging: ours::staging(&dir)?, is_quick: options.quick };
     println!("{}", header.line());
     let mut rows = rows::rows(size)?;
     rows.extend(suite::rows(size)?);

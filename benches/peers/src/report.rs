@@ -14,7 +14,7 @@ use crate::suite::outcome::{self, Outcome, figure};
 /// Where and how it was measured.
 pub(crate) struct Header {
     pub(crate) machine: String,
-    pub(crate) staging: &'static str,
+    pub(crate) staging: String,
     pub(crate) is_quick: bool,
 }
 

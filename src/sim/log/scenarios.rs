@@ -109,6 +109,8 @@ fn of_staging() -> Vec<Scenario<Explored>> {
         add("lingering", &small(1, 2), End::Kill, [&later[..], &later, &small(3, 2)].concat());
         add("deleted", &small(1, 2), End::Kill, vec![Op::Delete(0), append(3, 12), Op::Delete(0), append(4, 12)]);
         add("raised", &small(1, 2), End::Kill, vec![Op::DeleteBefore(HERE, 255), append(3, 12)]);
+        // Longer than a slot takes: it is written, and if that fails in part, the next one is staged where it was.
+        add("after a write", &small(1, 2), End::Close, [vec![append(3, 520)], small(4, 2)].concat());
         add("others", &small(1, 2), End::Kill, vec![raw(9, Sent::Next), append(3, 12), append(4, 300), commit(1)]);
     }
     all

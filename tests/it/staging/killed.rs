@@ -1,7 +1,6 @@
 //! What a killed process leaves staged. A test has a part of it done by a child, which is killed when it is through.
 
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write, stdin};
 use std::os::unix::fs::FileExt;
@@ -58,7 +57,7 @@ fn child() -> Result {
         return nurse();
     }
     let (Some(part), Some(dir)) = (env::var_os(PART), env::var_os(DIR)) else { return Ok(()) };
-    let (_, work) = PARTS.iter().find(|(name, _)| OsString::from(name) == part).ok_or("there is no such part")?;
+    let (_, work) = PARTS.iter().find(|(name, _)| part == *name).ok_or("there is no such part")?;
     work(Path::new(&dir))
 }
 
@@ -230,7 +229,7 @@ fn opened(dir: &Path) -> Result {
     let partition = orders(&log);
     let end = partition.offsets().end.0;
     assert_eq!(values(&partition), numbers(0..end));
-    if end % 2 == 0 {
+    if end.is_multiple_of(2) {
         append_numbers(&partition, end..end + 3);
     } else {
         partition.sync()?;
@@ -243,10 +242,10 @@ fn opened(dir: &Path) -> Result {
 fn one_kill_after_the_other_loses_nothing() -> Result {
     for dir in dirs() {
         kill(dir.path(), "plain")?;
-        let mut end = 80;
+        let mut end = 80_u64;
         for _ in 0..6 {
             kill(dir.path(), "opened")?;
-            end += if end % 2 == 0 { 3 } else { 1 };
+            end += if end.is_multiple_of(2) { 3 } else { 1 };
             // Looked at and dropped without a close: a reader leaves it to the next.
             let log = builder(dir.path()).read_only().open()?;
             assert_eq!(values(&orders(&log)), numbers(0..end));
@@ -344,7 +343,8 @@ fn threads(dir: &Path) -> Result {
             scope.spawn(move || {
                 for number in 0..EACH {
                     // Partition 0 for all of them, the others by turns; some read and sync meanwhile.
-                    let partition = topic.partition(if number % 2 == 0 { 0 } else { 1 + (number / 2 % 2) as u32 });
+                    let partition =
+                        topic.partition(if number.is_multiple_of(2) { 0 } else { 1 + (number / 2 % 2) as u32 });
                     let partition = partition.unwrap();
                     let offset = partition.append(&format!("{thread} {number}")).unwrap().offset();
                     if number % 64 == thread {

@@ -10,7 +10,10 @@ use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use chiplog::{Durability, Log, LogBuilder, Offset, Partition, ReadOptions, Reader, Record, Topic, TopicConfig};
+use chiplog::{
+    Durability, Log, LogBuilder, Offset, Partition, ReadOptions, Reader, Record, Staging, StagingStats, Topic,
+    TopicConfig,
+};
 
 use super::system::{Lookup, Setup, System, Writer};
 use super::work::unprepared;
@@ -32,14 +35,27 @@ pub(crate) struct AsItComes;
 
 impl Opening for AsItComes {}
 
-/// Each append is one batch and one write. The crate knows no other way yet, so there is nothing to set.
+/// Each append is one batch and one write.
 pub(crate) struct Unstaged;
 
-impl Opening for Unstaged {}
+impl Opening for Unstaged {
+    fn builder(dir: &Path) -> LogBuilder {
+        Log::builder(dir).staging(Staging::Off)
+    }
+}
 
-/// Whether small appends are staged where the figures are from.
-pub(crate) fn staging() -> &'static str {
-    "staging off: the crate has none yet"
+/// Whether small appends are staged in `dir`, and why not.
+pub(crate) fn staging(dir: &Path) -> io::Result<String> {
+    let dir = dir.join("staging-asked");
+    let log = Log::open(&dir).map_err(io::Error::other)?;
+    let stats = log.stats().map_err(io::Error::other)?;
+    log.close().map_err(io::Error::other)?;
+    fs::remove_dir_all(&dir)?;
+    Ok(match stats.staging {
+        StagingStats::On { .. } => "staging on".to_owned(),
+        StagingStats::Off { why } => format!("staging off: {why}"),
+        _ => "staging unknown".to_owned(),
+    })
 }
 
 /// A topic with a partition for each log.
