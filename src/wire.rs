@@ -155,13 +155,13 @@ fn put_unsigned(into: &mut Vec<u8>, mut rest: u64) {
     into.push(rest as u8);
 }
 
-/// How many bytes [`put_varint`] appends.
+/// How many bytes a zigzag varint of `value` takes.
 #[inline]
 pub(crate) fn varint_len(value: i32) -> usize {
     unsigned_len(u64::from((value << 1 ^ value >> 31) as u32))
 }
 
-/// How many bytes [`put_varlong`] appends.
+/// How many bytes a longer one takes.
 #[inline]
 pub(crate) fn varlong_len(value: i64) -> usize {
     unsigned_len((value << 1 ^ value >> 63) as u64)

@@ -48,13 +48,14 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// Before a data file is opened for reading, and before the first epochs of a partition are stored, the hook has its turn.
+/// Before a data file or its seal is opened for reading, and before the first epochs of a partition are stored, the hook
+/// has its turn.
 #[derive(Debug)]
 pub(super) struct HookedDisk(pub(super) Hook, pub(super) Arc<dyn Disk>);
 
 impl Disk for HookedDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let is_read = how == Open::Read && path.extension().is_some_and(|extension| extension == "log");
+        let is_read = how == Open::Read && path.extension().is_some_and(|kind| kind == "log" || kind == "seal");
         let is_stored = how == Open::CreateNew && path.to_string_lossy().contains("leader-epoch");
         if is_read || is_stored {
             self.0.fire();
