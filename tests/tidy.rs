@@ -15,7 +15,8 @@ const LAYERS: &[(u8, &[&str])] = &[
     (3, &["partition"]),
     (4, &["log"]),
     (5, &["client"]),
-    (6, &["sim", "fuzzing", "openraft", "bin"]),
+    (6, &["sim", "openraft", "bin"]),
+    (7, &["fuzzing"]),
 ];
 
 /// On the lowest layer, and open to all of it: the words the others are written in.
