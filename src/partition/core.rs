@@ -209,7 +209,7 @@ impl Core {
     }
 
     /// Lets nobody have the list of segments for as long as the result lives.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "sim"))]
     pub(crate) fn hold_segments(&self) -> impl Sized + '_ {
         self.segments.write()
     }

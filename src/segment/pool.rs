@@ -585,6 +585,6 @@ const PAUSE: u32 = if cfg!(any(test, feature = "sim")) { 4 } else { 1_000 };
 const MAX_SLOTS: u32 = 65_536;
 const MAX_SLOT_LEN: u32 = 1 << 24;
 
-#[cfg(test)]
 #[cfg(feature = "sim")]
+#[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::{DiskOptions, Image, SimClock, SimDisk, SimEntropy};
 use crate::config::{Compression, TopicConfig};
 use crate::disk::marks::{ArenaHeader, Lap};
 use crate::disk::{Disk, FileId, Open, write_all_at};
@@ -20,7 +21,6 @@ use crate::log::{Background, Log, LogBuilder, Staging};
 use crate::partition::{Partition, RecoveryMode};
 use crate::record::BatchHeader;
 use crate::segment::pool::Layout;
-use crate::sim::{DiskOptions, Image, SimClock, SimDisk, SimEntropy};
 use crate::types::{Offset, Timestamp, TopicId};
 
 /// What the process before staged in is laid out like this.
