@@ -1,16 +1,10 @@
 //! Entries for the fuzzer: whatever the bytes, nothing panics, and what is accepted means the same when written again.
 
-#[cfg(feature = "sim")]
-mod staging;
-
 use crate::checksum::crc32;
 use crate::config::TopicConfig;
 use crate::group::{Key, LogRecord, OffsetValue, Offsets, offset_key};
 use crate::log::Catalog;
 use crate::types::{Offset, ProducerId};
-
-#[cfg(feature = "sim")]
-pub use staging::staging;
 
 /// Reads `bytes` as a catalog: once as they are, once with the checksum that they lack.
 pub fn catalog(bytes: &[u8]) {

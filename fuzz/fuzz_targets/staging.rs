@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| chiplog::fuzzing::staging(bytes));
+fuzz_target!(|bytes: &[u8]| chiplog::sim::fuzzing::staging(bytes));

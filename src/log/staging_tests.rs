@@ -450,6 +450,22 @@ fn a_salvage_puts_staged_records_aside_that_do_not_verify() {
     assert_eq!(found(&killed).unwrap(), ["synced", "goes on"]);
 }
 
+/// The leader epoch of a batch is under no checksum, and along a log it never falls. What was staged under an earlier one
+/// than the file has was adopted, and ended the log once it was written.
+#[test]
+fn records_that_were_staged_under_an_earlier_epoch_than_the_files_are_refused() {
+    let life = Life::begin(config());
+    life.append(&["synced"]);
+    life.partition.sync().unwrap();
+    life.append(&["staged"]);
+    let killed = life.kill();
+    killed.remove_file(Path::new("/log/notes")).unwrap();
+    assert_eq!(found(&killed).unwrap(), ["synced", "staged"]);
+    write_all_at(&*killed.open(Path::new(FIRST), Open::Write).unwrap(), &1_i32.to_be_bytes(), 12).unwrap();
+    let log = builder(&killed).open().unwrap();
+    assert_eq!(partition(&log).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
 /// Somebody removed the one segment of a log. A salvage opened it, empty, and left the slot: its records were in the way
 /// of those that got their offsets next, and the log did not open any more.
 #[test]

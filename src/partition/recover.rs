@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::{Context, RecoveryMode};
+use super::epochs::Epochs;
 use super::follow::Followed;
 use super::hints::{CleanPartition, Hints};
 use super::stage::packed_bound;
@@ -37,7 +38,7 @@ use crate::segment::seal::Seal;
 use crate::segment::staging::Replayed;
 use crate::segment::txn_index::AbortedTxn;
 use crate::segment::{FileKind, file_path, parse_file_name};
-use crate::types::{Offset, Timestamp};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
 use crate::wire::Invalid;
 
 /// What a directory holds, and what to do before it is first changed.
@@ -290,10 +291,17 @@ impl Recovery<'_> {
 
     /// Whether what was staged follows what is in the files, and how much of it is there; `None` if it does not, and is
     /// to be put aside.
-    fn judge_left(&self, candidates: &[Candidate], found: &End, left: &LeftBehind) -> Result<Option<Adopted>> {
+    fn judge_left(
+        &self,
+        candidates: &[Candidate],
+        found: &End,
+        left: &LeftBehind,
+        epochs: &Epochs,
+    ) -> Result<Option<Adopted>> {
         let at = &candidates[found.segment];
         let Some(replayed) = &left.replayed else { return Ok(None) };
-        match self.follows(at, found, left, replayed)? {
+        let latest = found.offset.0.checked_sub(1).and_then(|last| epochs.epoch_for(Offset(last)));
+        match self.follows(at, found, left, replayed, latest)? {
             Ok(done) => {
                 match done {
                     0 => probe::reached("staging.adopted"),
@@ -315,6 +323,7 @@ impl Recovery<'_> {
         found: &End,
         left: &LeftBehind,
         replayed: &Replayed,
+        latest: Option<LeaderEpoch>,
     ) -> Result<Result<usize, String>> {
         let lap = &left.lap;
         let (from, to, end) = (lap.end_before, replayed.end, found.offset);
@@ -324,6 +333,10 @@ impl Recovery<'_> {
         let Some(done) = replayed.position_of(end) else {
             return Ok(Err(format!("records {from}..{to} are staged, and the files end at {end}")));
         };
+        let next = replayed.batches.iter().find(|(at, _)| *at == done).map(|(_, header)| header.leader_epoch);
+        if next.is_some_and(|next| next != LeaderEpoch::NONE && latest.is_some_and(|latest| next < latest)) {
+            return Ok(Err(format!("records {from}..{to} are staged, and their leader epoch falls")));
+        }
         if at.base != lap.segment_base || at.id != lap.file || lap.position > found.position {
             return Ok(Err(format!("records {from}..{to} were staged for another segment file")));
         }
@@ -365,7 +378,7 @@ impl Recovery<'_> {
         let known = Known { start, written: proven.max(noted.unwrap_or(proven)), same_boot: noted.is_some() };
         let mut plan = self.judge(&candidates, &found, known, left.is_some())?;
         let staged = match &left {
-            Some(left) => self.judge_left(&candidates, &found, left)?,
+            Some(left) => self.judge_left(&candidates, &found, left, &followed.epochs)?,
             None => None,
         };
         plan.drops_staged = left.is_some() && staged.is_none();

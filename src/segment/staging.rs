@@ -20,9 +20,9 @@ use std::ops::Range;
 use crate::disk::marks::Lap;
 use crate::error::Result;
 use crate::probe;
-use crate::record::{BatchHeader, BatchRef, OpenBatch, Record};
+use crate::record::{BatchHeader, BatchRef, Codec, OpenBatch, Record, check_records};
 use crate::sys::Slot;
-use crate::types::{Offset, Timestamp, TopicId};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId};
 use crate::wire::Invalid;
 
 /// A slot in the hand of the one partition that stages in it.
@@ -248,6 +248,8 @@ pub(crate) struct Replayed {
     pub(crate) batches: Vec<(usize, BatchHeader)>,
     /// The end of the partition with it.
     pub(crate) end: Offset,
+    /// The latest leader epoch.
+    epoch: LeaderEpoch,
     /// Where the batches end, in bytes from the first one.
     len: usize,
     open: Option<OpenBatch>,
@@ -303,12 +305,22 @@ impl Left {
         if sealed > end || end > bytes.len() || !is_known {
             return Err(Invalid { at: 0, what: "ends outside of the slot" });
         }
-        let mut replayed =
-            Replayed { batches: Vec::new(), end: self.lap.end_before, len: end, open: None, awaits_codec };
+        let mut replayed = Replayed {
+            batches: Vec::new(),
+            end: self.lap.end_before,
+            epoch: LeaderEpoch::NONE,
+            len: end,
+            open: None,
+            awaits_codec,
+        };
         let mut at = 0;
         while at < sealed {
             let inside = |invalid: Invalid| Invalid { at: at + invalid.at, ..invalid };
             let batch = BatchRef::verify(&bytes[at..sealed]).map_err(inside)?;
+            // Readers believe what this process has in its hands. What is compressed they look at each time.
+            if batch.header().codec() == Ok(Codec::None) {
+                check_records(batch.header(), batch.body()).map_err(inside)?;
+            }
             replayed.take(at, *batch.header())?;
             at += batch.bytes().len();
         }
@@ -342,6 +354,11 @@ impl Replayed {
             return Err(Invalid { at, what: "batch out of order" });
         }
         header.check_range()?;
+        // Under no checksum, in a file as here.
+        if header.leader_epoch < self.epoch && header.leader_epoch != LeaderEpoch::NONE {
+            return Err(Invalid { at, what: "leader epoch falls" });
+        }
+        self.epoch = self.epoch.max(header.leader_epoch);
         self.end = header.next_offset();
         self.batches.push((at, header));
         Ok(())

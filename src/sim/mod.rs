@@ -14,6 +14,8 @@ mod disk;
 pub mod explore;
 mod fault;
 mod file;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod image;
 pub mod log;
 mod machine;

@@ -289,6 +289,46 @@ fn batches_that_do_not_follow_the_lap_and_each_other_are_refused() {
     assert_eq!(left(&memory_of(&kept)).unwrap().replay().unwrap_err().at, len);
 }
 
+/// The records of a sealed batch were not looked at, and readers of what is staged believe that they are whole: they went
+/// past the batch and all that followed it, without a word.
+#[test]
+fn a_sealed_batch_whose_records_are_not_whole_is_refused() {
+    let good = batch(FROM);
+    for at in BatchHeader::LEN..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x40;
+        let header = BatchHeader::read(&bad).unwrap().seal(&mut bad);
+        let is_whole = check_records(&header, &bad[BatchHeader::LEN..]).is_ok();
+        let (mut staged, kept) = watched();
+        staged.copy(&bad);
+        assert_eq!(left(&memory_of(&kept)).unwrap().replay().is_ok(), is_whole, "at {at}");
+    }
+    let mut cut = good;
+    cut[BatchHeader::LEN] = 0xFF;
+    BatchHeader::read(&cut).unwrap().seal(&mut cut);
+    let (mut staged, kept) = watched();
+    staged.copy(&cut);
+    assert!(left(&memory_of(&kept)).unwrap().replay().is_err());
+}
+
+/// A damaged epoch was adopted, as no checksum is over it. Written to the file, it ended the log there at the next open.
+#[test]
+fn a_leader_epoch_that_falls_is_refused() {
+    let replay = |epochs: [i32; 3]| {
+        let (mut staged, kept) = watched();
+        for (number, epoch) in epochs.into_iter().enumerate() {
+            let offset = FROM + number as u64;
+            let batch = OpenBatch::new(offset, LeaderEpoch(epoch), TimestampType::CreateTime, Timestamp(5));
+            staged.seal(false);
+            staged.open(batch, &record(), Timestamp(5), ROOMY).unwrap();
+        }
+        left(&memory_of(&kept)).unwrap().replay().map(drop).map_err(|invalid| invalid.what)
+    };
+    assert_eq!([[0, 0, 1], [-1, 4, -1], [-1, -1, 0]].map(replay), [Ok(()); 3]);
+    let falls = Err("leader epoch falls");
+    assert_eq!([[1, 0, 1], [0, 4, 3], [3, -1, 2], [0, 0, -2]].map(replay), [falls; 4]);
+}
+
 #[test]
 fn any_byte_of_a_sealed_batch_that_differs_is_told_where_it_counts() {
     let (staged, kept) = full();
