@@ -202,9 +202,8 @@ impl Slot {
 fn populate(map: &MmapRaw, from: usize, len: usize) -> io::Result<()> {
     use rustix::mm::{Advice, madvise, mlock};
     // Calls take whole pages; those of the neighbours may be brought in as well.
-    let page = rustix::param::page_size();
-    let start = from - from % page;
-    let len = (from + len).next_multiple_of(page).min(map.len()) - start;
+    let start = from - from % LARGEST_PAGE;
+    let len = from + len - start;
     // SAFETY: the range is inside the mapping, and begins at a page as the mapping does. This advice makes pages
     // present and writable; it does not change a byte.
     match unsafe { madvise(map.as_mut_ptr().add(start).cast(), len, Advice::LinuxPopulateWrite) } {
@@ -216,6 +215,10 @@ fn populate(map: &MmapRaw, from: usize, len: usize) -> io::Result<()> {
     let _ = unsafe { mlock(map.as_mut_ptr().add(start).cast(), len) };
     Ok(())
 }
+
+/// Advice begins at a page, however large pages are here; at its end the system rounds up by itself.
+#[cfg(target_os = "linux")]
+const LARGEST_PAGE: usize = 64 << 10;
 
 #[cfg(not(target_os = "linux"))]
 fn populate(_map: &MmapRaw, _from: usize, _len: usize) -> io::Result<()> {
