@@ -76,9 +76,11 @@ impl Inner {
             probe::reached("close.kept_arena");
             return first_error.map_or(Ok(()), Err);
         }
-        self.context.notes.name_arena(self.context.disk(), self.context.boot, FileId::default());
-        pool.remove(self.context.disk())?;
-        self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
+        // One that is named and gone would be missed, should the mark not come about. Left behind, it is in nobody's way.
+        if self.context.notes.name_arena(self.context.disk(), self.context.boot, FileId::default()) {
+            pool.remove(self.context.disk())?;
+            self.context.disk().sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
+        }
         let path = self.dir.join(CLEAN_FILE);
         clean::store(self.context.disk(), &path, self.log_id, &clean)?;
         first_error.map_or(Ok(()), Err)

@@ -82,10 +82,10 @@ impl Notes {
         (!is_copy).then_some(note.arena)
     }
 
-    /// Says which arena is in use, or that none is.
-    pub(crate) fn name_arena(&self, disk: &dyn Disk, boot: Option<BootId>, arena: FileId) {
+    /// Says which arena is in use, or that none is. Whether that is what a later process finds.
+    pub(crate) fn name_arena(&self, disk: &dyn Disk, boot: Option<BootId>, arena: FileId) -> bool {
         let mut state = self.state.lock();
-        let Some(boot) = boot.filter(|_| arena != FileId::default() || state.arena.is_some()) else { return };
+        let Some(boot) = boot.filter(|_| arena != FileId::default() || state.arena.is_some()) else { return true };
         let (entry, sequence) = match state.arena {
             Some(known) => known,
             None => {
@@ -95,12 +95,13 @@ impl Notes {
             }
         };
         let Some(Ok(notes)) = self.opened(&mut state, disk).map(|file| file.metadata().map(|found| found.id)) else {
-            return;
+            return false;
         };
         let note = ArenaNote { sequence: sequence + 1, boot, arena, notes };
         state.arena = Some((entry, note.sequence));
         let at = Note::entry_at(entry) + note.slot_at() as u64;
         self.put(&mut state, disk, &note.encode(), at);
+        !state.is_broken
     }
 
     fn opened(&self, state: &mut State, disk: &dyn Disk) -> Option<Arc<dyn DiskFile>> {

@@ -258,7 +258,9 @@ impl Writer {
             return Ok(None);
         }
         if !self.tail.has_slot() {
-            let named = |id| context.notes.name_arena(context.disk(), context.boot, id);
+            let named = |id| {
+                context.notes.name_arena(context.disk(), context.boot, id);
+            };
             let Some(staged) = context.pool.take(context.disk(), key, named) else { return Ok(None) };
             self.tail = Tail { staged: Some(staged), ..Tail::default() };
             // Whoever does the background work is to come by when it has waited long enough.
