@@ -1,10 +1,10 @@
-//! What the figures are from: machine, file system, date; and what the device was told meanwhile.
+//! What the figures are from: machine, file system, date; and what the processor and the device were busy with.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// One line about where and when.
 pub(crate) fn describe(dir: &Path) -> io::Result<String> {
@@ -35,6 +35,36 @@ pub(crate) fn private_kib() -> io::Result<u64> {
     let text = field("/proc/self/status", "RssAnon").unwrap_or_default();
     let kib = text.split(' ').next().and_then(|number| number.parse().ok());
     kib.ok_or_else(|| io::Error::other("the kernel does not tell private memory"))
+}
+
+/// How long this process, all its threads together, has run: its own code, and the system for it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct CpuTime {
+    pub(crate) own: Duration,
+    pub(crate) system: Duration,
+}
+
+impl CpuTime {
+    /// Until now, to a tick of 10 ms.
+    pub(crate) fn now() -> Option<Self> {
+        let text = fs::read_to_string("/proc/self/stat").ok()?;
+        // Behind the name, which may hold anything, in parentheses: columns 14 and 15 of the kernel's table.
+        let mut columns = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let mut next = || Some(Duration::from_millis(10 * columns.next()?.parse::<u64>().ok()?));
+        Some(Self { own: next()?, system: next()? })
+    }
+
+    /// Adds what passed from `before` to `after`.
+    pub(crate) fn add(&mut self, before: Self, after: Self) {
+        self.own += after.own.saturating_sub(before.own);
+        self.system += after.system.saturating_sub(before.system);
+    }
+
+    /// What there was of it for each of `count`.
+    pub(crate) fn for_each_of(self, count: u64) -> String {
+        let of = |time: Duration| time.as_nanos() as f64 / count.max(1) as f64;
+        format!("{:.0} ns own and {:.0} ns system time a record", of(self.own), of(self.system))
+    }
 }
 
 fn field(path: &str, key: &str) -> Option<String> {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::machine::Device;
+use super::machine::{CpuTime, Device};
 use super::outcome::{Other, Outcome};
 use super::system::{Shape, Sum};
 
@@ -132,6 +132,7 @@ pub(crate) fn race(row: Row, dir: &Path, laps: usize) -> io::Result<Vec<Outcome>
     // By contender, by lap, by line.
     let mut figures: Vec<Vec<Vec<f64>>> = vec![Vec::new(); contenders.len()];
     let mut failed = vec![false; contenders.len()];
+    let mut busy = vec![(CpuTime::default(), 0); contenders.len()];
     for lap in 0..laps {
         for (at, Entrant { name, contender }) in contenders.iter_mut().enumerate() {
             if failed[at] {
@@ -140,6 +141,8 @@ pub(crate) fn race(row: Row, dir: &Path, laps: usize) -> io::Result<Vec<Outcome>
             match time(&mut **contender, &dir.join(format!("{at}")), keeps) {
                 Ok(timed) => {
                     figures[at].push(timed.figures);
+                    busy[at].0.add(timed.busy.0, timed.busy.1);
+                    busy[at].1 += timed.record_count;
                     let told = timed.told.filter(|_| lap + 1 == laps);
                     notes.extend(told.map(|told| format!("{name}: {told}")));
                 }
@@ -154,6 +157,10 @@ pub(crate) fn race(row: Row, dir: &Path, laps: usize) -> io::Result<Vec<Outcome>
         io::stderr().flush()?;
     }
     clear(dir)?;
+    // Where the time went: a row that is not reached has its reason there.
+    for (Entrant { name, .. }, (time, record_count)) in contenders.iter().zip(&busy).filter(|(_, busy)| busy.1 > 0) {
+        notes.push(format!("{name}: {}", time.for_each_of(*record_count)));
+    }
     eprintln!(" {:.1} s", started.elapsed().as_secs_f64());
     let outcome = |(at, line): (usize, &Line)| {
         let mut of_line = figures.iter().map(|laps| laps.iter().map(|figures| figures[at]).collect::<Vec<f64>>());
@@ -177,6 +184,9 @@ fn full_name(row: &str, line: &str) -> String {
 
 struct Timed {
     figures: Vec<f64>,
+    record_count: u64,
+    /// Before the clock was started, and after.
+    busy: (CpuTime, CpuTime),
     /// What the device was told, where that matters.
     told: Option<String>,
 }
@@ -186,13 +196,17 @@ fn time(contender: &mut dyn Contender, dir: &Path, keeps: bool) -> io::Result<Ti
         clear(dir)?;
     }
     fs::create_dir_all(dir)?;
+    // What laps before left to be written back would slow this one down.
+    rustix::fs::sync();
     let work = contender.prepare(dir)?;
     touch_memory(&dir.with_extension("touched"), work.disk_bytes)?;
     let device = Device::of(dir);
     let before = device.counters();
+    let busy_before = CpuTime::now().unwrap_or_default();
     let started = Instant::now();
     contender.run()?;
     let elapsed = started.elapsed();
+    let busy = (busy_before, CpuTime::now().unwrap_or_default());
     let after = device.counters();
     let sum = contender.verify()?;
     if sum != work.sum {
@@ -204,6 +218,8 @@ fn time(contender: &mut dyn Contender, dir: &Path, keeps: bool) -> io::Result<Ti
     let told = before.zip(after).filter(|_| work.synced_calls > 0);
     Ok(Timed {
         figures: contender.figures(&work, elapsed),
+        record_count: work.record_count,
+        busy,
         told: told.map(|(before, after)| after.since(before, work.synced_calls)),
     })
 }
