@@ -25,7 +25,7 @@ use crate::sys::Slot;
 use crate::types::{Offset, Timestamp};
 
 /// Little slots and batches, so that their ends are near.
-const LAYOUT: Layout = Layout { slot_len: 4096, slot_count: 4, batch_len: 500 };
+const LAYOUT: Layout = Layout { slot_len: 4096, slot_count: 4, batch_len: 500, stride: 256 };
 
 /// The one segment, as most tests have it.
 const FIRST: &str = "/log/t-0/00000000000000000000.log";
@@ -407,7 +407,8 @@ fn a_batch_that_compresses_in_vain_is_within_max_message_bytes() {
 #[test]
 fn a_record_that_is_longer_than_the_slots_found_is_written() {
     let disk = SimDisk::new(DiskOptions::default());
-    let log = builder(&disk).layout(Layout { slot_len: 512, slot_count: 4, batch_len: 200 }).open().unwrap();
+    let log =
+        builder(&disk).layout(Layout { slot_len: 512, slot_count: 4, batch_len: 200, stride: 256 }).open().unwrap();
     let topic = log.create_topic("t", config().partitions(2)).unwrap();
     topic.partition(0).unwrap().append("staged").unwrap();
     let killed = disk.kill();

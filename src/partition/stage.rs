@@ -179,7 +179,7 @@ impl Writer {
 
     /// The codec that joined records are stored with, if there is one.
     pub(super) fn codec(&self) -> Option<Compression> {
-        super::stored_as(&self.config).filter(|compression| compression.codec() != Codec::None)
+        self.rules.compression.filter(|compression| compression.codec() != Codec::None)
     }
 
     /// Writes everything that is staged into the segment.
@@ -194,12 +194,22 @@ impl Writer {
         self.pack();
         let (Some(active), Some(staged)) = (&mut self.active, &mut self.tail.staged) else { return Ok(()) };
         probe::reached("staging.flushed");
+        let layout = core.context.pool.layout();
         if probe::planted("staging.cleared_before_written") {
             let bytes = staged.sealed().to_vec();
             staged.clear();
             return active.write(&bytes);
         }
-        active.write(self.tail.packed.as_deref().unwrap_or(staged.sealed()))?;
+        match &self.tail.packed {
+            Some(packed) => active.write(packed)?,
+            // A sync now and then, of a little, is not worth them.
+            None if staged.pending_len() >= layout.stride as usize / 2 => {
+                let (len, end) = (staged.pending_len(), active.position() + staged.pending_len() as u64);
+                let bytes = staged.sealed_and_zeros(layout.zeros_behind(end));
+                active.write_with_zeros(bytes, bytes.len() - len)?;
+            }
+            None => active.write(staged.sealed())?,
+        }
         // Now, and not before. From here on the slot may hold something else.
         staged.clear();
         self.tail.packed = None;
@@ -282,7 +292,7 @@ impl Writer {
         }
         if self.tail.is_empty() {
             self.make_room(core, bound as u64, last_offset, timestamp)?;
-            self.begin_lap(core)?;
+            self.begin_lap(core, len)?;
         }
         let (Some(active), Some(staged)) = (&self.active, &self.tail.staged) else { return Ok(None) };
         let end = active.position() + staged.pending_len() as u64;
@@ -290,7 +300,8 @@ impl Writer {
         Ok(Some(self.unpacked_bound(left as usize).max(len).min(staged.room())))
     }
 
-    fn begin_lap(&mut self, core: &Core) -> Result<(), Failure> {
+    /// Begins a lap that is to hold at least `len` bytes.
+    fn begin_lap(&mut self, core: &Core, len: usize) -> Result<(), Failure> {
         let (Some(active), Some(staged)) = (&mut self.active, &mut self.tail.staged) else { return Ok(()) };
         // A kill must find nothing where the lap belongs but what belongs to it.
         if !probe::planted("staging.no_cut") {
@@ -305,7 +316,7 @@ impl Writer {
             position: active.position(),
             file: active.file_id().map_err(Failure::Refused)?,
         };
-        staged.begin(lap);
+        staged.begin(lap, core.context.pool.layout().lap_len(lap.position, len, staged.capacity()));
         if core.has_stopped() {
             // A sync failed meanwhile: what the lap says of the file may be dropped.
             core.context.pool.void(core.key());

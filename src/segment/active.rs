@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! growing      0                    position
-//!              |---- batches, final ----|
+//!              |---- batches, final ----|-- zeros, sometimes --|
 //! reserved     0                    position          allocated            page        full
 //!              |---- batches, final ----|---- zeros ----|---- a hole ----|-- marks --|
 //! ```
@@ -234,7 +234,14 @@ impl ActiveSegment {
 
     /// Writes whole batches and lets readers see them. One positional write.
     pub(crate) fn write(&mut self, batches: &[u8]) -> Result<(), Failure> {
+        self.write_with_zeros(batches, 0)
+    }
+
+    /// The same, with `zeros` zeros behind the batches in `bytes`, which are no part of the log: where nothing is
+    /// ahead of the tail, the system then has the place of what comes next.
+    pub(crate) fn write_with_zeros(&mut self, bytes: &[u8], zeros: usize) -> Result<(), Failure> {
         self.cut()?;
+        let batches = &bytes[..bytes.len() - zeros];
         let end = self.position + batches.len() as u64;
         if end > self.limit() {
             // Over the marks, or where no map reaches. Whoever staged or measured it was wrong.
@@ -242,14 +249,43 @@ impl ActiveSegment {
             return Err(Failure::Refused(Error::BatchTooLarge { len, limit }));
         }
         self.allocate(end)?;
-        self.touched = end;
-        let written = match probe::planted("segment.half_write_believed") {
-            true => self.file.file.write_at(batches, self.position).map(drop),
-            false => write_all_at(&*self.file.file, batches, self.position),
-        };
-        if let Err(error) = written {
-            return Err(self.write_failed(error));
+        let takes_zeros = zeros > 0 && !self.is_reserved() && end + zeros as u64 <= self.limit();
+        if !takes_zeros || !self.put_with_zeros(bytes)? {
+            self.put(batches).map_err(|error| self.write_failed(error))?;
         }
+        // Of zeros nothing needs to be cut off.
+        self.touched = end;
+        self.count_in(batches, if probe::planted("segment.zeros_counted") { end + zeros as u64 } else { end });
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.touched = self.position + bytes.len() as u64;
+        match probe::planted("segment.half_write_believed") {
+            true => self.file.file.write_at(bytes, self.position).map(drop),
+            false => write_all_at(&*self.file.file, bytes, self.position),
+        }
+    }
+
+    /// Returns whether there was space.
+    fn put_with_zeros(&mut self, bytes: &[u8]) -> Result<bool, Failure> {
+        match self.put(bytes) {
+            Err(error) if is_full(&error) => {
+                // There may be some for the batches alone.
+                probe::reached("segment.no_space_for_zeros");
+                self.cut()?;
+                Ok(false)
+            }
+            Err(error) => Err(self.write_failed(error)),
+            Ok(()) => {
+                probe::reached("segment.zeros_behind");
+                Ok(true)
+            }
+        }
+    }
+
+    /// Has readers see batches that were written, up to `end`.
+    fn count_in(&mut self, batches: &[u8], end: u64) {
         let mut next_offset = self.data.end();
         let mut rest = batches;
         while let Ok(header) = BatchHeader::read(rest) {
@@ -264,7 +300,6 @@ impl ActiveSegment {
         }
         self.position = end;
         self.data.publish(end, next_offset);
-        Ok(())
     }
 
     /// What a failed write left is cut off at once if that works, else before the next one.

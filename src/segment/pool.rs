@@ -34,10 +34,30 @@ pub(crate) struct Layout {
     pub(crate) slot_count: u32,
     /// The length at which an open batch is sealed.
     pub(crate) batch_len: u32,
+    /// What the positions in a segment are multiples of that full laps end at, or a little before: the system takes
+    /// what is written from one to the next in one piece, and many small pieces otherwise.
+    pub(crate) stride: u32,
 }
 
 impl Layout {
-    pub(crate) const DEFAULT: Self = Self { slot_len: 64 << 10, slot_count: 1_024, batch_len: 16 << 10 };
+    /// A slot is longer than a stride, by what a lap may end before one.
+    pub(crate) const DEFAULT: Self =
+        Self { slot_len: 80 << 10, slot_count: 1_024, batch_len: 16 << 10, stride: 64 << 10 };
+
+    /// How long a lap may become that begins at `position` in the segment and holds at least `len` bytes: up to the
+    /// last multiple of the stride that a slot with room for `capacity` bytes reaches.
+    pub(crate) fn lap_len(&self, position: u64, len: usize, capacity: usize) -> usize {
+        let last = position + capacity as u64;
+        let aligned = (last - last % u64::from(self.stride.max(1))).saturating_sub(position) as usize;
+        if aligned < len { capacity } else { aligned }
+    }
+
+    /// How many zeros behind `position`, where the batches of a full lap end, are written with them, up to a multiple
+    /// of the stride: what comes next then begins at one.
+    pub(crate) fn zeros_behind(&self, position: u64) -> usize {
+        let missing = position.next_multiple_of(u64::from(self.stride.max(1))) - position;
+        if missing <= u64::from(self.batch_len) { missing as usize } else { 0 }
+    }
 }
 
 /// The slots of a log.

@@ -30,6 +30,8 @@ use crate::wire::Invalid;
 pub(crate) struct Staged {
     slot: Slot,
     lap: Lap,
+    /// How long the lap may become.
+    lap_len: usize,
     word: Word,
     /// How much of the sealed part is in the file.
     done: usize,
@@ -81,7 +83,7 @@ impl Staged {
     /// A slot that was just handed out: empty, and of no lap yet.
     pub(crate) fn new(slot: Slot, number: u64) -> Self {
         let lap = Lap { number, ..NO_LAP };
-        Self { slot, lap, word: Word::default(), done: 0, open: None }
+        Self { slot, lap, lap_len: 0, word: Word::default(), done: 0, open: None }
     }
 
     /// Gives the slot back, which must be empty.
@@ -94,9 +96,9 @@ impl Staged {
         self.slot.len() - Self::BATCHES_AT
     }
 
-    /// Room for another sealed batch, in bytes.
+    /// Room for another sealed batch of this lap, in bytes.
     pub(crate) fn room(&self) -> usize {
-        self.capacity() - self.word.open
+        self.lap_len.saturating_sub(self.word.open)
     }
 
     /// How many bytes the file lacks.
@@ -108,8 +110,8 @@ impl Staged {
         self.pending_len() == 0
     }
 
-    /// Begins a lap, of bytes that belong where `lap` says. The slot is empty.
-    pub(crate) fn begin(&mut self, lap: Lap) {
+    /// Begins a lap, of at most `lap_len` bytes that belong where `lap` says. The slot is empty, and has as much room.
+    pub(crate) fn begin(&mut self, lap: Lap, lap_len: usize) {
         debug_assert!(self.is_empty(), "what is staged would be lost");
         let lap = Lap { number: self.lap.number + 1, ..lap };
         if probe::planted("staging.header_before_word") {
@@ -120,6 +122,7 @@ impl Staged {
             self.slot.fill(LAP_AT, Lap::LEN, |bytes| bytes.copy_from_slice(&lap.encode()));
         }
         self.lap = lap;
+        self.lap_len = lap_len.min(self.capacity());
         (self.done, self.open) = (0, None);
     }
 
@@ -190,7 +193,7 @@ impl Staged {
             front.copy_from_slice(&head);
             batch.push(record, at, len, body);
         });
-        self.open = Some(Open { batch, limits: Limits { len: limits.len.min(self.capacity() - begin), ..limits } });
+        self.open = Some(Open { batch, limits: Limits { len: limits.len.min(self.room()), ..limits } });
         // The word still says where the sealed part ends: an open batch begins there.
         self.set_word(Word { sealed: begin, open: begin + whole, awaits_codec: self.word.awaits_codec });
         Ok(())
@@ -223,6 +226,14 @@ impl Staged {
     /// The sealed batches that the file lacks.
     pub(crate) fn sealed(&self) -> &[u8] {
         self.slot.bytes(self.range(self.done..self.word.sealed))
+    }
+
+    /// The same, with as many zeros behind them as there is room for, at most `count`.
+    pub(crate) fn sealed_and_zeros(&mut self, count: usize) -> &[u8] {
+        let end = self.word.open;
+        let count = count.min(self.capacity() - end);
+        self.slot.fill(Self::BATCHES_AT + end, count, |bytes| bytes.fill(0));
+        self.slot.bytes(self.range(self.done..end + count))
     }
 
     fn range(&self, range: Range<usize>) -> Range<usize> {
@@ -343,7 +354,8 @@ impl Left {
     /// batch that was open awaits it.
     pub(crate) fn adopt(self, replayed: &Replayed, done: usize, has_codec: bool) -> Staged {
         let Self { lap, word, slot } = self;
-        let mut staged = Staged { slot, lap, word, done, open: None };
+        let mut staged = Staged { slot, lap, lap_len: 0, word, done, open: None };
+        staged.lap_len = staged.capacity();
         if let Some(batch) = replayed.open {
             let limits = Limits { len: 0, count: 0, earliest: Timestamp::NONE, latest: Timestamp::NONE };
             staged.open = Some(Open { batch, limits });

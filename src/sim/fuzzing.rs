@@ -24,7 +24,7 @@ use crate::segment::pool::Layout;
 use crate::types::{Offset, Timestamp, TopicId};
 
 /// What the process before staged in is laid out like this.
-const LAYOUT: Layout = Layout { slot_len: 512, slot_count: 2, batch_len: 200 };
+const LAYOUT: Layout = Layout { slot_len: 512, slot_count: 2, batch_len: 200, stride: 256 };
 /// The values of the records that are in the file, for good.
 const WRITTEN: [&str; 3] = ["0", "1", "2"];
 const ARENA: &str = "/log/staging";

@@ -7,7 +7,7 @@ use crate::record::{self, BatchBuilder, BatchOptions, BatchRef};
 use crate::sim::{DiskOptions, Errno, Fault, Record, Rng, SimDisk, Times};
 use crate::types::{Offset, Timestamp};
 
-const LAYOUT: Layout = Layout { slot_len: 512, slot_count: 4, batch_len: 200 };
+const LAYOUT: Layout = Layout { slot_len: 512, slot_count: 4, batch_len: 200, stride: 256 };
 const PATH: &str = "/staging";
 const FROM: Offset = Offset(7);
 
@@ -46,13 +46,13 @@ fn batch(offset: Offset) -> Vec<u8> {
 
 /// Stages one record.
 fn stage(staged: &mut Staged, number: u8) {
-    staged.begin(lap(number, FROM));
+    staged.begin(lap(number, FROM), usize::MAX);
     staged.copy(&batch(FROM));
 }
 
 /// Writes what is staged, as far as the slot can tell.
 fn written(staged: &mut Staged, number: u8, end_before: Offset) {
-    staged.begin(lap(number, end_before));
+    staged.begin(lap(number, end_before), usize::MAX);
     staged.copy(&batch(end_before));
     staged.clear();
 }
@@ -233,9 +233,10 @@ fn an_arena_that_cannot_be_as_its_header_says_is_told_of_and_not_mapped() {
 #[test]
 fn an_arena_keeps_its_layout_whatever_the_settings_say() {
     let killed = killed(2);
-    for layout in
-        [Layout { slot_len: 4096, slot_count: 1, batch_len: 2000 }, Layout { slot_len: 256, slot_count: 9, ..LAYOUT }]
-    {
+    for layout in [
+        Layout { slot_len: 4096, slot_count: 1, batch_len: 2000, stride: 256 },
+        Layout { slot_len: 256, slot_count: 9, ..LAYOUT },
+    ] {
         let disk = killed.kill();
         let (pool, told) = Pool::replay(&*disk, PATH.into(), Origin { layout, ..origin(&disk) }, None).unwrap();
         assert!(told.is_none() && is_left(&pool, 0) && is_left(&pool, 1));
@@ -344,7 +345,7 @@ fn a_slot_that_is_given_back_speaks_of_nobody_and_of_the_next_one_then() {
     assert!(found.lap(key(0)).is_none() && !found.is_void(key(0)));
     let mut staged = take(&pool, &disk, 0);
     pool.void(key(0));
-    staged.begin(lap(0, FROM));
+    staged.begin(lap(0, FROM), usize::MAX);
     pool.give(key(0), staged);
 
     let mut staged = take(&pool, &disk, 1);

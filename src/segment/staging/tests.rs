@@ -41,7 +41,7 @@ fn watched() -> (Staged, Arc<Kept>) {
     let kept = Arc::new(Kept::default());
     let arena = Arena::watched(&[], SLOT_LEN, Arc::clone(&kept) as Arc<dyn Stores>).unwrap();
     let mut staged = Staged::new(arena.into_slots(0, SLOT_LEN).next().unwrap(), 0);
-    staged.begin(lap(FROM));
+    staged.begin(lap(FROM), usize::MAX);
     (staged, kept)
 }
 
@@ -128,7 +128,7 @@ fn a_kill_at_any_byte_of_any_store_leaves_all_that_was_acknowledged() {
     // The file has it all from here on.
     let written = kept.0.lock().len();
     staged.clear();
-    staged.begin(lap(FROM + 7));
+    staged.begin(lap(FROM + 7), usize::MAX);
     staged.copy(&batch(FROM + 7));
     let again = kept.0.lock().len();
 
@@ -163,7 +163,7 @@ fn a_kill_while_the_next_lap_begins_finds_one_of_the_two() {
     let slot = arena.into_slots(0, SLOT_LEN).next().unwrap();
     let mut adopted = Left::new(slot, lap(FROM)).adopt(&found, found.len, false);
     assert!(adopted.is_empty());
-    adopted.begin(lap(found.end));
+    adopted.begin(lap(found.end), usize::MAX);
     adopted.copy(&batch(found.end));
     let mut stores = kept.0.lock();
     stores.insert(0, (0, memory));

@@ -139,7 +139,7 @@ impl Options {
     };
 
     /// Slots so small that they are full after a few records, and fewer than partitions.
-    pub(super) const STAGING: Layout = Layout { slot_len: 768, slot_count: 2, batch_len: 200 };
+    pub(super) const STAGING: Layout = Layout { slot_len: 768, slot_count: 2, batch_len: 200, stride: 256 };
 
     pub(super) fn draw(rng: &mut Rng) -> Self {
         let mut weights = Self::TINY.weights;
@@ -169,6 +169,7 @@ impl Options {
                 slot_len: *rng.pick(&[512, 768, 1_536, 4_096]),
                 slot_count: *rng.pick(&[1, 2, 4]),
                 batch_len: *rng.pick(&[130, 200, 500, 2_000]),
+                stride: *rng.pick(&[1, 100, 256, 500, 512, 4_096]),
             }),
         }
     }
