@@ -44,6 +44,7 @@ impl Offset {
 
     /// This offset plus `count`, or `None` past [`Offset::MAX`].
     #[must_use]
+    #[inline]
     pub fn checked_add(self, count: u64) -> Option<Self> {
         self.0.checked_add(count).map(Self).filter(|sum| *sum <= Self::MAX)
     }

@@ -89,19 +89,19 @@ impl Watermark {
     }
 
     /// The second half, once the mutex was released under which the value was raised: whom to wake, as by
-    /// [`raise`](Self::raise).
+    /// [`raise`](Self::raise), if anybody waits for it.
     ///
     /// Between the store and the look at `lowest` there must be a full barrier. Where releasing a mutex is one, as a
     /// locked instruction is, no second one is paid for.
     #[inline]
-    pub(crate) fn settle(&self, value: u64) -> Woken {
+    pub(crate) fn settle(&self, value: u64) -> Option<Woken> {
         #[cfg(all(target_arch = "x86_64", not(loom)))]
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
         #[cfg(not(all(target_arch = "x86_64", not(loom))))]
         if !weakened("watermark.raise.fence") {
             fence(Ordering::SeqCst);
         }
-        self.reached_by(value)
+        (value >= self.lowest.load(Ordering::Relaxed)).then(|| self.settle_up_to(value))
     }
 
     #[inline]

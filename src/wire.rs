@@ -169,7 +169,12 @@ pub(crate) fn varlong_len(value: i64) -> usize {
 
 #[inline]
 fn unsigned_len(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+    // Nearly all are so short, and a branch that is foreseen costs less than counting.
+    match value {
+        0..0x80 => 1,
+        0x80..0x4000 => 2,
+        _ => (64 - value.leading_zeros() as usize).div_ceil(7),
+    }
 }
 
 /// Appends a string with its i16 length; `false`, and nothing appended, if it is longer than the length can say.

@@ -232,15 +232,15 @@ impl Partition {
     /// assert_eq!(orders.append(Record::new("sent").key("o-17"))?.offset(), Offset(1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn append<'r>(&self, record: impl Into<Record<'r>>) -> Result<Appended<'_>> {
-        let (core, record) = (&self.core, record.into());
-        let now = core.context.clock.now();
-        if let Some((offset, timestamp)) = core.join(&record, now) {
-            let core = Held::Borrowed(core);
-            return Ok(Appended { core, offset, last_offset: offset, timestamp, is_duplicate: false });
-        }
-        core.check_external()?;
-        Ok(append_slowly(core, &record, now)?.into_appended(Held::Borrowed(core)))
+        let record = record.into();
+        let (offset, timestamp) = match self.core.join(&record).place() {
+            Some(placed) => placed,
+            None => self.append_slowly(&record)?,
+        };
+        let core = Held::Borrowed(&self.core);
+        Ok(Appended { core, offset, last_offset: offset, timestamp, is_duplicate: false })
     }
 
     /// Appends several records as one batch: all of them or none, at consecutive offsets. Takes what
@@ -329,6 +329,12 @@ impl Partition {
         Ok(appended.into_appended(Held::Borrowed(&self.core)))
     }
 
+    #[cold]
+    fn append_slowly(&self, record: &Record<'_>) -> Result<(Offset, Timestamp)> {
+        self.core.check_external()?;
+        append_slowly(&self.core, record).map(|placed| (placed.offset, placed.timestamp))
+    }
+
     fn append_records<'r>(
         &self,
         expected_end: Option<Offset>,
@@ -337,6 +343,23 @@ impl Partition {
         self.core.check_external()?;
         let placed = append_records(&self.core, Admission::IfSpace, expected_end, records)?;
         Ok(placed.into_appended(Held::Borrowed(&self.core)))
+    }
+}
+
+/// Where a record went that joined an open batch, if it did. Returned in two registers, by each append.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Joined {
+    offset: Offset,
+    timestamp: Timestamp,
+}
+
+impl Joined {
+    /// No record has this offset: the one after it could not be told.
+    const NOT: Self = Self { offset: Offset(u64::MAX), timestamp: Timestamp::NONE };
+
+    #[inline]
+    fn place(self) -> Option<(Offset, Timestamp)> {
+        (self.offset != Self::NOT.offset).then_some((self.offset, self.timestamp))
     }
 }
 
@@ -395,17 +418,16 @@ pub(crate) enum Admission {
 
 /// Appends one record: into the open batch if it can be staged.
 pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
-    let now = core.context.clock.now();
-    match core.join(record, now) {
+    match core.join(record).place() {
         Some((offset, timestamp)) => Ok(Placement::one(offset, timestamp)),
-        None => append_slowly(core, record, now),
+        None => append_slowly(core, record),
     }
 }
 
 /// As [`append_one`], for a record that cannot simply join the open batch.
 #[cold]
-fn append_slowly(core: &Arc<Core>, record: &Record<'_>, now: Timestamp) -> Result<Placement> {
-    match core.stage(record, now)? {
+fn append_slowly(core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
+    match core.append_plain(record, core.context.clock.now())? {
         Some(placed) => Ok(placed),
         None => append_records(core, Admission::IfSpace, None, [*record]),
     }
@@ -439,7 +461,7 @@ pub(crate) fn append_records<'r>(
         rules.check_len(batch.len())?;
         let header = BatchHeader::read(batch)
             .map_err(|invalid| Error::InvalidBatch { reason: invalid.what, position: invalid.at })?;
-        core.admit(admission, batch.len())?;
+        core.admit(admission, batch.len() as u64)?;
         core.append_batch(batch, header, expected_end, Origin::Client)
     })
 }
@@ -457,7 +479,7 @@ pub(crate) fn append_raw(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin) ->
             BatchOrigin::Client => Origin::Client,
             BatchOrigin::Coordinator => Origin::Coordinator,
         };
-        core.admit(Admission::IfSpace, stored.len())?;
+        core.admit(Admission::IfSpace, stored.len() as u64)?;
         core.append_batch(stored, validated.header, None, origin)
     })
 }
@@ -466,10 +488,10 @@ pub(crate) fn append_raw(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin) ->
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AppendRules {
     is_compacted: bool,
-    timestamp_type: TimestampType,
+    pub(super) timestamp_type: TimestampType,
     before_max_ms: i64,
     after_max_ms: i64,
-    compression: Option<Compression>,
+    pub(super) compression: Option<Compression>,
     /// The largest batch that is both allowed and fits in a segment.
     max_batch_bytes: u64,
     decoded_limit: usize,
@@ -559,67 +581,74 @@ impl Core {
         AppendRules::of(&self.config.read())
     }
 
-    fn admit(&self, admission: Admission, len: usize) -> Result<()> {
+    fn admit(&self, admission: Admission, len: u64) -> Result<()> {
         let context = &self.context;
         match admission {
-            Admission::IfSpace => context.space.admit(context.disk(), &context.observer, len as u64),
+            Admission::IfSpace => context.space.admit(context.disk(), &context.observer, len),
             Admission::Always => Ok(()),
         }
     }
 
-    /// Adds a record to the open batch, and returns its offset and time; `None` if it is not that simple. What is done
-    /// here is what every append costs.
-    #[inline]
-    fn join(&self, record: &Record<'_>, now: Timestamp) -> Option<(Offset, Timestamp)> {
+    /// Adds a record to the open batch, if it is that simple. What is done here is what every append costs.
+    pub(super) fn join(&self, record: &Record<'_>) -> Joined {
         if !self.stages {
-            return None;
+            return Joined::NOT;
         }
+        let now = self.context.clock.now();
         // Nothing is reported from here, so the bare lock will do.
         let mut writer = self.writer.lock();
         let is_due = writer.unsynced_records + 1 >= writer.config.flush_messages as u64;
         let is_stopped = self.has_stopped() || self.context.closing.load(Ordering::Relaxed);
         if is_due || is_stopped || self.context.space.is_low() {
-            return None;
+            return Joined::NOT;
         }
-        writer.rules.check(record, 0, now).ok()?;
-        let at = writer.rules.time_of(record, now);
-        let offset = writer.join(record, at).ok()??;
+        if writer.rules.check(record, 0, now).is_err() {
+            return Joined::NOT;
+        }
+        let timestamp = writer.rules.time_of(record, now);
+        let Ok(Some(offset)) = writer.join(record, timestamp) else { return Joined::NOT };
         self.counters.appended(1, payload_len(record));
         let end = offset.0 + 1;
         self.end.advance(end);
         drop(writer);
-        let woken = self.end.settle(end);
-        if !woken.is_empty() {
+        if let Some(woken) = self.end.settle(end) {
             wake(woken);
         }
-        Some((offset, at))
+        Joined { offset, timestamp }
     }
 
-    /// Stages a record, as the first of a batch if need be; `None` if it cannot be staged.
-    fn stage(&self, record: &Record<'_>, now: Timestamp) -> Result<Option<Placement>> {
-        if !self.stages {
-            return Ok(None);
-        }
+    /// Appends a record: staged, as the first of a batch if need be, or else as a batch of its own; `None` if that is to
+    /// be compressed.
+    fn append_plain(&self, record: &Record<'_>, now: Timestamp) -> Result<Option<Placement>> {
         // So much more may join before this is asked again.
-        self.admit(Admission::IfSpace, self.context.pool.layout().batch_len as usize)?;
+        let joining = if self.stages { u64::from(self.context.pool.layout().batch_len) } else { 0 };
+        self.admit(Admission::IfSpace, payload_len(record) + joining)?;
         let mut writer = self.lock();
         self.check_open()?;
         writer.rules.check(record, 0, now)?;
         writer.begin(self).map_err(|failure| self.fail(failure))?;
-        let end = writer.end;
-        end.checked_add(1).ok_or(Error::OffsetsExhausted { end, count: 1 })?;
+        let offset = writer.end;
+        let end = offset.checked_add(1).ok_or(Error::OffsetsExhausted { end: offset, count: 1 })?;
         let at = writer.rules.time_of(record, now);
-        let staged = writer.stage_record(self, record, at).map_err(|failure| self.fail(failure))?;
-        let Some(offset) = staged else { return Ok(None) };
+        let staged = if self.stages { writer.stage_record(self, record, at) } else { Ok(None) };
+        let bytes = match staged.map_err(|failure| self.fail(failure))? {
+            Some(_) => payload_len(record),
+            None => match writer.write_record(self, record, at).map_err(|failure| self.fail(failure))? {
+                Some(header) => u64::from(header.batch_len),
+                None => return Ok(None),
+            },
+        };
+        self.counters.appended(1, bytes);
         self.assign_epoch(&mut writer, offset);
-        self.counters.appended(1, payload_len(record));
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
-        let woken = self.end.raise(writer.end.0);
+        self.end.advance(end.0);
         drop(writer);
         // Before the sync: what is appended can be read.
-        wake(woken);
+        if let Some(woken) = self.end.settle(end.0) {
+            wake(woken);
+        }
         if sync_now {
-            self.sync_to(offset + 1).map_err(|error| self.not_synced(offset, &error))?;
+            self.sync_to(end).map_err(|error| self.not_synced(offset, &error))?;
         }
         Ok(Some(Placement::one(offset, at)))
     }
@@ -722,11 +751,7 @@ impl Core {
         if writer.stage_batch(self, batch, header)? {
             return Ok(());
         }
-        if !probe::planted("staging.written_past_slot") {
-            writer.flush(self)?;
-        }
-        writer.make_room(self, batch.len() as u64, header.last_offset(), header.max_timestamp)?;
-        writer.write(self, batch, header)
+        writer.write_alone(self, batch, header)
     }
 
     fn not_synced(&self, offset: Offset, error: &Error) -> Error {

@@ -20,7 +20,7 @@ use crate::disk::replace::sync_parent;
 use crate::disk::{DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
-use crate::record::{BatchHeader, Compressor};
+use crate::record::{BatchHeader, Compressor, OpenBatch, Record};
 use crate::segment::active::{ActiveSegment, Failure, Found, Shape, SyncTarget};
 use crate::segment::data::SegmentData;
 use crate::segment::index::IndexWriter;
@@ -64,6 +64,8 @@ pub(crate) struct Writer {
     pub(crate) unsynced_records: u64,
     pub(super) tail: Tail,
     pub(super) compressor: Compressor,
+    /// Where a batch of one record is made.
+    buffer: Vec<u8>,
 }
 
 /// A sealed segment on its way to being an ordinary closed one.
@@ -127,6 +129,7 @@ impl Writer {
             unsynced_records: 0,
             tail: recovered.tail,
             compressor: Compressor::default(),
+            buffer: Vec::new(),
         }
     }
 
@@ -383,13 +386,50 @@ impl Writer {
     }
 
     /// Writes a batch that was stamped with `end`, and counts it in.
-    pub(crate) fn write(&mut self, core: &Core, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
+    fn write(&mut self, core: &Core, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
         let Some(active) = &mut self.active else { return Ok(()) };
         active.write(batch)?;
         self.end = header.next_offset();
         self.unsynced_records += header.record_count.max(0) as u64;
         self.note_if_due(core);
         Ok(())
+    }
+
+    /// Writes a record as a batch of its own; `None` if it is to be compressed.
+    pub(super) fn write_record(
+        &mut self,
+        core: &Core,
+        record: &Record<'_>,
+        at: Timestamp,
+    ) -> Result<Option<BatchHeader>, Failure> {
+        if self.codec().is_some() {
+            return Ok(None);
+        }
+        let mut batch = OpenBatch::new(self.end, self.epoch, self.rules.timestamp_type, at);
+        let record_len = batch.len_of(record, at).map_err(Failure::Refused)?;
+        let (len, limit) = (BatchHeader::LEN + record_len.whole, self.config.max_batch_bytes());
+        if len as u64 > limit {
+            return Err(Failure::Refused(Error::BatchTooLarge { len: len as u64, limit }));
+        }
+        // Kept for the next one, unless it got large.
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(len, 0);
+        batch.push(record, at, record_len, &mut buffer[BatchHeader::LEN..]);
+        let header = batch.seal(&mut buffer);
+        let written = self.write_alone(core, &buffer, &header);
+        if buffer.capacity() <= MAX_KEPT {
+            self.buffer = buffer;
+        }
+        written.map(|()| Some(header))
+    }
+
+    /// Writes a batch behind what is staged.
+    pub(super) fn write_alone(&mut self, core: &Core, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
+        if !probe::planted("staging.written_past_slot") {
+            self.flush(core)?;
+        }
+        self.make_room(core, batch.len() as u64, header.last_offset(), header.max_timestamp)?;
+        self.write(core, batch, header)
     }
 
     pub(super) fn note_if_due(&mut self, core: &Core) {
@@ -619,3 +659,5 @@ fn remove_if_there(core: &Core, path: &Path) -> Result<()> {
 }
 
 const NOTE_EVERY: u64 = 8 << 20;
+/// The longest buffer that a partition keeps.
+const MAX_KEPT: usize = 64 << 10;

@@ -332,6 +332,7 @@ impl Default for Times {
 
 impl Times {
     /// The timestamps after `record`, number `index` of the batch.
+    #[inline(always)]
     fn after(&self, record: &Record<'_>, index: usize, now: Timestamp, options: &BatchOptions) -> Result<Self> {
         let time = record.timestamp.unwrap_or(now);
         if time < Timestamp::NONE {

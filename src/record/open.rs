@@ -68,7 +68,7 @@ impl OpenBatch {
     /// # Errors
     ///
     /// [`TooLong`](crate::Error::TooLong) if it cannot be stored.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn len_of(&self, record: &Record<'_>, at: Timestamp) -> Result<RecordLen> {
         // Wraps for a time of 2^63 - 1 on a base of -1; readers wrap back.
         let delta = at.0.wrapping_sub(self.base_timestamp.0);
@@ -77,7 +77,7 @@ impl OpenBatch {
     }
 
     /// Puts `record` into `bytes`, which are as many as [`len_of`](Self::len_of) said.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, record: &Record<'_>, at: Timestamp, len: RecordLen, bytes: &mut [u8]) {
         record.encode_into(len.body, len.delta, self.count, bytes);
         self.count += 1;

@@ -84,7 +84,7 @@ impl<'a> Record<'a> {
     }
 
     /// The length of the stored form after its length field, in bytes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn body_len(&self, timestamp_delta: i64, offset_delta: i32) -> Result<i32> {
         let mut len = 1 + varlong_len(timestamp_delta) as u64 + varint_len(offset_delta) as u64;
         len += nullable_len("key", self.key)? + nullable_len("value", self.value)?;
@@ -103,7 +103,7 @@ impl<'a> Record<'a> {
     }
 
     /// Puts the stored form into `bytes`, which are as many as [`whole_len`](Self::whole_len) says.
-    #[inline]
+    #[inline(always)]
     pub(super) fn encode_into(&self, body_len: i32, timestamp_delta: i64, offset_delta: i32, bytes: &mut [u8]) {
         let mut fill = Fill { rest: bytes };
         fill.varint(body_len);
@@ -381,8 +381,14 @@ impl Fill<'_> {
         self.unsigned((value << 1 ^ value >> 63) as u64);
     }
 
-    #[inline]
+    #[inline(always)]
     fn unsigned(&mut self, mut value: u64) {
+        if value < 0x80 {
+            return self.byte(value as u8);
+        }
+        if value < 0x4000 {
+            return self.put(&[value as u8 | 0x80, (value >> 7) as u8]);
+        }
         while value >= 0x80 {
             self.byte(value as u8 | 0x80);
             value >>= 7;
@@ -390,7 +396,7 @@ impl Fill<'_> {
         self.byte(value as u8);
     }
 
-    #[inline]
+    #[inline(always)]
     fn nullable(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => {
