@@ -302,7 +302,7 @@ pub struct PartitionStats {
     pub appended_batches: u64,
     /// How many records were in them.
     pub appended_records: u64,
-    /// The length of those batches; of a record that is staged alone, that of its key and value.
+    /// The length of those batches, before the topic's codec is applied to what was staged.
     pub appended_bytes: u64,
     /// Each sync since the log was opened, by how long it took.
     pub syncs: Latencies,

@@ -25,7 +25,7 @@ pub enum Background {
     Caller,
 }
 
-/// Where small appends wait until they are worth a write: single records of nearly 64 KiB at most, batches of 16 KiB
+/// Where small appends wait until they are worth a write: single records of nearly 144 KiB at most, batches of 16 KiB
 /// at most.
 ///
 /// What is staged is acknowledged, can be read, and survives the death of the process at any instruction, as
@@ -342,7 +342,7 @@ impl LogBuilder {
         self
     }
 
-    /// Sets how many partitions can stage at once, each in a slot of 64 KiB; the others write each append. A
+    /// Sets how many partitions can stage at once, each in a slot of 144 KiB; the others write each append. A
     /// partition gives its slot back when that was empty for the [linger time](Self::linger), by the next
     /// [maintenance](Log::maintain). A slot takes its space on disk and in memory when it is first used, and keeps it
     /// until the log is closed in order.

@@ -51,6 +51,7 @@ impl Log {
 fn of_partition(core: &Core) -> PartitionStats {
     let segments = core.segments();
     let (end, committed, stable) = (core.end(), core.committed(), core.stable());
+    let appended = core.lock().appended();
     PartitionStats {
         partition: core.id.partition,
         start: core.start(),
@@ -60,9 +61,9 @@ fn of_partition(core: &Core) -> PartitionStats {
         end,
         segments: segments.len() as u64,
         bytes: segments.iter().map(|segment| segment.len()).sum(),
-        appended_batches: core.counters.appends(),
-        appended_records: core.counters.records(),
-        appended_bytes: core.counters.bytes(),
+        appended_batches: appended.batches,
+        appended_records: appended.records,
+        appended_bytes: appended.bytes,
         syncs: core.counters.syncs.snapshot(),
     }
 }

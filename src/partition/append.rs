@@ -597,9 +597,8 @@ impl Core {
         let now = self.context.clock.now();
         // Nothing is reported from here, so the bare lock will do.
         let mut writer = self.writer.lock();
-        let is_due = writer.unsynced_records + 1 >= writer.config.flush_messages as u64;
         let is_stopped = self.has_stopped() || self.context.closing.load(Ordering::Relaxed);
-        if is_due || is_stopped || self.context.space.is_low() {
+        if is_stopped || self.context.space.is_low() {
             return Joined::NOT;
         }
         if writer.rules.check(record, 0, now).is_err() {
@@ -607,7 +606,6 @@ impl Core {
         }
         let timestamp = writer.rules.time_of(record, now);
         let Ok(Some(offset)) = writer.join(record, timestamp) else { return Joined::NOT };
-        self.counters.appended(1, payload_len(record));
         let end = offset.0 + 1;
         self.end.advance(end);
         drop(writer);
@@ -630,15 +628,14 @@ impl Core {
         let offset = writer.end;
         let end = offset.checked_add(1).ok_or(Error::OffsetsExhausted { end: offset, count: 1 })?;
         let at = writer.rules.time_of(record, now);
-        let staged = if self.stages { writer.stage_record(self, record, at) } else { Ok(None) };
-        let bytes = match staged.map_err(|failure| self.fail(failure))? {
-            Some(_) => payload_len(record),
-            None => match writer.write_record(self, record, at).map_err(|failure| self.fail(failure))? {
-                Some(header) => u64::from(header.batch_len),
-                None => return Ok(None),
-            },
+        let staged = if self.stages { writer.stage_record(self, record, at) } else { Ok(false) };
+        let is_placed = match staged {
+            Ok(false) => writer.write_record(self, record, at),
+            staged => staged,
         };
-        self.counters.appended(1, bytes);
+        if !is_placed.map_err(|failure| self.fail(failure))? {
+            return Ok(None);
+        }
         self.assign_epoch(&mut writer, offset);
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
         self.end.advance(end.0);
@@ -732,7 +729,6 @@ impl Core {
             writer.followed.producers.committed_to(header.next_offset());
             self.publish_transactions(&writer);
         }
-        self.counters.appended(count, batch.len() as u64);
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
         self.assign_epoch(&mut writer, end);
         let woken = self.end.raise(writer.end.0);

@@ -5,26 +5,33 @@ use std::time::Duration;
 
 use crate::observe::LatencyRecorder;
 
+/// What was appended. Counted under the append lock; what joins a batch, once that is complete.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Appended {
+    /// Batches. A record that joined one counts as one.
+    pub(crate) batches: u64,
+    pub(crate) records: u64,
+    /// The length of the batches.
+    pub(crate) bytes: u64,
+}
+
+impl Appended {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.batches += other.batches;
+        self.records += other.records;
+        self.bytes += other.bytes;
+    }
+}
+
 /// Counters, raised with the weakest ordering: they order nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    appends: AtomicU64,
-    records: AtomicU64,
-    bytes: AtomicU64,
     pub(crate) syncs: LatencyRecorder,
     /// How long the last sync took.
     sync_ns: AtomicU64,
 }
 
 impl Counters {
-    /// Counts one append. Under the append lock, so plain loads and stores do.
-    #[inline]
-    pub(crate) fn appended(&self, records: u64, bytes: u64) {
-        for (counter, by) in [(&self.appends, 1), (&self.records, records), (&self.bytes, bytes)] {
-            counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
-        }
-    }
-
     pub(crate) fn synced(&self, duration: Duration) {
         self.syncs.record(duration);
         self.sync_ns.store(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -33,17 +40,5 @@ impl Counters {
     /// How long the last sync took.
     pub(crate) fn last_sync(&self) -> Duration {
         Duration::from_nanos(self.sync_ns.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn appends(&self) -> u64 {
-        self.appends.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn records(&self) -> u64 {
-        self.records.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
     }
 }

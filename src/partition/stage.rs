@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use super::core::Core;
+use super::counters::Appended;
 use super::writer::Writer;
 use crate::disk::marks::Lap;
 use crate::error::Result;
@@ -70,6 +71,14 @@ impl Tail {
         std::mem::take(self).staged
     }
 
+    /// What has joined the open batch.
+    pub(crate) fn joined(&self) -> Appended {
+        self.staged.as_ref().map_or_else(Appended::default, |staged| {
+            let (records, bytes) = staged.joined();
+            Appended { batches: records, records, bytes: bytes as u64 }
+        })
+    }
+
     /// How many bytes the file lacks, at most: what is compressed in vain gets longer.
     pub(crate) fn pending_bound(&self) -> u64 {
         let len = self.pending_len();
@@ -92,34 +101,28 @@ impl Writer {
         let Some(staged) = &mut self.tail.staged else { return Ok(None) };
         let Some(offset) = staged.join(record, at)? else { return Ok(None) };
         self.end = offset + 1;
-        self.unsynced_records += 1;
         Ok(Some(offset))
     }
 
-    /// Stages a record, which becomes the first of a new batch if it cannot join one; `None` if it cannot be staged.
-    pub(super) fn stage_record(
-        &mut self,
-        core: &Core,
-        record: &Record<'_>,
-        at: Timestamp,
-    ) -> Result<Option<Offset>, Failure> {
-        if let Some(offset) = self.join(record, at).map_err(Failure::Refused)? {
-            return Ok(Some(offset));
-        }
-        if self.syncs_with(1) {
-            return Ok(None);
+    /// Stages a record, which becomes the first of a new batch if it cannot join one; `false` if it cannot be staged.
+    pub(super) fn stage_record(&mut self, core: &Core, record: &Record<'_>, at: Timestamp) -> Result<bool, Failure> {
+        if self.join(record, at).map_err(Failure::Refused)?.is_some() {
+            return Ok(true);
         }
         self.seal(core)?;
+        if self.syncs_with(1) {
+            return Ok(false);
+        }
         let kind = self.config.timestamp_type;
         let batch = OpenBatch::new(self.end, self.epoch, kind, at);
         let len = BatchHeader::LEN + batch.len_of(record, at).map_err(Failure::Refused)?.whole;
         let limit = self.longest_joined();
         if len > limit {
             // Whoever makes a batch of it says what is wrong, or compresses it.
-            return Ok(None);
+            return Ok(false);
         }
-        let Some(most) = self.make_staging_room(core, len, self.end, at)? else { return Ok(None) };
-        let Some(active) = &self.active else { return Ok(None) };
+        let Some(most) = self.make_staging_room(core, len, self.end, at)? else { return Ok(false) };
+        let Some(active) = &self.active else { return Ok(false) };
         let left = |last: u64, from: Offset| last.saturating_sub(from.0).saturating_add(1);
         let limits = Limits {
             len: most.min(limit).min(core.context.pool.layout().batch_len as usize).max(len),
@@ -130,12 +133,10 @@ impl Writer {
             earliest: if kind == TimestampType::LogAppendTime { at } else { Timestamp(i64::MIN) },
             latest: if kind == TimestampType::LogAppendTime { at } else { self.latest_joining(at) },
         };
-        let Some(staged) = self.tail.staged.as_mut() else { return Ok(None) };
+        let Some(staged) = self.tail.staged.as_mut() else { return Ok(false) };
         staged.open(batch, record, at, limits).map_err(Failure::Refused)?;
-        let offset = self.end;
-        self.end = offset + 1;
-        self.unsynced_records += 1;
-        Ok(Some(offset))
+        self.end = self.end + 1;
+        Ok(true)
     }
 
     /// Puts a whole batch, stamped with `end`, behind what is staged; `false` if it cannot be staged.
@@ -151,7 +152,7 @@ impl Writer {
         self.tail.batch_count += 1;
         self.tail.first_timestamp = self.tail.first_timestamp.or(Some(header.max_timestamp));
         self.end = header.next_offset();
-        self.unsynced_records += header.record_count.max(0) as u64;
+        self.count_in(header, 1);
         Ok(true)
     }
 
@@ -175,6 +176,7 @@ impl Writer {
         let Some(header) = self.tail.staged.as_mut().and_then(|staged| staged.seal(has_codec)) else { return };
         self.tail.batch_count += 1;
         self.tail.first_timestamp = self.tail.first_timestamp.or(Some(header.max_timestamp));
+        self.count_in(&header, header.record_count as u64);
     }
 
     /// The codec that joined records are stored with, if there is one.

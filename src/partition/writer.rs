@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::append::AppendRules;
 use super::core::Core;
+use super::counters::Appended;
 use super::follow::Followed;
 use super::recover::{Plan, Torn, UnfinishedParts};
 use super::report::Report;
@@ -62,6 +63,8 @@ pub(crate) struct Writer {
     noted_position: u64,
     jitter_ms: i64,
     pub(crate) unsynced_records: u64,
+    /// Without what has joined an open batch.
+    appended: Appended,
     pub(super) tail: Tail,
     pub(super) compressor: Compressor,
     /// Where a batch of one record is made.
@@ -127,6 +130,7 @@ impl Writer {
             noted_position: 0,
             jitter_ms: 0,
             unsynced_records: 0,
+            appended: Appended::default(),
             tail: recovered.tail,
             compressor: Compressor::default(),
             buffer: Vec::new(),
@@ -390,20 +394,29 @@ impl Writer {
         let Some(active) = &mut self.active else { return Ok(()) };
         active.write(batch)?;
         self.end = header.next_offset();
-        self.unsynced_records += header.record_count.max(0) as u64;
+        self.count_in(header, 1);
         self.note_if_due(core);
         Ok(())
     }
 
-    /// Writes a record as a batch of its own; `None` if it is to be compressed.
-    pub(super) fn write_record(
-        &mut self,
-        core: &Core,
-        record: &Record<'_>,
-        at: Timestamp,
-    ) -> Result<Option<BatchHeader>, Failure> {
+    /// Counts a batch that came by so many appends.
+    pub(super) fn count_in(&mut self, header: &BatchHeader, batches: u64) {
+        let (records, bytes) = (header.record_count.max(0) as u64, u64::from(header.batch_len));
+        self.unsynced_records += records;
+        self.appended.add(Appended { batches, records, bytes });
+    }
+
+    /// What was appended since the partition was opened.
+    pub(crate) fn appended(&self) -> Appended {
+        let mut appended = self.appended;
+        appended.add(self.tail.joined());
+        appended
+    }
+
+    /// Writes a record as a batch of its own; `false` if it is to be compressed.
+    pub(super) fn write_record(&mut self, core: &Core, record: &Record<'_>, at: Timestamp) -> Result<bool, Failure> {
         if self.codec().is_some() {
-            return Ok(None);
+            return Ok(false);
         }
         let mut batch = OpenBatch::new(self.end, self.epoch, self.rules.timestamp_type, at);
         let record_len = batch.len_of(record, at).map_err(Failure::Refused)?;
@@ -420,7 +433,7 @@ impl Writer {
         if buffer.capacity() <= MAX_KEPT {
             self.buffer = buffer;
         }
-        written.map(|()| Some(header))
+        written.map(|()| true)
     }
 
     /// Writes a batch behind what is staged.

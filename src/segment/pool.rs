@@ -42,7 +42,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// A slot is longer than a stride, by what a lap may end before one.
     pub(crate) const DEFAULT: Self =
-        Self { slot_len: 80 << 10, slot_count: 1_024, batch_len: 16 << 10, stride: 64 << 10 };
+        Self { slot_len: 144 << 10, slot_count: 1_024, batch_len: 16 << 10, stride: 128 << 10 };
 
     /// How long a lap may become that begins at `position` in the segment and holds at least `len` bytes: up to the
     /// last multiple of the stride that a slot with room for `capacity` bytes reaches.

@@ -218,6 +218,11 @@ impl Staged {
         Some(header)
     }
 
+    /// How many records the open batch has, and how long it is.
+    pub(crate) fn joined(&self) -> (u64, usize) {
+        self.open.as_ref().map_or((0, 0), |open| (open.batch.count() as u64, self.word.open - self.word.sealed))
+    }
+
     /// Whether the last sealed batch is still to be compressed.
     pub(crate) fn awaits_codec(&self) -> bool {
         self.word.awaits_codec

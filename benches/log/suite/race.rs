@@ -196,10 +196,10 @@ fn time(contender: &mut dyn Contender, dir: &Path, keeps: bool) -> io::Result<Ti
         clear(dir)?;
     }
     fs::create_dir_all(dir)?;
-    // What laps before left to be written back would slow this one down.
-    rustix::fs::sync();
     let work = contender.prepare(dir)?;
     touch_memory(&dir.with_extension("touched"), work.disk_bytes)?;
+    // What is left to be written back would be so at this lap's expense.
+    rustix::fs::sync();
     let device = Device::of(dir);
     let before = device.counters();
     let busy_before = CpuTime::now().unwrap_or_default();
