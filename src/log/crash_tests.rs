@@ -11,6 +11,7 @@ use super::groups::offsets_config;
 use super::names::OFFSETS_TOPIC;
 use super::{Background, Log, Staging};
 use crate::config::{Durability, GroupConfig, TopicConfig};
+use crate::disk::Disk;
 use crate::error::{ErrorKind, Result};
 use crate::group::GroupOffset;
 use crate::partition::Ack;
@@ -359,6 +360,34 @@ fn a_crash_during_retention_finds_the_old_start_or_the_new_one() {
             assert_eq!(values, expected, "call {}", moment.call);
         }
     }
+}
+
+/// A power cut took all that was above a start, and the log was closed before anything else was appended. What recovery
+/// had planned was not carried out, so the partition was left without a segment and was not in the mark: with the
+/// checkpoints damaged its start was lost, and offsets were given twice.
+#[test]
+fn a_start_above_what_a_power_cut_left_outlives_the_checkpoints_once_the_log_was_closed() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    let partition = log.create_topic("a", small()).unwrap().partition(0).unwrap();
+    ["one", "two", "three"].map(|value| partition.append(value).unwrap().offset());
+    log.delete_before("a", 0, Offset(2)).unwrap();
+    let mut lost = 0;
+    for seed in 0..20 {
+        let found = disk.crash(seed);
+        let log = open(&found).unwrap();
+        let partition = log.topic("a").unwrap().partition(0).unwrap();
+        assert_eq!(partition.offsets().start, Offset(2), "seed {seed}");
+        let end = partition.offsets().end;
+        lost += u32::from(partition.segments().is_empty());
+        drop(partition);
+        log.close().unwrap();
+        found.remove_file(Path::new("/log/checkpoints")).unwrap();
+        let log = open(&found.kill()).unwrap();
+        let partition = log.topic("a").unwrap().partition(0).unwrap();
+        assert_eq!(partition.append("four").unwrap().offset(), end, "seed {seed}");
+    }
+    assert!(lost > 0, "no power cut took the records");
 }
 
 #[test]

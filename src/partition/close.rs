@@ -140,8 +140,10 @@ impl Core {
         let mut writer = self.lock();
         self.check()?;
         let start = self.start();
-        if !writer.is_clean() && self.last_segment().is_some() {
-            // Left by a process that did not close it: it takes a change to make it an ordinary directory.
+        let has_records_removed = start > Offset::ZERO;
+        if !writer.is_clean() && (self.last_segment().is_some() || has_records_removed || !writer.is_settled()) {
+            // Left by a process that did not close it: it takes a change to make it an ordinary directory. If no segment
+            // is left, the name of the next one says where the log goes on.
             writer.begin(self).map_err(|failure| self.fail(failure))?;
         }
         if self.synced() < writer.end && !probe::planted("partition.unsynced_called_clean") {
