@@ -32,10 +32,13 @@ impl Entrant {
     }
 }
 
+/// The unit of a rate.
+const PER_RECORD: &str = "records/s";
+
 impl Row {
     /// A race for the most records a second.
     pub(crate) fn rate(name: &'static str, goal: f64, contenders: Vec<Entrant>) -> Self {
-        let line = Line { name: "", unit: "records/s", goal: Goal::Ratio(Bound::AtLeast(goal)) };
+        let line = Line { name: "", unit: PER_RECORD, goal: Goal::Ratio(Bound::AtLeast(goal)) };
         Self::of(name, vec![line], contenders)
     }
 
@@ -158,17 +161,21 @@ pub(crate) fn race(row: Row, dir: &Path, laps: usize) -> io::Result<Vec<Outcome>
     }
     clear(dir)?;
     // Where the time went: a row that is not reached has its reason there.
-    for (Entrant { name, .. }, (time, record_count)) in contenders.iter().zip(&busy).filter(|(_, busy)| busy.1 > 0) {
-        notes.push(format!("{name}: {}", time.for_each_of(*record_count)));
+    if lines.first().is_some_and(|line| line.unit == PER_RECORD) {
+        let busy = contenders.iter().zip(&busy).filter(|(_, (_, record_count))| *record_count > 0);
+        notes.extend(
+            busy.map(|(who, (time, record_count))| format!("{}: {}", who.name, time.for_each_of(*record_count))),
+        );
     }
     eprintln!(" {:.1} s", started.elapsed().as_secs_f64());
     let outcome = |(at, line): (usize, &Line)| {
+        let notes = if at == 0 { notes.join("; ") } else { String::new() };
         let mut of_line = figures.iter().map(|laps| laps.iter().map(|figures| figures[at]).collect::<Vec<f64>>());
         let ours = of_line.next().unwrap_or_default();
         let names = contenders.iter().skip(1).map(|entrant| entrant.name);
         let others = names.zip(of_line).filter(|(_, laps)| laps.len() == ours.len());
         let others = others.map(|(name, laps)| Other::new(name, &ours, laps)).collect();
-        Outcome::new(full_name(name, line.name), *line, ours, others, notes.join("; "))
+        Outcome::new(full_name(name, line.name), *line, ours, others, notes)
     };
     Ok(lines.iter().enumerate().map(outcome).collect())
 }
@@ -196,10 +203,11 @@ fn time(contender: &mut dyn Contender, dir: &Path, keeps: bool) -> io::Result<Ti
         clear(dir)?;
     }
     fs::create_dir_all(dir)?;
+    // What is left to be written back would be so at this lap's expense; but not what it has prepared: pages that were
+    // just written back are slower to store to.
+    rustix::fs::sync();
     let work = contender.prepare(dir)?;
     touch_memory(&dir.with_extension("touched"), work.disk_bytes)?;
-    // What is left to be written back would be so at this lap's expense.
-    rustix::fs::sync();
     let device = Device::of(dir);
     let before = device.counters();
     let busy_before = CpuTime::now().unwrap_or_default();
@@ -236,6 +244,7 @@ fn touch_memory(path: &Path, len: u64) -> io::Result<()> {
     for at in (0..len).step_by(piece.len()) {
         file.write_all(&piece[..piece.len().min((len - at) as usize)])?;
     }
+    file.sync_data()?;
     drop(file);
     fs::remove_file(path)
 }
