@@ -370,7 +370,8 @@ fn a_start_above_what_a_power_cut_left_outlives_the_checkpoints_once_the_log_was
     let disk = disk();
     let log = open(&disk).unwrap();
     let partition = log.create_topic("a", small()).unwrap().partition(0).unwrap();
-    ["one", "two", "three"].map(|value| partition.append(value).unwrap().offset());
+    partition.append_all(["one", "two"]).unwrap();
+    partition.append("three").unwrap();
     log.delete_before("a", 0, Offset(2)).unwrap();
     let mut lost = 0;
     for seed in 0..20 {

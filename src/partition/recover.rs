@@ -24,7 +24,7 @@ use super::hints::{CleanPartition, Hints};
 use super::stage::packed_bound;
 use crate::checksum::Digest;
 use crate::disk::marks::{Lap, Note, SyncMark};
-use crate::disk::{Disk, DiskFile, FileId, Open, read_exact_at, read_file, read_vouched};
+use crate::disk::{Disk, DiskFile, FileId, Open, read_exact_at, read_file};
 use crate::error::{Error, Result};
 use crate::observe::{Recovery as RecoveryEvent, tell};
 use crate::probe;
@@ -500,10 +500,7 @@ impl Recovery<'_> {
     /// The indexes of the last segment from their files, if these are what the digests were made of.
     fn restore_index(&self, base: Offset, index: Digest, time_index: Digest, grown: Grown) -> Option<IndexWriter> {
         let mut writer = IndexWriter::new(base, self.shape.index_bytes, self.shape.index_interval).ok()?;
-        let disk = self.context.disk();
-        let offsets = read_vouched(disk, &file_path(self.dir, base, FileKind::Index), index)?;
-        let times = read_vouched(disk, &file_path(self.dir, base, FileKind::TimeIndex), time_index)?;
-        writer.restore(&offsets, &times, grown).then_some(writer)
+        writer.restore(self.context.disk(), self.dir, [index, time_index], grown).then_some(writer)
     }
 
     /// Decides what the end that was found means, and so what is to be done about what lies behind it.

@@ -232,15 +232,22 @@ impl IndexWriter {
         [digest(&self.offsets, self.persisted[0]), digest(&self.times, self.persisted[1])]
     }
 
-    /// Takes over entries that a note vouches for, and goes on after them. `largest` and `since_last` are what they
-    /// were when the entries were persisted.
-    pub(crate) fn restore(&mut self, offsets: &[u8], times: &[u8], state: Grown) -> bool {
-        let taken = self.offsets.push(offsets) && self.times.push(times);
-        self.persisted = [offsets.len(), times.len()];
+    /// Takes over the entries in the files of `dir`, if they are what the digests were made of, and goes on after them;
+    /// `false` if they are not. `state` is what it was when they were persisted.
+    pub(crate) fn restore(&mut self, disk: &dyn Disk, dir: &Path, digests: [Digest; 2], state: Grown) -> bool {
+        let kinds = [(&mut self.offsets, FileKind::Index), (&mut self.times, FileKind::TimeIndex)];
+        for ((region, kind), digest) in kinds.into_iter().zip(digests) {
+            let path = file_path(dir, self.base, kind);
+            // Read where they belong: pages of memory are dear, and these are the most that opening needs.
+            if !region.push_with(digest.len as usize, |bytes| disk::read_vouched_into(disk, &path, digest, bytes)) {
+                return false;
+            }
+        }
+        self.persisted = digests.map(|digest| digest.len as usize);
         self.largest = state.largest;
         self.since_last = state.since_last;
-        self.last_time = time_index::last(times, self.base).map(|entry| entry.timestamp);
-        taken
+        self.last_time = time_index::last(self.times.region().readable(), self.base).map(|entry| entry.timestamp);
+        true
     }
 
     /// What [`restore`](Self::restore) needs beside the entries.

@@ -75,6 +75,25 @@ impl RegionWriter {
         true
     }
 
+    /// Has `fill` append `len` bytes in place, and lets them be read if it says so; `false` if it does not, or they do
+    /// not fit. They are zeros before, or what an earlier `fill` left that said no.
+    #[must_use]
+    pub(crate) fn push_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        if len > self.memory.capacity - self.len {
+            return false;
+        }
+        self.memory.witness.write(self.len..self.len + len);
+        // SAFETY: the range is inside the allocation, by the check above, and initialized (zeroed when it was made). It
+        // is at the bound, where only this one writer (`&mut self`, not `Clone`) writes and nobody reads.
+        let bytes = unsafe { slice::from_raw_parts_mut(self.memory.base.as_ptr().add(self.len), len) };
+        if !fill(bytes) {
+            return false;
+        }
+        self.len += len;
+        self.memory.bound.store(self.len, ordering("region.publish", Ordering::Release));
+        true
+    }
+
     /// How many bytes were appended.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -132,6 +151,7 @@ mod tests {
         assert_eq!(region.readable(), b"12345678");
         assert!(writer.push(b"ab"));
         assert_eq!((writer.len(), writer.capacity()), (10, 10));
+        assert!(!writer.push_with(1, |_| true), "there is no room");
         drop(writer);
         assert_eq!(region.readable(), b"12345678ab", "a region outlives its writer");
     }
