@@ -148,6 +148,28 @@ impl<'a> Iterator for RecordsIter<'a> {
         }
     }
 
+    /// As a loop over [`next`](Iterator::next), and faster: the batch stays in registers.
+    #[inline]
+    fn fold<B, F: FnMut(B, RecordRef<'a>) -> B>(mut self, init: B, mut f: F) -> B {
+        let (from, end) = (self.records.from, self.records.next_offset);
+        let mut folded = init;
+        loop {
+            if let Some(batch) = self.batch.take() {
+                for record in batch {
+                    if record.offset >= end {
+                        return folded;
+                    }
+                    if record.offset >= from {
+                        folded = f(folded, record);
+                    }
+                }
+            }
+            if self.next_batch().is_none() {
+                return folded;
+            }
+        }
+    }
+
     /// At most one record an offset; which offsets have none is only known from the batches.
     fn size_hint(&self) -> (usize, Option<usize>) {
         let most = self.records.next_offset.0.saturating_sub(self.next.0);

@@ -284,7 +284,7 @@ pub(super) struct Fields<'a> {
 #[inline(always)]
 pub(super) fn read_fields<'a>(reader: &mut Reader<'a>) -> Result<Fields<'a>, Invalid> {
     let at = reader.position();
-    let Ok(len) = usize::try_from(short_varint(reader)?) else {
+    let Ok(len) = usize::try_from(reader.varint()?) else {
         return Err(Invalid { at, what: "negative record length" });
     };
     let start = reader.position();
@@ -296,11 +296,11 @@ pub(super) fn read_fields<'a>(reader: &mut Reader<'a>) -> Result<Fields<'a>, Inv
 fn read_body<'a>(body: &mut Reader<'a>) -> Result<Fields<'a>, Invalid> {
     body.u8()?; // The attributes: Kafka defines none and looks at none.
     let timestamp_delta = body.varlong()?;
-    let offset_delta = short_varint(body)?;
+    let offset_delta = body.varint()?;
     let key = read_nullable(body)?;
     let value = read_nullable(body)?;
     let at = body.position();
-    let Ok(left) = u32::try_from(short_varint(body)?) else {
+    let Ok(left) = u32::try_from(body.varint()?) else {
         return Err(Invalid { at, what: "negative header count" });
     };
     let headers = Headers { left, bytes: body.take(body.remaining())? };
@@ -330,22 +330,9 @@ fn read_header<'a>(reader: &mut Reader<'a>) -> Result<Header<'a>, Invalid> {
 #[inline(always)]
 fn read_nullable<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, Invalid> {
     // Any negative length is null, as in Kafka.
-    match usize::try_from(short_varint(reader)?) {
+    match usize::try_from(reader.varint()?) {
         Ok(len) => reader.take(len).map(Some),
         Err(_) => Ok(None),
-    }
-}
-
-/// A varint that mostly has one byte: no loop is entered for it. Scans are a quarter faster for it.
-#[inline(always)]
-fn short_varint(reader: &mut Reader<'_>) -> Result<i32, Invalid> {
-    let mut ahead = reader.clone();
-    match ahead.u8() {
-        Ok(byte) if byte < 0x80 => {
-            *reader = ahead;
-            Ok(i32::from(byte >> 1) ^ -i32::from(byte & 1))
-        }
-        _ => reader.varint(),
     }
 }
 

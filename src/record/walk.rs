@@ -90,7 +90,7 @@ impl<'a> RecordIter<'a> {
 impl<'a> Iterator for RecordIter<'a> {
     type Item = RecordRef<'a>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<RecordRef<'a>> {
         self.left = self.left.checked_sub(1)?;
         let fields = read_fields(&mut self.reader).ok()?;

@@ -24,6 +24,31 @@ fn reads_cross_segments_whatever_the_limits_and_however_few_maps() {
     }
 }
 
+#[test]
+fn records_are_the_same_whether_they_are_asked_for_or_handed_out() {
+    let partition = Bed::new().open().unwrap();
+    for batch in 0..4 {
+        let _ = partition.append_all((0..batch + 2).map(|_| Record::new("x"))).unwrap();
+    }
+    let end = partition.offsets().end.0;
+    for (from, count) in (0..end).flat_map(|from| (1..=end as usize).map(move |count| (from, count))) {
+        let records = partition.read_with(Offset(from), ReadOptions::default().max_records(count)).unwrap();
+        let mut asked = Vec::new();
+        for record in &records {
+            asked.push(record.offset.0);
+        }
+        for begun in 0..=asked.len() {
+            let mut iter = records.iter();
+            iter.by_ref().take(begun).for_each(drop);
+            let handed = iter.fold(Vec::new(), |mut all, record| {
+                all.push(record.offset.0);
+                all
+            });
+            assert_eq!(handed, asked[begun..], "from {from}, {count} at most, {begun} taken before");
+        }
+    }
+}
+
 /// A read of one record verified a megabyte of batches behind it, and failed if one of those was damaged.
 #[test]
 fn a_limit_of_records_is_met_by_as_few_batches_as_hold_them() {
