@@ -13,20 +13,23 @@
 //! Everything that must change because of what was found (cutting a tail, removing files) is returned as a plan and
 //! carried out before the first write, so that a read-only open and an open on a full disk find the same log.
 
+mod adopt;
+mod walk;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::adopt::Adopted;
+use self::walk::{End, Progress, Walk};
 use super::context::{Context, RecoveryMode};
-use super::epochs::Epochs;
 use super::follow::Followed;
 use super::hints::{CleanPartition, Hints};
 use super::stage::packed_bound;
 use crate::checksum::Digest;
-use crate::disk::marks::{Lap, Note, SyncMark};
+use crate::disk::marks::{Note, SyncMark};
 use crate::disk::{Disk, DiskFile, FileId, Open, read_exact_at, read_file};
 use crate::error::{Error, Result};
-use crate::observe::{Recovery as RecoveryEvent, tell};
 use crate::probe;
 use crate::record::BatchHeader;
 use crate::segment::active::{Found, Shape};
@@ -35,11 +38,9 @@ use crate::segment::files::Home;
 use crate::segment::index::{Grown, IndexWriter};
 use crate::segment::scan::{Scan, last_data};
 use crate::segment::seal::Seal;
-use crate::segment::staging::Replayed;
 use crate::segment::txn_index::AbortedTxn;
 use crate::segment::{FileKind, file_path, parse_file_name};
-use crate::types::{LeaderEpoch, Offset, Timestamp};
-use crate::wire::Invalid;
+use crate::types::Offset;
 
 /// What a directory holds, and what to do before it is first changed.
 #[derive(Debug)]
@@ -65,14 +66,6 @@ pub(crate) struct Recovered {
     pub(crate) is_clean: bool,
     /// What the process before had staged, and goes on from where the files end.
     pub(crate) staged: Option<Adopted>,
-}
-
-/// Staged records that the log goes on with.
-#[derive(Debug)]
-pub(crate) struct Adopted {
-    pub(crate) replayed: Replayed,
-    /// How many bytes of them are in the file.
-    pub(crate) done: usize,
 }
 
 impl Recovered {
@@ -143,9 +136,17 @@ struct Candidate {
     base: Offset,
     path: PathBuf,
     id: FileId,
-    /// Where batches end at the latest: the page of marks, or the end of the file.
+    /// Where batches end at the latest: the end of the file, or the page of marks once it is known to be one.
     limit: u64,
-    mark: Option<SyncMark>,
+    page: Option<MarkPage>,
+}
+
+/// What looks like the page of sync marks at the end of a file.
+#[derive(Debug)]
+struct MarkPage {
+    at: u64,
+    /// The best mark of this very file; or the version of one that cannot be read.
+    mark: Result<Option<SyncMark>, u32>,
 }
 
 /// Where to begin looking: a batch boundary.
@@ -219,32 +220,32 @@ impl Recovery<'_> {
         let path = file_path(self.dir, base, FileKind::Log);
         // Described by name: a log has more segments than a process may have files open.
         let metadata = self.context.disk().metadata(&path).map_err(Error::io("describe", &path))?;
-        let mut candidate = Candidate { base, path, id: metadata.id, limit: metadata.len, mark: None };
+        let mut candidate = Candidate { base, path, id: metadata.id, limit: metadata.len, page: None };
         let page_len = SyncMark::PAGE_LEN as u64;
         if metadata.len < page_len || metadata.len % page_len != 0 {
             return Ok(candidate);
         }
         let mut page = vec![0; SyncMark::PAGE_LEN];
-        let page_at = metadata.len - page_len;
+        let at = metadata.len - page_len;
         let file = candidate.open(self.context.disk())?;
-        read_exact_at(&*file, &mut page, page_at).map_err(Error::io("read", &candidate.path))?;
-        let mark = SyncMark::best(&page).map_err(|version| Error::NewerVersion {
-            path: candidate.path.clone(),
-            found: version.0,
-            supported: crate::disk::marks::VERSION,
-        })?;
-        if mark.is_none() && SyncMark::is_begun(&page) {
+        read_exact_at(&*file, &mut page, at).map_err(Error::io("read", &candidate.path))?;
+        let mark = match SyncMark::best(&page) {
             // The file was being made: its first mark is there in part, and nothing else is.
-            probe::reached("recover.cut_mark");
-            candidate.limit = page_at;
-        }
-        if let Some(mark) = mark.filter(|mark| mark.segment_base == base) {
-            candidate.limit = page_at;
+            Ok(None) if SyncMark::is_begun(&page) => {
+                probe::reached("recover.cut_mark");
+                Ok(None)
+            }
+            Ok(None) => return Ok(candidate),
+            Ok(Some(mark)) if mark.segment_base != base => return Ok(candidate),
             // A copy of the file has other sectors than those the mark speaks of. The number of a device may change
             // with each boot; the rest of a file's identity does not.
-            let is_of_this_file = (mark.file.inode, mark.file.born) == (metadata.id.inode, metadata.id.born);
-            candidate.mark = Some(mark).filter(|_| is_of_this_file);
-        }
+            Ok(Some(mark)) => {
+                let is_of_this_file = (mark.file.inode, mark.file.born) == (metadata.id.inode, metadata.id.born);
+                Ok(Some(mark).filter(|_| is_of_this_file))
+            }
+            Err(version) => Err(version.0),
+        };
+        candidate.page = Some(MarkPage { at, mark });
         Ok(candidate)
     }
 
@@ -264,90 +265,13 @@ impl Recovery<'_> {
         (candidates[segment].id == note.file).then_some((segment, note))
     }
 
-    /// The slot header of the process before, if it speaks of a file that is here.
-    fn lap(&self, candidates: &[Candidate]) -> Option<Lap> {
-        let lap = self.context.pool.lap((self.hints.topic, self.hints.id.partition))?;
-        let candidate = candidates.iter().find(|candidate| candidate.base == lap.segment_base)?;
-        // Also if the file is shorter than that by now: then something was cut off it.
-        (candidate.id == lap.file).then_some(lap)
-    }
-
-    /// What the process before had staged.
-    fn left(&self) -> Result<Option<LeftBehind>> {
-        let key = (self.hints.topic, self.hints.id.partition);
-        let left = self.context.pool.with_left(key, |left| {
-            let replayed = match left.replay() {
-                Err(_) if self.context.recovery == RecoveryMode::Salvage => None,
-                replayed => Some(replayed?),
-            };
-            Ok(LeftBehind { lap: left.lap, bytes: left.bytes().to_vec(), replayed })
-        });
-        left.transpose().map_err(|invalid: Invalid| {
-            let reason =
-                format!("staged records of {} do not verify: {} at {}", self.hints.id, invalid.what, invalid.at);
-            Error::corrupt(self.context.pool.path(), 0, reason)
-        })
-    }
-
-    /// Whether what was staged follows what is in the files, and how much of it is there; `None` if it does not, and is
-    /// to be put aside.
-    fn judge_left(
-        &self,
-        candidates: &[Candidate],
-        found: &End,
-        left: &LeftBehind,
-        epochs: &Epochs,
-    ) -> Result<Option<Adopted>> {
-        let at = &candidates[found.segment];
-        let Some(replayed) = &left.replayed else { return Ok(None) };
-        let latest = found.offset.0.checked_sub(1).and_then(|last| epochs.epoch_for(Offset(last)));
-        match self.follows(at, found, left, replayed, latest)? {
-            Ok(done) => {
-                match done {
-                    0 => probe::reached("staging.adopted"),
-                    done if done == left.bytes.len() => probe::reached("staging.adopted_written"),
-                    _ => probe::reached("staging.adopted_in_part"),
-                }
-                Ok(Some(Adopted { replayed: replayed.clone(), done }))
-            }
-            Err(_) if self.context.pool.is_void((self.hints.topic, self.hints.id.partition)) => Ok(None),
-            Err(_) if self.context.recovery == RecoveryMode::Salvage => Ok(None),
-            Err(reason) => Err(Error::corrupt(&at.path, found.position, reason)),
-        }
-    }
-
-    /// Whether what was staged goes on where the files end: how much of it is there, or why not.
-    fn follows(
-        &self,
-        at: &Candidate,
-        found: &End,
-        left: &LeftBehind,
-        replayed: &Replayed,
-        latest: Option<LeaderEpoch>,
-    ) -> Result<Result<usize, String>> {
-        let lap = &left.lap;
-        let (from, to, end) = (lap.end_before, replayed.end, found.offset);
-        if probe::planted("staging.gap_accepted") && end < from {
-            return Ok(Ok(0));
-        }
-        let Some(done) = replayed.position_of(end) else {
-            return Ok(Err(format!("records {from}..{to} are staged, and the files end at {end}")));
-        };
-        let next = replayed.batches.iter().find(|(at, _)| *at == done).map(|(_, header)| header.leader_epoch);
-        if next.is_some_and(|next| next != LeaderEpoch::NONE && latest.is_some_and(|latest| next < latest)) {
-            return Ok(Err(format!("records {from}..{to} are staged, and their leader epoch falls")));
-        }
-        if at.base != lap.segment_base || at.id != lap.file || lap.position > found.position {
-            return Ok(Err(format!("records {from}..{to} were staged for another segment file")));
-        }
-        let file = at.open(self.context.disk())?;
-        let mut stored = vec![0; (found.position - lap.position) as usize];
-        read_exact_at(&*file, &mut stored, lap.position).map_err(Error::io("read", &at.path))?;
-        let is_same = stored == left.bytes[..done] || is_packed(&stored, left, replayed, done);
-        if !is_same {
-            return Ok(Err(format!("records {from}..{to} are staged, and others stand in their place")));
-        }
-        Ok(Ok(done))
+    /// Up to where a sync is known to have come: by the checkpoint, or the latest mark.
+    fn proven(&self, candidates: &[Candidate]) -> Offset {
+        // A mark at the start of its file was written when the file was made, and proves nothing of what came before.
+        let marks = candidates.iter().rev().filter_map(Candidate::mark);
+        let mark = marks.into_iter().find(|mark| mark.position > 0 || probe::planted("partition.new_mark_believed"));
+        let proven = self.hints.recovery_point.into_iter().chain(mark.map(|mark| mark.offset)).max();
+        proven.unwrap_or(candidates[0].base).max(candidates[0].base)
     }
 
     fn open_unclean(&self, mut candidates: Vec<Candidate>, listing: &[(Offset, FileKind)]) -> Result<Recovered> {
@@ -362,18 +286,22 @@ impl Recovery<'_> {
         let note = self.note(&candidates);
         let lap = self.lap(&candidates);
         let left = self.left()?;
-        // A mark at the start of its file was written when the file was made, and proves nothing of what came before.
-        let marks = candidates.iter().rev().filter_map(|candidate| candidate.mark);
-        let mark = marks.into_iter().find(|mark| mark.position > 0 || probe::planted("partition.new_mark_believed"));
-        let proven = self.hints.recovery_point.into_iter().chain(mark.map(|mark| mark.offset)).max();
-        let proven = proven.unwrap_or(candidates[0].base).max(candidates[0].base);
-        let (from, followed, restored) = self.begin(&candidates, note, proven, listing)?;
+        let (from, followed, restored) = self.begin(&candidates, note, self.proven(&candidates), listing)?;
         let progress = Progress::new(candidates[from.segment..].iter().map(|c| c.limit).sum::<u64>() - from.position);
         let unfinished = Vec::new();
         let mut walk = Walk { recovery: self, candidates: &candidates, followed, restored, progress, unfinished };
         let found = walk.run(from)?;
         let Walk { mut followed, progress: Progress { scanned, .. }, unfinished, .. } = walk;
         followed.producers.committed_to(found.offset);
+        for (at, candidate) in candidates.iter_mut().enumerate() {
+            match found.ends.iter().find(|(base, _)| *base == candidate.base) {
+                Some((_, end)) => candidate.believe_page(*end)?,
+                // Sealed, and cut to its batches as its seal says.
+                None if at < from.segment => candidate.page = None,
+                None => candidate.believe_page(0)?,
+            }
+        }
+        let proven = self.proven(&candidates);
         let noted = note.map(|(_, note)| note.offset).max(lap.map(|lap| lap.end_before));
         let known = Known { start, written: proven.max(noted.unwrap_or(proven)), same_boot: noted.is_some() };
         let mut plan = self.judge(&candidates, &found, known, left.is_some())?;
@@ -598,10 +526,11 @@ impl Recovery<'_> {
         }
         let segments = self.segments(&candidates, &found);
         publish(&segments, &found.index);
-        let mark = candidates.last().and_then(|last| last.mark.map(|mark| (last.limit, mark)));
+        let mark = candidates.last().and_then(|last| last.mark().map(|mark| (last.limit, mark)));
         let active = Found {
             // A file that grows is cut at its end, whatever is in there.
             touched: if mark.is_some() { plan.behind } else { candidates.last().map_or(0, |last| last.limit) },
+            has_bytes_behind: plan.behind > found.position,
             is_closed: false,
             first_timestamp: found.first_timestamp,
             index: found.index,
@@ -676,7 +605,8 @@ impl Recovery<'_> {
         let segments: Vec<_> = ends.collect();
         publish(&segments, &index);
         let first_timestamp = clean.first_timestamp;
-        let found = Found { touched: last_len, is_closed: true, first_timestamp, index, mark: None };
+        let found =
+            Found { touched: last_len, has_bytes_behind: false, is_closed: true, first_timestamp, index, mark: None };
         Ok(Some(Recovered {
             segments,
             active: Some(found),
@@ -709,18 +639,31 @@ impl Recovery<'_> {
 }
 
 impl Candidate {
+    /// The best mark, as long as nothing speaks against the page.
+    fn mark(&self) -> Option<SyncMark> {
+        self.page.as_ref().and_then(|page| page.mark.ok().flatten())
+    }
+
+    /// Takes what looks like a page of marks for one if the batches, which end at `end`, do not reach into it: the bytes
+    /// of a mark may be those of a record.
+    fn believe_page(&mut self, end: u64) -> Result<()> {
+        self.page = self.page.take().filter(|page| end <= page.at);
+        match &self.page {
+            None => Ok(()),
+            Some(MarkPage { mark: Err(found), .. }) => {
+                let supported = crate::disk::marks::VERSION;
+                Err(Error::NewerVersion { path: self.path.clone(), found: *found, supported })
+            }
+            Some(page) => {
+                self.limit = page.at;
+                Ok(())
+            }
+        }
+    }
+
     fn open(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
         disk.open(&self.path, Open::Read).map_err(Error::io("open", &*self.path))
     }
-}
-
-/// What the process before had staged, read once.
-struct LeftBehind {
-    lap: Lap,
-    /// The batches, as far as they had come.
-    bytes: Vec<u8>,
-    /// None if they do not verify, and that is no reason to stop.
-    replayed: Option<Replayed>,
 }
 
 /// Lets readers use the index of the last segment, as recovery has it: nobody else vouches for its files.
@@ -733,18 +676,6 @@ fn publish(segments: &[Arc<SegmentData>], index: &IndexWriter) {
     }
 }
 
-/// Whether the file has everything that was staged, the last batch of it in another form.
-fn is_packed(stored: &[u8], left: &LeftBehind, replayed: &Replayed, done: usize) -> bool {
-    let (Some((last, plain)), true) = (replayed.batches.last(), done == left.bytes.len()) else { return false };
-    let packed = stored.get(*last..).map(BatchHeader::read);
-    let Some(Ok(packed)) = packed else { return false };
-    replayed.may_be_packed()
-        && stored[..*last] == left.bytes[..*last]
-        && packed.batch_len as usize == stored.len() - last
-        && (packed.base_offset, packed.record_count, packed.max_timestamp)
-            == (plain.base_offset, plain.record_count, plain.max_timestamp)
-}
-
 /// What is known of the log's end beforehand.
 #[derive(Debug, Clone, Copy)]
 struct Known {
@@ -753,141 +684,6 @@ struct Known {
     /// Everything below was written, in this boot or on the disk.
     written: Offset,
     same_boot: bool,
-}
-
-/// Where the log was found to end, and what was learned on the way.
-#[derive(Debug)]
-struct End {
-    segment: usize,
-    position: u64,
-    offset: Offset,
-    reason: &'static str,
-    /// The lengths of the segments that were walked.
-    ends: Vec<(Offset, u64)>,
-    index: IndexWriter,
-    first_timestamp: Option<Timestamp>,
-}
-
-/// Verifies batch after batch, segment after segment.
-struct Walk<'a> {
-    recovery: &'a Recovery<'a>,
-    candidates: &'a [Candidate],
-    followed: Followed,
-    restored: Option<IndexWriter>,
-    progress: Progress,
-    unfinished: Vec<UnfinishedParts>,
-}
-
-impl Walk<'_> {
-    fn run(&mut self, from: From) -> Result<End> {
-        let (mut segment, mut position, mut offset) = (from.segment, from.position, from.offset);
-        let mut ends = Vec::new();
-        loop {
-            let end = self.segment(segment, position, offset)?;
-            ends.push((self.candidates[segment].base, end.position));
-            let dense = self.recovery.hints.dense;
-            match self.candidates.get(segment + 1) {
-                Some(next) if next.base == end.offset || (!dense && self.is_gap(segment, &end, next.base)) => {
-                    self.finished(&self.candidates[segment], end, next.base);
-                    (segment, position, offset) = (segment + 1, 0, next.base);
-                }
-                _ => return Ok(End { ends, ..end }),
-            }
-        }
-    }
-
-    /// Keeps what a sealed segment still needs, if its seal is not there or it was not cut to its length.
-    fn finished(&mut self, sealed: &Candidate, mut end: End, next: Offset) {
-        let recovery = self.recovery;
-        let seal = Seal::load(recovery.context.disk(), recovery.dir, sealed.base, end.position);
-        if seal.is_some_and(|seal| seal.end == next) && sealed.limit == end.position {
-            return;
-        }
-        end.index.close();
-        self.unfinished.push(UnfinishedParts {
-            base: sealed.base,
-            end: next,
-            index: end.index,
-            aborted: self.followed.aborted_between(sealed.base, next),
-            snapshot: self.followed.producers.snapshot(),
-        });
-    }
-
-    /// Whether compaction left nothing between the end of a segment and the next one, as the seal of the segment says.
-    /// Without one that does, what is missing is missing.
-    fn is_gap(&self, segment: usize, end: &End, next: Offset) -> bool {
-        let (recovery, candidate) = (self.recovery, &self.candidates[segment]);
-        let seal = Seal::load(recovery.context.disk(), recovery.dir, candidate.base, end.position);
-        next > end.offset && seal.is_some_and(|seal| seal.end == next)
-    }
-
-    fn segment(&mut self, segment: usize, position: u64, offset: Offset) -> Result<End> {
-        let candidate = &self.candidates[segment];
-        let shape = self.recovery.shape;
-        let mut index = match self.restored.take() {
-            Some(index) => index,
-            None => IndexWriter::new(candidate.base, shape.index_bytes, shape.index_interval)?,
-        };
-        let file = candidate.open(self.recovery.context.disk())?;
-        let dense = self.recovery.hints.dense;
-        let mut first_timestamp = match position {
-            0 => None,
-            // The age of a segment is counted from its first batch, wherever the walk begins.
-            _ => first_timestamp(&*file).map_err(Error::io("read", &candidate.path))?,
-        };
-        let mut scan = Scan::new(&*file, position, candidate.limit, offset, dense);
-        let stop = loop {
-            match scan.next().map_err(Error::io("read", &candidate.path))? {
-                Ok(batch) => {
-                    first_timestamp = first_timestamp.or(Some(batch.header.max_timestamp));
-                    index.push(&batch.header, batch.position, u64::from(batch.header.batch_len));
-                    if !probe::planted("partition.producers_forgotten") {
-                        self.followed.replay(&batch.header, batch.bytes);
-                    }
-                    self.progress.add(self.recovery, &batch.header);
-                }
-                Err(stop) => break stop,
-            }
-        };
-        let (position, offset) = (scan.position(), scan.next_offset());
-        Ok(End { segment, position, offset, reason: stop.reason, ends: Vec::new(), index, first_timestamp })
-    }
-}
-
-/// How much was read and verified, which the observer is told now and then.
-#[derive(Debug)]
-struct Progress {
-    scanned: u64,
-    /// How much there is to read at most: where batches end is not known yet.
-    total: u64,
-    next_told: u64,
-}
-
-impl Progress {
-    fn new(total: u64) -> Self {
-        Self { scanned: 0, total, next_told: TELL_EVERY }
-    }
-
-    fn add(&mut self, recovery: &Recovery<'_>, batch: &BatchHeader) {
-        self.scanned += u64::from(batch.batch_len);
-        if self.scanned < self.next_told {
-            return;
-        }
-        self.next_told = (self.scanned / TELL_EVERY + 1) * TELL_EVERY;
-        let context = recovery.context;
-        let (partition, end) = (recovery.hints.id.clone(), batch.next_offset());
-        let (scanned_bytes, total_bytes) = (self.scanned, self.total);
-        let duration = context.clock.monotonic().saturating_sub(recovery.began);
-        tell(&context.observer, move |observer| {
-            observer.recovering(&RecoveryEvent { partition: &partition, end, scanned_bytes, total_bytes, duration });
-        });
-    }
-}
-
-fn first_timestamp(file: &dyn DiskFile) -> std::io::Result<Option<Timestamp>> {
-    let mut header = [0; BatchHeader::LEN];
-    read_exact_at(file, &mut header, 0)?;
-    Ok(BatchHeader::read(&header).ok().map(|header| header.max_timestamp))
 }
 
 /// Whether a whole batch that verifies, of the offset `offset`, begins anywhere in `from..to`.
@@ -911,8 +707,6 @@ fn holds_batch(file: &dyn DiskFile, from: u64, to: u64, offset: Offset) -> std::
 }
 
 const PIECE: usize = 256 << 10;
-/// Bytes between two times that the observer is told how far it is. Tests have no time to read as much.
-const TELL_EVERY: u64 = if cfg!(test) { 1 << 10 } else { 64 << 20 };
 
 /// Reads a small file of a partition directory; `None` if it is not there.
 pub(crate) fn read_if_there(context: &Context, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
