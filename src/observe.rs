@@ -298,7 +298,8 @@ pub struct PartitionStats {
     pub segments: u64,
     /// The length of its batches on disk. What is [staged](crate::Staging) is not among them yet.
     pub bytes: u64,
-    /// How many batches were appended since the log was opened. A record that is staged alone counts as one.
+    /// How many batches were appended since the log was opened. A record that is staged alone counts as one, at the
+    /// latest when it is written.
     pub appended_batches: u64,
     /// How many records were in them.
     pub appended_records: u64,

@@ -246,25 +246,31 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<
     Ok(bytes)
 }
 
+/// The beginning of a file that is at least as long as what a digest was made of: no more is asked of the memory.
+pub(crate) struct Vouched {
+    file: Arc<dyn DiskFile>,
+    digest: Digest,
+}
+
+impl Vouched {
+    /// `None` if there is no such file.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, digest: Digest) -> Option<Self> {
+        let file = disk.open(path, Open::Read).ok()?;
+        (file.metadata().ok()?.len >= u64::from(digest.len)).then_some(Self { file, digest })
+    }
+
+    /// Fills `bytes`, which are as many as the digest says; `false` if it was made of others.
+    pub(crate) fn read(&self, bytes: &mut [u8]) -> bool {
+        read_exact_at(&*self.file, bytes, 0).is_ok() && Digest::of(bytes) == self.digest
+    }
+}
+
 /// The beginning of the file at `path`, as much of it as `digest` was made of; `None` if it is not that.
 pub(crate) fn read_vouched(disk: &dyn Disk, path: &Path, digest: Digest) -> Option<Box<[u8]>> {
     if digest.len == 0 {
         return Some(Box::default());
     }
-    let file = disk.open(path, Open::Read).ok()?;
-    // No more is asked of the memory than the file has.
-    if file.metadata().ok()?.len < u64::from(digest.len) {
-        return None;
-    }
+    let vouched = Vouched::open(disk, path, digest)?;
     let mut bytes = vec![0; digest.len as usize].into_boxed_slice();
-    (read_exact_at(&*file, &mut bytes, 0).is_ok() && Digest::of(&bytes) == digest).then_some(bytes)
-}
-
-/// Reads that into `bytes`, which is as long; `false` if it is not that.
-pub(crate) fn read_vouched_into(disk: &dyn Disk, path: &Path, digest: Digest, bytes: &mut [u8]) -> bool {
-    if digest.len == 0 {
-        return true;
-    }
-    let Ok(file) = disk.open(path, Open::Read) else { return false };
-    read_exact_at(&*file, bytes, 0).is_ok() && Digest::of(bytes) == digest
+    vouched.read(&mut bytes).then_some(bytes)
 }

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use super::race_tests::{Hook, HookedDisk};
 use super::{Background, Log, LogBuilder, Staging};
+use crate::checksum::crc32;
 use crate::config::{Durability, TopicConfig};
-use crate::disk::marks::{ArenaHeader, Lap};
-use crate::disk::{Disk, Open, read_file, write_all_at};
-use crate::error::{ErrorKind, Result};
+use crate::disk::marks::{ArenaHeader, Lap, SyncMark};
+use crate::disk::{BootId, Disk, FileId, Open, read_file, write_all_at};
+use crate::error::{Error, ErrorKind, Result};
 use crate::partition::testing::{T0, transact};
 use crate::partition::{Isolation, Partition, ReadOptions, RecoveryMode};
-use crate::record::Record;
+use crate::record::{Header, Record};
 use crate::segment::pool::Layout;
 use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEntropy, Times};
 use crate::sys::Slot;
@@ -605,4 +606,61 @@ fn a_write_of_a_lap_that_is_cut_at_any_byte_is_done_again() {
             }
         }
     }
+}
+
+/// A full lap is written with zeros up to a multiple of a page, and recovery took the end of a record, which looked like
+/// the first byte of a sync mark, for the page of marks of a file that was being made: the record, which was longer than
+/// what came before that page, was cut off.
+#[test]
+fn a_record_that_holds_the_bytes_of_a_mark_is_no_page_of_marks() {
+    const PAGE: usize = SyncMark::PAGE_LEN;
+    const LONG: Layout = Layout { slot_len: 8_448, slot_count: 4, batch_len: 2_100, stride: PAGE as u32 };
+    /// Where the value begins in the file, and where a page has its second mark.
+    const VALUE_AT: usize = 69;
+    let mark_at = PAGE + PAGE / 2 - VALUE_AT;
+    let mark = |version: u8| {
+        let file = FileId { device: 1, inode: 2, born: 3 };
+        let (segment_base, position, offset) = (Offset::ZERO, 1, Offset(1));
+        let mark = SyncMark { sequence: 1, segment_base, position, offset, boot: BootId([7; 16]), file };
+        let mut slot = mark.encode();
+        slot[7] = version;
+        let (body, crc) = slot.split_at_mut(SyncMark::SLOT_LEN - 4);
+        crc.copy_from_slice(&crc32(body).to_be_bytes());
+        slot.to_vec()
+    };
+    for ending in [b"c".to_vec(), mark(1), mark(2)] {
+        let mut value = vec![0; mark_at];
+        value.extend_from_slice(&ending);
+        let disk = SimDisk::new(DiskOptions::default());
+        let log = builder(&disk).layout(LONG).open().unwrap();
+        let topic = log.create_topic("t", config()).unwrap();
+        let partition = topic.partition(0).unwrap();
+        for value in [&value, &vec![1; 2_100]] {
+            partition.append(value).unwrap();
+        }
+        let life = Life { disk: Arc::clone(&disk), partition, log };
+        drop(topic);
+        let killed = life.kill();
+        assert_eq!(killed.image().files()[Path::new(FIRST)].len(), 2 * PAGE, "one lap, and zeros");
+        let life = Life::on(&killed);
+        let records = life.partition.read(Offset::ZERO).unwrap();
+        assert_eq!(records.iter().next().and_then(|record| record.value), Some(&value[..]));
+        assert_eq!(life.partition.offsets().end, Offset(2));
+    }
+}
+
+/// Records were counted by key and value alone: of those that have nothing but headers any number could be appended, and
+/// the space was never looked at.
+#[test]
+fn what_is_written_counts_against_the_space_to_be_left_whatever_it_consists_of() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = builder(&disk).staging(Staging::Off).min_free_bytes(100 << 20).open().unwrap();
+    let topic = log.create_topic("t", TopicConfig::default().set("segment.index.bytes", "2400").unwrap()).unwrap();
+    let partition = topic.partition(0).unwrap();
+    let value = vec![5; 1_000_000];
+    let headers = [Header::new("h", &value)];
+    partition.append(Record::default().headers(&headers)).unwrap();
+    disk.set_free(Some(60 << 20));
+    let refused = (0..18).find_map(|_| partition.append(Record::default().headers(&headers)).err());
+    assert!(matches!(refused, Some(Error::LowSpace { .. })), "{refused:?}");
 }

@@ -51,7 +51,7 @@ impl Log {
 fn of_partition(core: &Core) -> PartitionStats {
     let segments = core.segments();
     let (end, committed, stable) = (core.end(), core.committed(), core.stable());
-    let appended = core.lock().appended();
+    let appended = core.appended();
     PartitionStats {
         partition: core.id.partition,
         start: core.start(),

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! no lock      encode, compress, check against the topic's rules, checksum
-//! append lock  end as expected? duplicate? -> roll if full -> stamp the offset -> one positional write -> publish
+//! append lock  end as expected? duplicate? -> roll if full -> stamp the offset -> stage, or one positional write -> publish
 //! no lock      wake who waits; sync if the topic says so
 //! ```
+//!
+//! A small record by itself is encoded under the lock: to where it is staged, or into a little buffer.
 //!
 //! Everything that can fail happens before the offset is given, except the sync of a topic that syncs each append.
 
@@ -618,12 +620,17 @@ impl Core {
     /// Appends a record: staged, as the first of a batch if need be, or else as a batch of its own; `None` if that is to
     /// be compressed.
     fn append_plain(&self, record: &Record<'_>, now: Timestamp) -> Result<Option<Placement>> {
+        let len = record.len_alone_at_most();
         // So much more may join before this is asked again.
         let joining = if self.stages { u64::from(self.context.pool.layout().batch_len) } else { 0 };
-        self.admit(Admission::IfSpace, payload_len(record) + joining)?;
+        self.admit(Admission::IfSpace, len + joining)?;
         let mut writer = self.lock();
         self.check_open()?;
         writer.rules.check(record, 0, now)?;
+        if len > writer.rules.max_batch_bytes {
+            // Whoever makes a batch of it says what is wrong, before anything is changed.
+            return Ok(None);
+        }
         writer.begin(self).map_err(|failure| self.fail(failure))?;
         let offset = writer.end;
         let end = offset.checked_add(1).ok_or(Error::OffsetsExhausted { end: offset, count: 1 })?;
@@ -638,12 +645,10 @@ impl Core {
         }
         self.assign_epoch(&mut writer, offset);
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
-        self.end.advance(end.0);
+        let woken = self.end.raise(end.0);
         drop(writer);
         // Before the sync: what is appended can be read.
-        if let Some(woken) = self.end.settle(end.0) {
-            wake(woken);
-        }
+        wake(woken);
         if sync_now {
             self.sync_to(end).map_err(|error| self.not_synced(offset, &error))?;
         }
@@ -753,12 +758,6 @@ impl Core {
     fn not_synced(&self, offset: Offset, error: &Error) -> Error {
         Error::NotSynced { partition: self.id.clone(), offset, reason: error.to_string().into() }
     }
-}
-
-/// What a staged record counts for: what the batch adds is known when it is sealed.
-#[inline]
-fn payload_len(record: &Record<'_>) -> u64 {
-    (record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len)) as u64
 }
 
 /// The marker in a control batch that is to be placed at `offset`.

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::append::stored_as;
 use super::context::Context;
-use super::counters::Counters;
+use super::counters::{AppendCounter, Appended, Counters};
 use super::hints::Hints;
 use super::recover::recover;
 use super::report::{Report, Reports};
@@ -64,6 +64,7 @@ pub(crate) struct Core {
     pub(crate) syncing: Turn,
     health: Health,
     pub(crate) reports: Reports,
+    appended: Arc<AppendCounter>,
     pub(crate) counters: Counters,
 }
 
@@ -126,6 +127,7 @@ impl Core {
             tail: Tail::adopted(staged, context.clock.monotonic()),
         };
         let writer = Writer::new(config, parts, &recovered.segments);
+        let appended = Arc::clone(&writer.appended);
         Ok(Self {
             id: hints.id.clone(),
             topic: hints.topic,
@@ -148,6 +150,7 @@ impl Core {
             syncing: Turn::new(),
             health: Health::default(),
             reports: Reports::default(),
+            appended,
             counters: Counters::default(),
         })
     }
@@ -248,6 +251,13 @@ impl Core {
     pub(crate) fn set_config(&self, config: TopicConfig) {
         self.lock().set_config(config);
         *self.config.write() = config;
+    }
+
+    /// What was appended since the partition was opened; while another thread appends, without what has joined a batch
+    /// that is not complete.
+    pub(crate) fn appended(&self) -> Appended {
+        let joined = self.writer.try_lock().map(|writer| self.appended.with(writer.tail.joined()));
+        joined.unwrap_or_else(|| self.appended.with(Appended::default()))
     }
 
     /// Refuses if the partition stopped.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::observe::LatencyRecorder;
 
-/// What was appended. Counted under the append lock; what joins a batch, once that is complete.
+/// What was appended.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Appended {
     /// Batches. A record that joined one counts as one.
@@ -15,11 +15,31 @@ pub(crate) struct Appended {
     pub(crate) bytes: u64,
 }
 
-impl Appended {
-    pub(crate) fn add(&mut self, other: Self) {
-        self.batches += other.batches;
-        self.records += other.records;
-        self.bytes += other.bytes;
+/// The same, as it grows: counted under the append lock, and looked at without. What joins a batch is counted once that
+/// is complete.
+#[derive(Debug, Default)]
+pub(crate) struct AppendCounter {
+    batches: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl AppendCounter {
+    /// Under the append lock, so plain loads and stores do.
+    pub(crate) fn add(&self, more: Appended) {
+        for (counter, by) in [(&self.batches, more.batches), (&self.records, more.records), (&self.bytes, more.bytes)]
+        {
+            counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+        }
+    }
+
+    /// So far, and with what `joined` an open batch.
+    pub(crate) fn with(&self, joined: Appended) -> Appended {
+        Appended {
+            batches: self.batches.load(Ordering::Relaxed) + joined.batches,
+            records: self.records.load(Ordering::Relaxed) + joined.records,
+            bytes: self.bytes.load(Ordering::Relaxed) + joined.bytes,
+        }
     }
 }
 

@@ -186,6 +186,11 @@ impl Writer {
 
     /// Writes everything that is staged into the segment.
     pub(crate) fn flush(&mut self, core: &Core) -> Result<(), Failure> {
+        self.write_staged(core, false)
+    }
+
+    /// The same. If the lap `is_full`, and another follows it in this segment, with zeros up to where that one belongs.
+    fn write_staged(&mut self, core: &Core, is_full: bool) -> Result<(), Failure> {
         self.complete();
         if self.tail.is_empty() {
             // Of a lap that a process before wrote whole, and did not get to clear.
@@ -196,7 +201,6 @@ impl Writer {
         self.pack();
         let (Some(active), Some(staged)) = (&mut self.active, &mut self.tail.staged) else { return Ok(()) };
         probe::reached("staging.flushed");
-        let layout = core.context.pool.layout();
         if probe::planted("staging.cleared_before_written") {
             let bytes = staged.sealed().to_vec();
             staged.clear();
@@ -204,10 +208,10 @@ impl Writer {
         }
         match &self.tail.packed {
             Some(packed) => active.write(packed)?,
-            // A sync now and then, of a little, is not worth them.
-            None if staged.pending_len() >= layout.stride as usize / 2 => {
-                let (len, end) = (staged.pending_len(), active.position() + staged.pending_len() as u64);
-                let bytes = staged.sealed_and_zeros(layout.zeros_behind(end));
+            None if is_full && !active.is_reserved() => {
+                let len = staged.pending_len();
+                let zeros = core.context.pool.layout().zeros_behind(active.position() + len as u64);
+                let bytes = staged.sealed_and_zeros(zeros);
                 active.write_with_zeros(bytes, bytes.len() - len)?;
             }
             None => active.write(staged.sealed())?,
@@ -289,8 +293,9 @@ impl Writer {
             !has_room || writer.tail.batch_count >= entries
         };
         let pending = self.tail.pending_len();
-        if pending > 0 && (is_full(self) || self.must_roll(core, pending + bound as u64, last_offset, timestamp)) {
-            self.flush(core)?;
+        let (is_full, rolls) = (is_full(self), self.must_roll(core, pending + bound as u64, last_offset, timestamp));
+        if pending > 0 && (is_full || rolls) {
+            self.write_staged(core, is_full && !rolls)?;
         }
         if self.tail.is_empty() {
             self.make_room(core, bound as u64, last_offset, timestamp)?;

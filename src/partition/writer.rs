@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::append::AppendRules;
 use super::core::Core;
-use super::counters::Appended;
+use super::counters::{AppendCounter, Appended};
 use super::follow::Followed;
 use super::recover::{Plan, Torn, UnfinishedParts};
 use super::report::Report;
@@ -63,8 +63,7 @@ pub(crate) struct Writer {
     noted_position: u64,
     jitter_ms: i64,
     pub(crate) unsynced_records: u64,
-    /// Without what has joined an open batch.
-    appended: Appended,
+    pub(super) appended: Arc<AppendCounter>,
     pub(super) tail: Tail,
     pub(super) compressor: Compressor,
     /// Where a batch of one record is made.
@@ -130,7 +129,7 @@ impl Writer {
             noted_position: 0,
             jitter_ms: 0,
             unsynced_records: 0,
-            appended: Appended::default(),
+            appended: Arc::default(),
             tail: recovered.tail,
             compressor: Compressor::default(),
             buffer: Vec::new(),
@@ -146,10 +145,7 @@ impl Writer {
         core.context.before_change().map_err(Failure::Refused)?;
         self.is_clean = false;
         self.remove_stray(core).map_err(Failure::Refused)?;
-        let is_torn = self
-            .found
-            .as_ref()
-            .is_some_and(|found| core.last_segment().is_some_and(|last| found.touched > last.len()));
+        let is_torn = self.found.as_ref().is_some_and(|found| found.has_bytes_behind);
         if (!self.plan.is_empty() || is_torn) && !probe::planted("partition.note_kept_while_cutting") {
             // A kill half way through the cutting leaves what no single write leaves: whoever finds it must not take
             // this for the boot and the file that a note speaks of.
@@ -406,33 +402,23 @@ impl Writer {
         self.appended.add(Appended { batches, records, bytes });
     }
 
-    /// What was appended since the partition was opened.
-    pub(crate) fn appended(&self) -> Appended {
-        let mut appended = self.appended;
-        appended.add(self.tail.joined());
-        appended
-    }
-
-    /// Writes a record as a batch of its own; `false` if it is to be compressed.
+    /// Writes a record as a batch of its own; `false` if it is to be compressed, or too long to be encoded under the lock.
     pub(super) fn write_record(&mut self, core: &Core, record: &Record<'_>, at: Timestamp) -> Result<bool, Failure> {
         if self.codec().is_some() {
             return Ok(false);
         }
         let mut batch = OpenBatch::new(self.end, self.epoch, self.rules.timestamp_type, at);
         let record_len = batch.len_of(record, at).map_err(Failure::Refused)?;
-        let (len, limit) = (BatchHeader::LEN + record_len.whole, self.config.max_batch_bytes());
-        if len as u64 > limit {
-            return Err(Failure::Refused(Error::BatchTooLarge { len: len as u64, limit }));
+        let len = BatchHeader::LEN + record_len.whole;
+        if len > MAX_ALONE || len as u64 > self.config.max_batch_bytes() {
+            return Ok(false);
         }
-        // Kept for the next one, unless it got large.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(len, 0);
         batch.push(record, at, record_len, &mut buffer[BatchHeader::LEN..]);
         let header = batch.seal(&mut buffer);
         let written = self.write_alone(core, &buffer, &header);
-        if buffer.capacity() <= MAX_KEPT {
-            self.buffer = buffer;
-        }
+        self.buffer = buffer;
         written.map(|()| true)
     }
 
@@ -482,6 +468,8 @@ impl Writer {
     /// Takes back a plan that was not carried out, in part or at all: the next sync does it.
     pub(crate) fn put_back(&mut self, plan: SyncPlan) {
         let SyncPlan { rolled, names, unproven, unsynced_records, .. } = plan;
+        // A batch that was begun since then counted on their being synced.
+        self.complete();
         self.unsynced_records += unsynced_records;
         self.rolled.splice(0..0, rolled);
         self.names_changed |= names;
@@ -672,5 +660,5 @@ fn remove_if_there(core: &Core, path: &Path) -> Result<()> {
 }
 
 const NOTE_EVERY: u64 = 8 << 20;
-/// The longest buffer that a partition keeps.
-const MAX_KEPT: usize = 64 << 10;
+/// The longest batch that is made under the append lock, in a buffer that the partition keeps.
+const MAX_ALONE: usize = 4 << 10;

@@ -10,6 +10,7 @@
 //! | value length, value | varint | negative: null, a tombstone if keyed    |
 //! | header count    | varint   | then per header: key as above but never null and UTF-8, value as above |
 
+use super::header::BatchHeader;
 use crate::error::{Error, Result};
 use crate::types::{Offset, Timestamp};
 use crate::wire::{Invalid, Reader, varint_len, varlong_len};
@@ -81,6 +82,15 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn to(self, topic: &'a str) -> TopicRecord<'a> {
         TopicRecord { topic, record: self }
+    }
+
+    /// How long a batch of this record alone is at most, uncompressed, in bytes.
+    pub(crate) fn len_alone_at_most(&self) -> u64 {
+        // Varints have 5 bytes at most, that of the time 10.
+        let field = |bytes: Option<&[u8]>| 5 + bytes.map_or(0, <[u8]>::len) as u64;
+        let headers = self.headers.iter().map(|header| field(Some(header.key.as_bytes())) + field(header.value));
+        let fixed = BatchHeader::LEN as u64 + 5 + 1 + 10 + 5 + 5;
+        fixed + field(self.key) + field(self.value) + headers.sum::<u64>()
     }
 
     /// The length of the stored form after its length field, in bytes.

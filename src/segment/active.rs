@@ -251,6 +251,7 @@ impl ActiveSegment {
         self.allocate(end)?;
         let takes_zeros = zeros > 0 && !self.is_reserved() && end + zeros as u64 <= self.limit();
         if !takes_zeros || !self.put_with_zeros(bytes)? {
+            // Where zeros did not fit, the same bytes go to the same place.
             self.put(batches).map_err(|error| self.write_failed(error))?;
         }
         // Of zeros nothing needs to be cut off.
@@ -260,7 +261,7 @@ impl ActiveSegment {
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.touched = self.position + bytes.len() as u64;
+        self.touched = self.touched.max(self.position + bytes.len() as u64);
         match probe::planted("segment.half_write_believed") {
             true => self.file.file.write_at(bytes, self.position).map(drop),
             false => write_all_at(&*self.file.file, bytes, self.position),
@@ -273,7 +274,6 @@ impl ActiveSegment {
             Err(error) if is_full(&error) => {
                 // There may be some for the batches alone.
                 probe::reached("segment.no_space_for_zeros");
-                self.cut()?;
                 Ok(false)
             }
             Err(error) => Err(self.write_failed(error)),
@@ -634,6 +634,8 @@ pub(crate) struct Origin {
 pub(crate) struct Found {
     /// Where bytes may be that are no part of the log.
     pub(crate) touched: u64,
+    /// Whether any of them is not zero.
+    pub(crate) has_bytes_behind: bool,
     /// Whether an orderly close left it: nothing of it is in memory only.
     pub(crate) is_closed: bool,
     pub(crate) first_timestamp: Option<Timestamp>,

@@ -10,7 +10,7 @@ use super::seal::Seal;
 use super::time_index::{self, TimeEntry};
 use super::{FileKind, file_path};
 use crate::checksum::Digest;
-use crate::disk::{self, Disk, Open, write_all_at};
+use crate::disk::{self, Disk, Open, Vouched, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
 use crate::record::BatchHeader;
@@ -236,10 +236,12 @@ impl IndexWriter {
     /// `false` if they are not. `state` is what it was when they were persisted.
     pub(crate) fn restore(&mut self, disk: &dyn Disk, dir: &Path, digests: [Digest; 2], state: Grown) -> bool {
         let kinds = [(&mut self.offsets, FileKind::Index), (&mut self.times, FileKind::TimeIndex)];
-        for ((region, kind), digest) in kinds.into_iter().zip(digests) {
-            let path = file_path(dir, self.base, kind);
+        for ((region, kind), digest) in kinds.into_iter().zip(digests).filter(|(_, digest)| digest.len > 0) {
+            let vouched = Vouched::open(disk, &file_path(dir, self.base, kind), digest);
             // Read where they belong: pages of memory are dear, and these are the most that opening needs.
-            if !region.push_with(digest.len as usize, |bytes| disk::read_vouched_into(disk, &path, digest, bytes)) {
+            let read =
+                vouched.is_some_and(|vouched| region.push_with(digest.len as usize, |bytes| vouched.read(bytes)));
+            if !read {
                 return false;
             }
         }

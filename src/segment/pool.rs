@@ -217,12 +217,8 @@ impl Pool {
         let io = |action| Error::io(action, &*self.path);
         let used = self.used(&**file, header).map_err(io("read"))?;
         let slots: Vec<Slot> = if read_only {
-            let mut bytes = vec![0; ArenaHeader::LEN + slot_len * used];
-            read_exact_at(&**file, &mut bytes, 0).map_err(io("read"))?;
-            Arena::in_memory(&bytes, bytes.len())
-                .map_err(io("copy"))?
-                .into_slots(ArenaHeader::LEN, slot_len)
-                .collect()
+            let copies = (0..used).map(|number| copy_slot(&**file, ArenaHeader::LEN + slot_len * number, slot_len));
+            copies.collect::<io::Result<_>>().map_err(io("copy"))?
         } else {
             file.share(len).map_err(io("map"))?.into_slots(ArenaHeader::LEN, slot_len).collect()
         };
@@ -590,6 +586,18 @@ impl State {
         slot.populate()?;
         Ok(self.fresh.pop_front().map(|(_, slot)| slot))
     }
+}
+
+/// A slot in memory of its own, as far as something is staged in the one at `at`, whose length is `slot_len`.
+fn copy_slot(file: &dyn DiskFile, at: usize, slot_len: usize) -> io::Result<Slot> {
+    let mut head = [0; Staged::BATCHES_AT];
+    read_exact_at(file, &mut head, at as u64)?;
+    let staged = Left::staged_len(&head).min(slot_len - head.len());
+    let mut bytes = vec![0; head.len() + staged];
+    read_exact_at(file, &mut bytes, at as u64)?;
+    let len = bytes.len().next_multiple_of(Slot::ALIGN);
+    let mut slots = Arena::in_memory(&bytes, len)?.into_slots(0, len);
+    slots.next().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

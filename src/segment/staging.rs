@@ -283,6 +283,11 @@ impl Left {
         Lap::decode(slot.bytes(LAP_AT..LAP_AT + Lap::LEN)).ok().flatten()
     }
 
+    /// How many bytes of batches are staged in a slot that begins with `head`, as its word says.
+    pub(crate) fn staged_len(head: &[u8; Staged::BATCHES_AT]) -> usize {
+        head.first_chunk().map_or(0, |word| Word::decode(u64::from_ne_bytes(*word)).open)
+    }
+
     /// Whether nothing is staged in a slot, whatever bytes are in it.
     pub(crate) fn is_empty(slot: &Slot) -> bool {
         slot.word() == 0 && !probe::planted("staging.stale_lap_replayed")

@@ -118,9 +118,9 @@ impl Region {
         self.memory.witness.read(0..bound);
         // SAFETY:
         // - `base` points to `capacity` allocated, initialized (zeroed) bytes kept by `self`, and
-        //   `bound <= capacity`: the only store, in `push`, follows its check.
-        // - The bytes below were written before the Release store that this Acquire load observed, and `push`
-        //   writes at or above the bound only.
+        //   `bound <= capacity`: the only stores, in `push` and `push_with`, follow their checks.
+        // - The bytes below were written before the Release store that this Acquire load observed, and `push` and
+        //   `push_with` write at or above the bound only.
         unsafe { slice::from_raw_parts(self.memory.base.as_ptr(), bound) }
     }
 }
@@ -169,6 +169,25 @@ mod tests {
         assert!(!writer.push_with(1, |_| true), "there is no room");
         drop(writer);
         assert_eq!(region.readable(), b"12345678ab", "a region outlives its writer");
+    }
+
+    #[test]
+    fn what_is_filled_in_place_is_read_once_it_is_said_to_be_right() {
+        for capacity in [LARGE / 2, LARGE * 2] {
+            let mut writer = RegionWriter::new(capacity).unwrap();
+            let region = writer.region();
+            let fill = |bytes: &mut [u8]| bytes.fill(7);
+            assert!(!writer.push_with(capacity, |bytes| {
+                fill(bytes);
+                false
+            }));
+            assert_eq!((writer.len(), region.readable().len()), (0, 0));
+            assert!(writer.push_with(capacity, |bytes| {
+                fill(bytes);
+                true
+            }));
+            assert_eq!(region.readable(), vec![7; capacity]);
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use crate::disk::{Disk, Open};
 use crate::error::{Error, ErrorKind};
-use crate::partition::ReadOptions;
 use crate::partition::testing::{Bed, T0, check, fill, value};
+use crate::partition::{ReadOptions, RecordsIter};
 use crate::record::Record;
 use crate::segment::{FileKind, ReadPath};
 use crate::types::{Offset, Timestamp};
@@ -26,27 +26,33 @@ fn reads_cross_segments_whatever_the_limits_and_however_few_maps() {
 
 #[test]
 fn records_are_the_same_whether_they_are_asked_for_or_handed_out() {
-    let partition = Bed::new().open().unwrap();
-    for batch in 0..4 {
-        let _ = partition.append_all((0..batch + 2).map(|_| Record::new("x"))).unwrap();
-    }
-    let end = partition.offsets().end.0;
-    for (from, count) in (0..end).flat_map(|from| (1..=end as usize).map(move |count| (from, count))) {
-        let records = partition.read_with(Offset(from), ReadOptions::default().max_records(count)).unwrap();
-        let mut asked = Vec::new();
-        for record in &records {
-            asked.push(record.offset.0);
+    for codec in ["uncompressed", "lz4"] {
+        let mut bed = Bed::new();
+        if let Ok(config) = bed.config.set("compression.type", codec) {
+            bed.config = config;
         }
-        for begun in 0..=asked.len() {
-            let mut iter = records.iter();
-            iter.by_ref().take(begun).for_each(drop);
-            let handed = iter.fold(Vec::new(), |mut all, record| {
-                all.push(record.offset.0);
-                all
-            });
-            assert_eq!(handed, asked[begun..], "from {from}, {count} at most, {begun} taken before");
+        let partition = bed.open().unwrap();
+        for batch in 0..4 {
+            let _ = partition.append_all((0..batch + 2).map(|_| Record::new("x"))).unwrap();
+        }
+        let end = partition.offsets().end.0;
+        for (from, count) in (0..end).flat_map(|from| (1..=end as usize).map(move |count| (from, count))) {
+            let records = partition.read_with(Offset(from), ReadOptions::default().max_records(count)).unwrap();
+            let asked = offsets(records.iter());
+            for begun in 0..=asked.len() {
+                let mut iter = records.iter();
+                iter.by_ref().take(begun).for_each(drop);
+                let mut handed = Vec::new();
+                iter.for_each(|record| handed.push(record.offset.0));
+                assert_eq!(handed, asked[begun..], "{codec}, from {from}, {count} at most, {begun} taken before");
+            }
         }
     }
+}
+
+/// Asks for one after the other.
+fn offsets(mut records: RecordsIter<'_>) -> Vec<u64> {
+    std::iter::from_fn(|| records.next()).map(|record| record.offset.0).collect()
 }
 
 /// A read of one record verified a megabyte of batches behind it, and failed if one of those was damaged.

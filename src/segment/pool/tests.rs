@@ -44,6 +44,17 @@ fn batch(offset: Offset) -> Vec<u8> {
     builder.finish().unwrap().to_vec()
 }
 
+#[test]
+fn laps_end_at_the_last_multiple_of_the_stride_they_reach_or_wherever_they_must() {
+    let layout = Layout { slot_len: 900, slot_count: 1, batch_len: 100, stride: 256 };
+    let lap_len = |position, len| layout.lap_len(position, len, 700);
+    assert_eq!([lap_len(0, 1), lap_len(1, 1), lap_len(200, 1), lap_len(256, 1)], [512, 511, 568, 512]);
+    assert_eq!([lap_len(0, 512), lap_len(0, 513), lap_len(0, 700)], [512, 700, 700], "a batch has to fit");
+    assert_eq!(Layout { stride: 4_096, ..layout }.lap_len(0, 1, 700), 700, "none is reached");
+    let zeros = [0, 1, 155, 156, 255, 256].map(|position| layout.zeros_behind(position));
+    assert_eq!(zeros, [0, 0, 0, 100, 1, 0], "no more of them than a batch is long");
+}
+
 /// Stages one record.
 fn stage(staged: &mut Staged, number: u8) {
     staged.begin(lap(number, FROM), usize::MAX);
