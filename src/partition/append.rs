@@ -350,7 +350,7 @@ impl Partition {
 
 /// Where a record went that joined an open batch, if it did. Returned in two registers, by each append.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Joined {
+struct Joined {
     offset: Offset,
     timestamp: Timestamp,
 }
@@ -592,7 +592,7 @@ impl Core {
     }
 
     /// Adds a record to the open batch, if it is that simple. What is done here is what every append costs.
-    pub(super) fn join(&self, record: &Record<'_>) -> Joined {
+    fn join(&self, record: &Record<'_>) -> Joined {
         if !self.stages {
             return Joined::NOT;
         }

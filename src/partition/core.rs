@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::append::stored_as;
 use super::context::Context;
-use super::counters::{AppendCounter, Appended, Counters};
+use super::counters::{AppendCounter, AppendCounts, Counters};
 use super::hints::Hints;
 use super::recover::recover;
 use super::report::{Report, Reports};
@@ -255,9 +255,9 @@ impl Core {
 
     /// What was appended since the partition was opened; while another thread appends, without what has joined a batch
     /// that is not complete.
-    pub(crate) fn appended(&self) -> Appended {
+    pub(crate) fn appended(&self) -> AppendCounts {
         let joined = self.writer.try_lock().map(|writer| self.appended.with(writer.tail.joined()));
-        joined.unwrap_or_else(|| self.appended.with(Appended::default()))
+        joined.unwrap_or_else(|| self.appended.with(AppendCounts::default()))
     }
 
     /// Refuses if the partition stopped.

@@ -7,7 +7,7 @@ use crate::observe::LatencyRecorder;
 
 /// What was appended.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Appended {
+pub(crate) struct AppendCounts {
     /// Batches. A record that joined one counts as one.
     pub(crate) batches: u64,
     pub(crate) records: u64,
@@ -26,7 +26,7 @@ pub(crate) struct AppendCounter {
 
 impl AppendCounter {
     /// Under the append lock, so plain loads and stores do.
-    pub(crate) fn add(&self, more: Appended) {
+    pub(crate) fn add(&self, more: AppendCounts) {
         for (counter, by) in [(&self.batches, more.batches), (&self.records, more.records), (&self.bytes, more.bytes)]
         {
             counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
@@ -34,8 +34,8 @@ impl AppendCounter {
     }
 
     /// So far, and with what `joined` an open batch.
-    pub(crate) fn with(&self, joined: Appended) -> Appended {
-        Appended {
+    pub(crate) fn with(&self, joined: AppendCounts) -> AppendCounts {
+        AppendCounts {
             batches: self.batches.load(Ordering::Relaxed) + joined.batches,
             records: self.records.load(Ordering::Relaxed) + joined.records,
             bytes: self.bytes.load(Ordering::Relaxed) + joined.bytes,

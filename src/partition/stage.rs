@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::core::Core;
-use super::counters::Appended;
+use super::counters::AppendCounts;
 use super::writer::Writer;
 use crate::disk::marks::Lap;
 use crate::error::Result;
@@ -72,10 +72,10 @@ impl Tail {
     }
 
     /// What has joined the open batch.
-    pub(crate) fn joined(&self) -> Appended {
-        self.staged.as_ref().map_or_else(Appended::default, |staged| {
+    pub(crate) fn joined(&self) -> AppendCounts {
+        self.staged.as_ref().map_or_else(AppendCounts::default, |staged| {
             let (records, bytes) = staged.joined();
-            Appended { batches: records, records, bytes: bytes as u64 }
+            AppendCounts { batches: records, records, bytes: bytes as u64 }
         })
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::append::AppendRules;
 use super::core::Core;
-use super::counters::{AppendCounter, Appended};
+use super::counters::{AppendCounter, AppendCounts};
 use super::follow::Followed;
 use super::recover::{Plan, Torn, UnfinishedParts};
 use super::report::Report;
@@ -399,7 +399,7 @@ impl Writer {
     pub(super) fn count_in(&mut self, header: &BatchHeader, batches: u64) {
         let (records, bytes) = (header.record_count.max(0) as u64, u64::from(header.batch_len));
         self.unsynced_records += records;
-        self.appended.add(Appended { batches, records, bytes });
+        self.appended.add(AppendCounts { batches, records, bytes });
     }
 
     /// Writes a record as a batch of its own; `false` if it is to be compressed, or too long to be encoded under the lock.
