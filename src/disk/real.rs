@@ -104,7 +104,8 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        self.file.write_at(bytes, position)
+        // Not by libc, which makes each call cancellable first.
+        Ok(rustix::io::pwrite(&self.file, bytes, position)?)
     }
 
     fn zero_range(&self, position: u64, len: u64) -> io::Result<()> {

@@ -21,7 +21,7 @@ use super::Partition;
 use super::core::Core;
 use super::follow::{marker_of, producer_batch};
 use super::producers::{Checked, Marker, Origin};
-use super::report::wake;
+use super::report::Raised;
 use super::writer::Writer;
 use crate::config::{self, Durability, TopicConfig};
 use crate::error::{Error, Result};
@@ -32,7 +32,6 @@ use crate::record::{
 };
 use crate::segment::active::Failure;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
-use crate::watermark::Woken;
 
 /// What an acknowledgement promises. Each partition keeps a prefix of what was appended to it, at least up to the last
 /// record of which the promise holds.
@@ -608,12 +607,9 @@ impl Core {
         }
         let timestamp = writer.rules.time_of(record, now);
         let Ok(Some(offset)) = writer.join(record, timestamp) else { return Joined::NOT };
-        let end = offset.0 + 1;
-        self.end.advance(end);
+        let raised = self.raise_end(offset + 1);
         drop(writer);
-        if let Some(woken) = self.end.settle(end) {
-            wake(woken);
-        }
+        drop(raised);
         Joined { offset, timestamp }
     }
 
@@ -645,10 +641,10 @@ impl Core {
         }
         self.assign_epoch(&mut writer, offset);
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
-        let woken = self.end.raise(end.0);
+        let raised = self.raise_end(end);
         drop(writer);
         // Before the sync: what is appended can be read.
-        wake(woken);
+        drop(raised);
         if sync_now {
             self.sync_to(end).map_err(|error| self.not_synced(offset, &error))?;
         }
@@ -682,23 +678,23 @@ impl Core {
         expected_end: Option<Offset>,
         origin: Origin,
     ) -> Result<Placement> {
-        let (placement, sync_now, woken) = self.append_locked(batch, header, expected_end, origin)?;
+        let (placement, sync_now, raised) = self.append_locked(batch, header, expected_end, origin)?;
         // Before the sync: what is appended can be read.
-        woken.into_iter().for_each(wake);
+        drop(raised);
         if sync_now {
             self.sync_to(placement.last_offset + 1).map_err(|error| self.not_synced(placement.offset, &error))?;
         }
         Ok(placement)
     }
 
-    /// The part under the append lock. The last of what it returns are those who waited for the end.
+    /// The part under the append lock.
     fn append_locked(
         &self,
         batch: &mut [u8],
         mut header: BatchHeader,
         expected_end: Option<Offset>,
         origin: Origin,
-    ) -> Result<(Placement, bool, Option<Woken>)> {
+    ) -> Result<(Placement, bool, Option<Raised<'_>>)> {
         let mut writer = self.lock();
         self.check_open()?;
         // The settings may have changed since the batch was made.
@@ -736,14 +732,15 @@ impl Core {
         }
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
         self.assign_epoch(&mut writer, end);
-        let woken = self.end.raise(writer.end.0);
+        let raised = self.raise_end(writer.end);
         let placement = Placement {
             offset: end,
             last_offset: header.last_offset(),
             timestamp: header.max_timestamp,
             is_duplicate: false,
         };
-        Ok((placement, sync_now, Some(woken)))
+        drop(writer);
+        Ok((placement, sync_now, Some(raised)))
     }
 
     /// Puts a stamped batch behind everything else: into the slot if it is small, else into the file.

@@ -16,7 +16,7 @@ use super::recover::Torn;
 use super::writer::Writer;
 use crate::observe::{Later, SegmentEvent, SyncFailed, Synced, TailCut, later, tell};
 use crate::types::Offset;
-use crate::watermark::Woken;
+use crate::watermark::{Watermark, Woken};
 
 /// One thing to be told.
 #[derive(Debug)]
@@ -95,7 +95,31 @@ pub(crate) fn wake(mut woken: Woken) {
     }
 }
 
+/// The end was raised, under the append lock. Who waits for it is woken when this is dropped, which is after the lock
+/// was released.
+#[derive(Debug)]
+pub(super) struct Raised<'a> {
+    mark: &'a Watermark,
+    to: Offset,
+}
+
+impl Drop for Raised<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(woken) = self.mark.settle(self.to.0) {
+            wake(woken);
+        }
+    }
+}
+
 impl Core {
+    /// Makes known that the log ends at `to` now. The caller holds the append lock.
+    #[inline]
+    pub(super) fn raise_end(&self, to: Offset) -> Raised<'_> {
+        self.end.advance(to.0);
+        Raised { mark: &self.end, to }
+    }
+
     /// Takes the append lock.
     pub(crate) fn lock(&self) -> Locked<'_> {
         let later = Later::begin();
