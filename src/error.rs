@@ -121,6 +121,20 @@ pub enum Error {
     #[error("topic {topic:?} has {count} partitions, there is no number {partition}")]
     PartitionNotFound { topic: Box<str>, partition: u32, count: u32 },
 
+    /// A broker wrote this directory, and holds some partitions of the topic. This one is not among them.
+    #[error("partition {partition} is not in this directory: another broker holds it")]
+    PartitionElsewhere { partition: TopicPartition },
+
+    /// A broker wrote the directory. Open it [read-only](crate::LogBuilder::read_only), or
+    /// [adopt](crate::LogBuilder::adopt) it. Nothing was changed.
+    #[error("{} is the directory of a Kafka broker: it is to be adopted, or only read", path.display())]
+    NotAdopted { path: PathBuf },
+
+    /// A broker left a transaction open. Have it [aborted](crate::Adoption::abort_open), or start the broker again and
+    /// let it end. Nothing was changed.
+    #[error("producer {producer} has a transaction open in {partition}, from offset {first} on")]
+    OpenTransaction { partition: TopicPartition, producer: ProducerId, first: Offset },
+
     /// Another process, or another handle in this one, has the log open.
     #[error("{} is in use by {holder}", path.display())]
     Locked { path: PathBuf, holder: Box<str> },
@@ -170,7 +184,8 @@ impl Error {
     /// |---|---|
     /// | `InvalidBatch`, `InvalidRecord`, `InvalidTimestamp`, `BatchTooLarge`, `TooLong`, `OffsetsExhausted` | `Invalid` |
     /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `CompactedTopic` | `Invalid` |
-    /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `RepeatedEntropy` | `Invalid` |
+    /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `PartitionElsewhere`, `RepeatedEntropy` | `Invalid` |
+    /// | `NotAdopted`, `OpenTransaction` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |
     /// | `EndMismatch`, `Locked` | `Retry` |

@@ -135,7 +135,7 @@ pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use group::{Committed, GroupOffset};
-pub use log::{Background, Damage, Group, Log, LogBuilder, Maintained, Staging, Topic};
+pub use log::{Adoption, Background, Damage, Group, Log, LogBuilder, Maintained, Staging, Topic};
 pub use observe::{
     Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, StagingStats, Stats,
     SyncFailed, Synced, TailCut, TopicStats,

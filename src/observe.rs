@@ -74,6 +74,11 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// path is that of the offset index. Told again if the segment was unmapped in between.
     fn index_rebuilt(&self, partition: &TopicPartition, path: &Path) {}
 
+    /// A file that follows from the batches was missing or wrong, so what it should have said was found in the batches:
+    /// a snapshot of producers, the checkpoint of leader epochs, an index of aborted transactions. Told of a directory
+    /// that a Kafka broker wrote, for Kafka passes over this in silence.
+    fn state_rebuilt(&self, partition: &TopicPartition, path: &Path) {}
+
     /// A partition that was not closed in order is being read through: told by the open after each 64 MiB of batches,
     /// so never for one in which there is less to read. [`recovered`](Self::recovered) follows when it is over.
     fn recovering(&self, progress: &Recovery<'_>) {}

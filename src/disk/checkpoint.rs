@@ -42,11 +42,9 @@ impl OffsetCheckpoint {
     }
 }
 
-/// Reading proves that what is written is Kafka's form. A log does not believe these files: its own have checksums.
-#[cfg(any(fuzzing, test))]
+/// Only a broker's own are read: a log's have checksums.
 impl OffsetCheckpoint {
     /// Reads the file; one that is not there holds nothing.
-    #[cfg(test)]
     pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<Self> {
         let Some(bytes) = read_limited(disk, path)? else { return Ok(Self::default()) };
         Self::parse(&bytes).map_err(|malformed| malformed.at(path))

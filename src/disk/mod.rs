@@ -52,6 +52,12 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// else, in this process or another, has it. Dropping the lock gives it back; so does the end of the process.
     fn lock(&self, path: &Path, how: Lock) -> io::Result<Option<Box<dyn DiskLock>>>;
 
+    /// As [`lock`](Self::lock), but the kind of lock that Kafka takes, by `fcntl`: one that a broker sees, and who locks
+    /// in the other way does not. It is the process that has it, so another handle in this one is not refused.
+    fn lock_as_kafka(&self, path: &Path, how: Lock) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.lock(path, how)
+    }
+
     /// Describes the file system that `dir` is on, and the boot it is seen from.
     fn volume(&self, dir: &Path) -> io::Result<Volume>;
 }

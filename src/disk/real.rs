@@ -75,6 +75,21 @@ impl Disk for RealDisk {
         }
     }
 
+    fn lock_as_kafka(&self, path: &Path, how: Lock) -> io::Result<Option<Box<dyn DiskLock>>> {
+        use rustix::fs::{FlockOperation, fcntl_lock};
+        let writes = how == Lock::Exclusive;
+        let file = OpenOptions::new().read(true).write(writes).create(writes).truncate(false).open(path)?;
+        let operation = match how {
+            Lock::Exclusive => FlockOperation::NonBlockingLockExclusive,
+            Lock::Shared => FlockOperation::NonBlockingLockShared,
+        };
+        match fcntl_lock(&file, operation) {
+            Ok(()) => Ok(Some(Box::new(RealLock { file: RealFile { file } }))),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn volume(&self, dir: &Path) -> io::Result<Volume> {
         let stat = rustix::fs::statfs(dir)?;
         let block = u64::try_from(stat.f_bsize).unwrap_or(0);

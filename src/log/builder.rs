@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::adopt::Adoption;
 use super::{Log, check_codec, open};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{GroupConfig, TopicConfig};
@@ -79,10 +80,12 @@ pub struct LogBuilder {
     pub(super) staging: Staging,
     pub(super) layout: Layout,
     pub(super) linger: Duration,
+    pub(super) producer_expiry: Duration,
     pub(super) retention_interval: Duration,
     pub(super) checkpoint_interval: Duration,
     pub(super) read_only: bool,
     pub(super) strict: bool,
+    pub(super) adoption: Option<Adoption>,
 }
 
 impl LogBuilder {
@@ -119,10 +122,12 @@ impl LogBuilder {
             staging: Staging::default(),
             layout: Layout::DEFAULT,
             linger: Duration::from_secs(1),
+            producer_expiry: Duration::from_secs(86_400),
             retention_interval: Duration::from_secs(300),
             checkpoint_interval: Duration::from_secs(60),
             read_only: false,
             strict: false,
+            adoption: None,
         }
     }
 
@@ -404,6 +409,27 @@ impl LogBuilder {
         self
     }
 
+    /// Sets how long a producer with an id is remembered after its last batch, by the timestamps of its batches: opening
+    /// forgets those that are older. A batch that is repeated later is stored a second time. One in a transaction is
+    /// remembered for as long as that is open.
+    ///
+    /// Default: 1 day. Range: 1 millisecond and more. Kafka: `producer.id.expiration.ms`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let week = std::time::Duration::from_secs(7 * 86_400);
+    /// let log = chiplog::Log::builder(dir.path()).producer_expiry(week).open()?;
+    /// # log.close()?;
+    /// assert!(chiplog::Log::builder(dir.path()).producer_expiry(std::time::Duration::ZERO).open().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn producer_expiry(mut self, expiry: Duration) -> Self {
+        self.producer_expiry = expiry;
+        self
+    }
+
     /// Sets how the arena is laid out: in a simulation with little slots.
     #[cfg(feature = "sim")]
     pub(crate) fn layout(mut self, layout: Layout) -> Self {
@@ -501,6 +527,32 @@ impl LogBuilder {
         self
     }
 
+    /// Takes over the directory if a Kafka broker wrote it: from then on it is a log like any other, which goes on where
+    /// the broker stopped. What is a log of ours already is just opened, so a service can always say this.
+    ///
+    /// The broker must have stopped; its lock is taken as another broker would. Its topics keep their ids, offsets,
+    /// leader epochs, producers and what groups committed. Their settings are not in this directory: see
+    /// [`Adoption::topic`]. Nothing is changed before all was looked through, and until the catalog is written, which
+    /// comes last, the broker could be started again. After that it must not be: it would not know the settings, nor
+    /// what is to come.
+    ///
+    /// What is damaged is an error, as in any open, unless [`RecoveryMode::Salvage`] is chosen; so is a
+    /// [transaction](Error::OpenTransaction) without an end, a partition that is
+    /// [elsewhere](Error::PartitionElsewhere), and a [running](Error::Locked) broker.
+    ///
+    /// ```no_run
+    /// use chiplog::{Adoption, Log, TopicConfig};
+    ///
+    /// let week = TopicConfig::default().set("retention.ms", "604800000")?;
+    /// let log = Log::builder("/var/lib/kafka/data").adopt(Adoption::default().topic("orders", week)).open()?;
+    /// log.topic("orders")?.append("paid")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn adopt(mut self, adoption: Adoption) -> Self {
+        self.adoption = Some(adoption);
+        self
+    }
+
     /// Opens the log: creates the directory if it is not there, locks it, recovers what needs it.
     ///
     /// A relative directory is that of now: when the process changes its current directory, the log stays where it is.
@@ -519,10 +571,12 @@ impl LogBuilder {
         self.default_config.validate()?;
         check_codec(&self.default_config)?;
         self.groups.validate()?;
+        self.adoption.iter().try_for_each(Adoption::validate)?;
         let intervals = [
             ("retention_interval", self.retention_interval),
             ("checkpoint_interval", self.checkpoint_interval),
             ("linger", self.linger),
+            ("producer_expiry", self.producer_expiry),
         ];
         for (key, interval) in intervals {
             if interval < Duration::from_millis(1) {

@@ -13,8 +13,10 @@
 //! crc32 1a2b3c4d
 //! ```
 //!
-//! A `set` line belongs to the topic above it; only settings that differ from the default have one. First
-//! and last line are those of all our text files, see `text`.
+//! A `set` line belongs to the topic above it; only settings that differ from the default have one. So does `sparse`: the
+//! topic was compacted once, so that offsets may be missing, whatever its settings say now. A line `abort-open` before
+//! the first topic says that the transactions a broker left open are to be aborted. First and last line are those of
+//! all our text files, see `text`.
 //!
 //! Invariants, of the value as of an accepted text:
 //! - No two topics have one id, no two live ones one name. (A live one may have the name of one being deleted: the log
@@ -39,6 +41,7 @@ use crate::types::TopicId;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Catalog {
     log_id: LogId,
+    aborts_open: bool,
     topics: Vec<CatalogTopic>,
 }
 
@@ -49,6 +52,8 @@ pub(crate) struct CatalogTopic {
     pub(crate) name: Arc<str>,
     pub(crate) config: TopicConfig,
     pub(crate) state: TopicState,
+    /// Whether it was compacted, so that offsets may be missing.
+    pub(crate) is_sparse: bool,
 }
 
 /// Whether a topic is there.
@@ -63,7 +68,21 @@ pub(crate) enum TopicState {
 impl Catalog {
     /// The catalog of a new log.
     pub(crate) fn new(log_id: LogId) -> Self {
-        Self { log_id, topics: Vec::new() }
+        Self::of(Vec::new(), log_id)
+    }
+
+    /// The catalog of topics that are there already. They have names and ids of their own.
+    pub(crate) fn of(topics: Vec<CatalogTopic>, log_id: LogId) -> Self {
+        Self { log_id, aborts_open: false, topics }
+    }
+
+    /// Says whether open transactions, which a broker left, are to be aborted.
+    pub(crate) fn set_aborts_open(&mut self, aborts: bool) {
+        self.aborts_open = aborts;
+    }
+
+    pub(crate) fn aborts_open(&self) -> bool {
+        self.aborts_open
     }
 
     /// Reads the catalog; `None` if there is no such file.
@@ -117,7 +136,7 @@ impl Catalog {
         let is_free = |id: &TopicId| self.topics.iter().all(|topic| topic.id != *id);
         let id = (0..MOST_DRAWS).map(|_| draw()).find(is_free);
         let id = id.ok_or(Error::RepeatedEntropy { draws: MOST_DRAWS })?;
-        self.topics.push(CatalogTopic { id, name: name.into(), config, state: TopicState::Live });
+        self.topics.push(CatalogTopic { id, name: name.into(), config, state: TopicState::Live, is_sparse: false });
         Ok(id)
     }
 
@@ -166,6 +185,11 @@ impl Catalog {
         &self.topics
     }
 
+    /// The same, to be changed before anybody knows them.
+    pub(crate) fn topics_mut(&mut self) -> impl Iterator<Item = &mut CatalogTopic> {
+        self.topics.iter_mut()
+    }
+
     /// The topics that are there.
     pub(crate) fn live(&self) -> impl Iterator<Item = &CatalogTopic> {
         self.topics.iter().filter(|topic| topic.state == TopicState::Live)
@@ -189,9 +213,15 @@ impl Catalog {
     /// The text of the file.
     pub(crate) fn to_text(&self) -> String {
         let mut text = FORM.begin(self.log_id);
+        if self.aborts_open {
+            let _ = writeln!(text, "{ABORT_OPEN}");
+        }
         for topic in &self.topics {
             // Writing to a string does not fail.
             let _ = writeln!(text, "topic {} {} {} {}", topic.id, topic.state, topic.config.partitions, topic.name);
+            if topic.is_sparse {
+                let _ = writeln!(text, "{SPARSE}");
+            }
             if topic.config == TopicConfig::default().partitions(topic.config.partitions) {
                 continue; // Most are: to look at each setting would be most of the work.
             }
@@ -218,6 +248,17 @@ impl Catalog {
             self.topics.push(parse_topic(topic)?);
             return Ok(());
         }
+        match (line, self.topics.last_mut()) {
+            (ABORT_OPEN, None) if !self.aborts_open => {
+                self.aborts_open = true;
+                return Ok(());
+            }
+            (SPARSE, Some(topic)) if !topic.is_sparse => {
+                topic.is_sparse = true;
+                return Ok(());
+            }
+            _ => {}
+        }
         let setting = line.strip_prefix("set ").and_then(|rest| rest.split_once(' '));
         let (key, value) = setting.ok_or("a line that is neither a topic nor a setting")?;
         let topic = self.topics.last_mut().ok_or("a setting before the first topic")?;
@@ -226,7 +267,7 @@ impl Catalog {
     }
 
     /// Whether ids, and names of live topics, are there once each, and settings agree with each other.
-    fn check_unique(&self) -> Result<(), String> {
+    pub(crate) fn check_unique(&self) -> Result<(), String> {
         let mut ids: Vec<_> = self.topics.iter().map(|topic| topic.id).collect();
         let mut names: Vec<_> = self.live().map(|topic| &*topic.name).collect();
         ids.sort_unstable();
@@ -319,11 +360,19 @@ fn parse_topic(line: &str) -> Result<CatalogTopic, String> {
     if let Some(reason) = names::flaw(name) {
         return Err(format!("a topic name is invalid: {reason}"));
     }
-    Ok(CatalogTopic { id, name: name.into(), config: TopicConfig::default().partitions(partitions), state })
+    Ok(CatalogTopic {
+        id,
+        name: name.into(),
+        config: TopicConfig::default().partitions(partitions),
+        state,
+        is_sparse: false,
+    })
 }
 
 const FORM: Form = Form { what: "catalog", version: 1 };
 /// How many ids to draw for a topic. By chance none is ever taken.
+const ABORT_OPEN: &str = "abort-open";
+const SPARSE: &str = "sparse";
 const MOST_DRAWS: u32 = 100;
 /// About half a million topics. A longer file is not ours.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;

@@ -140,7 +140,7 @@ fn is_of(disk: &dyn Disk, dir: &Path, catalog: &Catalog, topic: &CatalogTopic) -
     }
 }
 
-fn remove_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
+pub(super) fn remove_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let entries = match disk.list(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         listed => listed.map_err(Error::io("list", dir))?,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+mod adopt;
 mod background;
+mod broker;
 mod builder;
 mod catalog;
 mod checkpoints;
@@ -34,6 +36,7 @@ mod staging_tests;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::Adoption;
 pub use builder::{Background, LogBuilder, Staging};
 #[cfg(any(fuzzing, test))]
 pub(crate) use catalog::Catalog;
@@ -111,7 +114,7 @@ pub(crate) struct Inner {
     dir: PathBuf,
     log_id: LogId,
     context: Arc<Context>,
-    lock: Mutex<Option<Box<dyn DiskLock>>>,
+    locks: Mutex<Vec<Box<dyn DiskLock>>>,
     catalog: Mutex<Stored>,
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
     damaged: RwLock<Vec<Damage>>,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::background::Background as Thread;
+use super::broker::{self, Broker};
 use super::builder::{Background, LogBuilder, Staging};
 use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::Checkpoints;
@@ -18,11 +19,11 @@ use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
 use super::text::LogId;
 use super::topic::{Damage, Slot, TopicState};
-use super::{Inner, Log, Opened, delete};
+use super::{Inner, Log, Opened, adopt, delete};
 use crate::config::TopicConfig;
 use crate::disk::checkpoint::PartitionMetadata;
 use crate::disk::replace::sync_parent;
-use crate::disk::{Disk, DiskLock, Lock, Volume, read_exact_at, write_all_at};
+use crate::disk::{DirEntry, Disk, DiskLock, Lock, Volume, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::observe::tell;
 use crate::partition::context::{CleanMark, Context, Doorbell, RecoveryMode, Space};
@@ -47,47 +48,32 @@ pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 
 /// Opens the log that `settings` describe.
 pub(super) fn open(settings: LogBuilder) -> Result<Log> {
-    let disk = &*settings.disk;
-    let dir = settings.dir.clone();
+    let (disk, dir) = (&*settings.disk, &*settings.dir);
     if !settings.read_only {
-        make_dir(disk, &dir)?;
+        make_dir(disk, dir)?;
     }
-    let lock = take_lock(disk, &dir, settings.read_only)?;
+    let is_brokers = is_of_broker(disk, dir)?;
+    if is_brokers && settings.adoption.is_none() && !settings.read_only {
+        return Err(Error::NotAdopted { path: dir.to_owned() });
+    }
+    let locks = take_locks(&settings, is_brokers)?;
     if !settings.read_only {
         // What the process before renamed may be in memory only. It must not count before it is on the disk.
-        disk.sync_dir(&dir).map_err(Error::io("sync directory", &*dir))?;
+        disk.sync_dir(dir).map_err(Error::io("sync directory", dir))?;
     }
-    let catalog = load_catalog(&settings, &dir)?;
-    let volume = disk.volume(&dir).map_err(Error::io("describe", &*dir))?;
-    sign_lock(lock.as_deref(), &settings, catalog.log_id());
-    let known = Known {
-        checkpoints: Checkpoints::load(disk, &dir.join(CHECKPOINTS_FILE), catalog.log_id())?,
-        clean: clean::load(disk, &dir.join(CLEAN_FILE), catalog.log_id()),
-    };
-    let (context, lost) = context(&settings, &dir, catalog.log_id(), &volume, known.clean.is_some())?;
-    let context = Arc::new(context);
-    let inner = Inner {
-        dir,
-        log_id: catalog.log_id(),
-        context,
-        lock: Mutex::new(lock),
-        topics: RwLock::new(BTreeMap::new()),
-        damaged: RwLock::new(Vec::new()),
-        coordinator: Coordinator::default(),
-        catalog: Mutex::new(Stored::new(catalog)),
-        checkpoints: Mutex::new(known.checkpoints.clone()),
-        schedule: Mutex::new(Schedule::new(settings.clock.monotonic())),
-        unsynced: Mutex::new(Unsynced::default()),
-        default_config: settings.default_config,
-        group_config: settings.groups,
-        offsets_config: settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups)),
-        retention_interval: settings.retention_interval,
-        checkpoint_interval: settings.checkpoint_interval,
-        heard: std::sync::atomic::AtomicU64::new(0),
-        closed: std::sync::atomic::AtomicBool::new(false),
-    };
-    inner.open_topics(&known)?;
-    inner.note_lost(lost);
+    // Once more, now that nobody else can adopt it.
+    if let Some(adoption) = settings.adoption.as_ref().filter(|_| !settings.read_only)
+        && is_of_broker(disk, dir)?
+    {
+        adopt::adopt(&settings, adoption)?;
+    }
+    let found = Found::load(&settings, settings.read_only)?;
+    sign_lock(locks.first().map(|lock| &**lock), &settings, found.catalog.log_id());
+    let (inner, _) = build(&settings, found, settings.read_only)?;
+    *inner.locks.lock() = locks;
+    if !settings.read_only {
+        inner.abort_open()?;
+    }
     inner.load_groups();
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
@@ -106,13 +92,84 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     Ok(Log { opened: Arc::new(Opened { inner, thread: Mutex::new(thread) }) })
 }
 
+/// A broker's directory, looked through and not changed. The caller holds the locks.
+pub(super) fn look(settings: &LogBuilder) -> Result<(Inner, Option<Broker>)> {
+    let found = Found::load(settings, true)?;
+    build(settings, found, true)
+}
+
+/// Which topics there are, and who says so.
+struct Found {
+    catalog: Catalog,
+    /// What a broker left, if nobody of ours wrote since.
+    broker: Option<Broker>,
+}
+
+/// The log with all its partitions open.
+fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(Inner, Option<Broker>)> {
+    let (disk, dir) = (&*settings.disk, settings.dir.clone());
+    let volume = disk.volume(&dir).map_err(Error::io("describe", &*dir))?;
+    let flaws = found.broker.as_mut().map(|broker| std::mem::take(&mut broker.flaws)).unwrap_or_default();
+    let (log_id, catalog) = (found.catalog.log_id(), found.catalog);
+    let known = Known {
+        checkpoints: Checkpoints::load(disk, &dir.join(CHECKPOINTS_FILE), log_id)?,
+        clean: clean::load(disk, &dir.join(CLEAN_FILE), log_id),
+        broker: found.broker,
+    };
+    let has_mark = known.clean.is_some() || known.broker.is_some();
+    let (context, lost) = context(settings, &dir, log_id, &volume, has_mark, read_only)?;
+    let inner = Inner {
+        dir,
+        log_id,
+        context: Arc::new(context),
+        locks: Mutex::new(Vec::new()),
+        topics: RwLock::new(BTreeMap::new()),
+        damaged: RwLock::new(Vec::new()),
+        coordinator: Coordinator::default(),
+        catalog: Mutex::new(Stored::new(catalog)),
+        checkpoints: Mutex::new(known.checkpoints.clone()),
+        schedule: Mutex::new(Schedule::new(settings.clock.monotonic())),
+        unsynced: Mutex::new(Unsynced::default()),
+        default_config: settings.default_config,
+        group_config: settings.groups,
+        offsets_config: settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups)),
+        retention_interval: settings.retention_interval,
+        checkpoint_interval: settings.checkpoint_interval,
+        heard: std::sync::atomic::AtomicU64::new(0),
+        closed: std::sync::atomic::AtomicBool::new(false),
+    };
+    inner.open_topics(&known)?;
+    inner.note_lost(lost.into_iter().chain(flaws));
+    Ok((inner, known.broker))
+}
+
+/// Whether the directory is one that a broker wrote, and no log of ours. Nothing is made in it to find out.
+fn is_of_broker(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+    if disk.metadata(&dir.join(CATALOG_FILE)).is_ok() {
+        return Ok(false);
+    }
+    let entries = disk.list(dir).map_err(Error::io("list", dir))?;
+    Ok(entries.iter().any(is_partition) && broker::is_broker_dir(&entries))
+}
+
+fn is_partition(entry: &DirEntry) -> bool {
+    entry.is_dir && matches!(classify_dir(&entry.name), DirName::Partition(_))
+}
+
 /// What the directory says about partitions, beside their own.
 struct Known {
     checkpoints: Checkpoints,
     clean: Option<Clean>,
+    /// What a broker left, if nobody of ours wrote since.
+    broker: Option<Broker>,
 }
 
 impl Known {
+    /// Whether the partition is one that another broker of the cluster has.
+    fn is_elsewhere(&self, partition: &TopicPartition) -> bool {
+        self.broker.as_ref().is_some_and(|broker| !broker.holds(partition))
+    }
+
     fn clean_entry(&self, topic: TopicId, partition: u32) -> Option<CleanPartition> {
         self.clean.as_ref()?.get(&(topic, partition)).cloned()
     }
@@ -130,6 +187,20 @@ fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create directory", dir)(error)),
         _ => sync_parent(disk, dir),
     }
+}
+
+/// Takes the lock of the directory, and of one that a broker wrote Kafka's too.
+fn take_locks(settings: &LogBuilder, is_brokers: bool) -> Result<Vec<Box<dyn DiskLock>>> {
+    let (disk, dir) = (&*settings.disk, &*settings.dir);
+    let ours = take_lock(disk, dir, settings.read_only)?;
+    let kafkas = match settings.read_only {
+        true if is_brokers => broker::take_lock(disk, dir, Lock::Shared)?,
+        true => None,
+        // A broker may have been started on what was adopted from it.
+        false if is_brokers || broker::has_lock(disk, dir) => broker::take_lock(disk, dir, Lock::Exclusive)?,
+        false => None,
+    };
+    Ok(ours.into_iter().chain(kafkas).collect())
 }
 
 fn take_lock(disk: &dyn Disk, dir: &Path, read_only: bool) -> Result<Option<Box<dyn DiskLock>>> {
@@ -174,31 +245,38 @@ fn sign_lock(lock: Option<&dyn DiskLock>, settings: &LogBuilder, log: LogId) {
     }
 }
 
-fn load_catalog(settings: &LogBuilder, dir: &Path) -> Result<Catalog> {
-    let disk = &*settings.disk;
-    let path = dir.join(CATALOG_FILE);
-    if let Some(catalog) = Catalog::load(disk, &path)? {
-        return Ok(catalog);
-    }
-    let entries = disk.list(dir).map_err(Error::io("list", dir))?;
-    let is_partition = |name: &str| matches!(classify_dir(name), DirName::Partition(_));
-    if let Some(orphan) = entries.iter().find(|entry| entry.is_dir && is_partition(&entry.name)) {
-        // Somebody's data: a new catalog would not know it.
-        return Err(Error::corrupt(&path, 0, format!("there is no catalog, but a partition {}", orphan.name)));
-    }
-    let random = || u128::from(settings.entropy.random());
-    let catalog = Catalog::new(LogId(random() << 64 | random()));
-    if !settings.read_only {
-        // The directory may be the work of a process that was killed before it made its name durable.
-        sync_parent(disk, dir)?;
-        for above in dir.ancestors().skip(2).filter(|above| !above.as_os_str().is_empty()) {
-            // It may not be ours to read.
-            let _ = disk.sync_dir(above);
+impl Found {
+    fn load(settings: &LogBuilder, read_only: bool) -> Result<Self> {
+        let (disk, dir) = (&*settings.disk, &*settings.dir);
+        let path = dir.join(CATALOG_FILE);
+        if let Some(catalog) = Catalog::load(disk, &path)? {
+            return Ok(Self { catalog, broker: None });
         }
-        catalog.store(disk, &path)?;
-        probe::reached("open.new_log");
+        let entries = disk.list(dir).map_err(Error::io("list", dir))?;
+        if let Some(orphan) = entries.iter().find(|entry| is_partition(entry)) {
+            if read_only && broker::is_broker_dir(&entries) {
+                let offsets = settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups));
+                let configs = broker::Settings { default: &settings.default_config, offsets: &offsets };
+                let broker = Broker::read(disk, dir, &entries, &configs, &*settings.entropy)?;
+                return Ok(Self { catalog: broker.catalog.clone(), broker: Some(broker) });
+            }
+            // Somebody's data: a new catalog would not know it.
+            return Err(Error::corrupt(&path, 0, format!("there is no catalog, but a partition {}", orphan.name)));
+        }
+        let random = || u128::from(settings.entropy.random());
+        let catalog = Catalog::new(LogId(random() << 64 | random()));
+        if !read_only {
+            // The directory may be the work of a process that was killed before it made its name durable.
+            sync_parent(disk, dir)?;
+            for above in dir.ancestors().skip(2).filter(|above| !above.as_os_str().is_empty()) {
+                // It may not be ours to read.
+                let _ = disk.sync_dir(above);
+            }
+            catalog.store(disk, &path)?;
+            probe::reached("open.new_log");
+        }
+        Ok(Self { catalog, broker: None })
     }
-    Ok(catalog)
 }
 
 /// The surroundings of all partitions, and what is wrong with what a killed process had staged.
@@ -208,6 +286,7 @@ fn context(
     log: LogId,
     volume: &Volume,
     has_mark: bool,
+    read_only: bool,
 ) -> Result<(Context, Option<Error>)> {
     let (disk, observer) = (Arc::clone(&settings.disk), Arc::clone(&settings.observer));
     let files = Files::new(disk, observer, settings.read_path, settings.max_maps);
@@ -226,8 +305,9 @@ fn context(
         notes,
         pool,
         linger: settings.linger,
+        producer_expiry: settings.producer_expiry,
         recovery: settings.recovery,
-        read_only: settings.read_only,
+        read_only,
         clean_mark: CleanMark::new(dir.join(CLEAN_FILE), has_mark),
         space: Space::new(dir.to_owned(), settings.min_free_bytes),
         doorbell: Doorbell::default(),
@@ -274,7 +354,7 @@ impl Inner {
     }
 
     /// Reports staged records that cannot be given to a partition: they are kept, and nobody reads them.
-    fn note_lost(&self, lost: Option<Error>) {
+    fn note_lost(&self, lost: impl IntoIterator<Item = Error>) {
         let catalog = self.catalog.lock();
         let is_known = |(topic, partition): &(TopicId, u32)| {
             catalog.topics().iter().any(|known| known.id == *topic && *partition < known.config.partitions)
@@ -309,14 +389,28 @@ impl Inner {
         let mut slots = Vec::with_capacity(topic.config.partitions as usize);
         for number in 0..topic.config.partitions {
             let id = TopicPartition::new(Arc::clone(&topic.name), number);
+            if known.is_elsewhere(&id) {
+                probe::reached("open.partition_elsewhere");
+                slots.push(Slot::Damaged(Arc::new(Error::PartitionElsewhere { partition: id })));
+                continue;
+            }
             let clean = known.clean_entry(topic.id, number);
-            let recovery_point = known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.synced);
+            let broker = known.broker.as_ref();
+            let recovery_point = match broker {
+                Some(broker) => broker.recovery_point(&id),
+                None => known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.synced),
+            };
+            let start = match broker {
+                Some(broker) => broker.start(&id),
+                None => known.checkpoints.start(topic.id, number),
+            };
             let hints = Hints {
                 topic: topic.id,
-                // Only compaction makes gaps, and there is none yet: no offset, which no checksum covers, may pass for one.
-                dense: true,
+                // Only a broker's compaction makes gaps, as yet: no offset, which no checksum covers, may pass for one.
+                dense: broker.map_or(!topic.is_sparse, |broker| broker.is_dense(&id, &topic.config)),
+                broker: broker.map(|broker| broker.stopped),
                 // What an orderly close said is true even if the files differ now, and if the checkpoints are damaged.
-                start: known.checkpoints.start(topic.id, number).max(clean.as_ref().map(|clean| clean.start)),
+                start: start.max(clean.as_ref().map(|clean| clean.start)),
                 recovery_point: recovery_point.max(clean.as_ref().map(|clean| clean.end)),
                 clean,
                 id,
@@ -335,8 +429,8 @@ impl Inner {
     /// Opens one partition. One that cannot be opened does not keep the others from it.
     fn open_partition(&self, hints: &Hints, config: TopicConfig) -> Slot {
         let dir = self.partition_dir(&hints.id);
-        let opened = check_metadata(&self.context, &dir, hints.topic)
-            .and_then(|()| Core::open(&self.context, dir, config, hints));
+        let opened =
+            check_metadata(&self.context, &dir, hints).and_then(|()| Core::open(&self.context, dir, config, hints));
         match opened {
             Ok(core) => Slot::Open(Arc::new(core)),
             Err(error) => Slot::Damaged(self.note_damage(&hints.id, error)),
@@ -368,7 +462,8 @@ impl Inner {
             let dir = self.partition_dir(&id);
             self.make_partition_dir(&dir)?;
             PartitionMetadata { topic }.write(disk, &dir.join(METADATA_FILE))?;
-            let hints = Hints { id, topic, dense: true, start: None, recovery_point: None, clean: None };
+            let hints =
+                Hints { id, topic, dense: true, start: None, recovery_point: None, clean: None, broker: None };
             slots.push(Slot::Open(Arc::new(Core::open(&self.context, dir, config, &hints)?)));
         }
         disk.sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;
@@ -395,11 +490,13 @@ impl Inner {
 }
 
 /// Whether the directory is that of a partition of this topic.
-fn check_metadata(context: &Context, dir: &Path, topic: TopicId) -> Result<()> {
-    let path = dir.join(METADATA_FILE);
+fn check_metadata(context: &Context, dir: &Path, hints: &Hints) -> Result<()> {
+    let (path, topic) = (dir.join(METADATA_FILE), hints.topic);
     match PartitionMetadata::read(context.disk(), &path)? {
         Some(found) if found.topic == topic => Ok(()),
         Some(found) => Err(Error::corrupt(&path, 0, format!("it is of topic {}, not {topic}", found.topic))),
+        // Kafka wrote none before 2.8.
+        None if hints.broker.is_some() => Ok(()),
         None => Err(Error::corrupt(&path, 0, "the file is missing")),
     }
 }

@@ -217,6 +217,7 @@ pub(super) fn again(error: &Error) -> Error {
             Error::NewerVersion { path: path.clone(), found: *found, supported: *supported }
         }
         Error::Unsupported { what } => Error::Unsupported { what },
+        Error::PartitionElsewhere { partition } => Error::PartitionElsewhere { partition: partition.clone() },
         Error::TooLong { what, len, limit } => Error::TooLong { what, len: *len, limit: *limit },
         other => {
             let source = std::io::Error::other(other.to_string());

@@ -671,7 +671,7 @@ impl Core {
     }
 
     /// Gives an encoded batch its place at the end of the log.
-    fn append_batch(
+    pub(super) fn append_batch(
         &self,
         batch: &mut [u8],
         header: BatchHeader,

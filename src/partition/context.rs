@@ -41,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) pool: Pool,
     /// How long a staged record waits at most, if maintenance comes by.
     pub(crate) linger: Duration,
+    /// How long a producer is remembered that writes nothing.
+    pub(crate) producer_expiry: Duration,
     pub(crate) recovery: RecoveryMode,
     pub(crate) read_only: bool,
     pub(crate) clean_mark: CleanMark,

@@ -30,7 +30,7 @@ use crate::segment::data::SegmentData;
 use crate::segment::files::Home;
 use crate::segment::txn_index::AbortedTxn;
 use crate::turn::Turn;
-use crate::types::{LeaderEpoch, OFFSETS_TOPIC, Offset, TopicId, TopicPartition};
+use crate::types::{INTERNAL_TOPICS, LeaderEpoch, Offset, TopicId, TopicPartition};
 use crate::watermark::{Stop, Watermark};
 
 /// One partition.
@@ -55,7 +55,10 @@ pub(crate) struct Core {
     segments: RwLock<Arc<[Arc<SegmentData>]>>,
     /// Rises with each change of the segment list.
     generation: AtomicU64,
-    aborted: RwLock<Arc<[AbortedTxn]>>,
+    pub(super) aborted: RwLock<Arc<[AbortedTxn]>>,
+    /// Below this offset they are not known yet; 0: all are.
+    pub(super) aborted_from: AtomicU64,
+    pub(super) finding_aborted: Mutex<()>,
     /// The latest leader epoch under which anything was appended.
     latest_epoch: AtomicI32,
     /// The topic's settings, for what happens outside the append lock.
@@ -133,7 +136,7 @@ impl Core {
             topic: hints.topic,
             dir,
             home,
-            is_internal: *hints.id.topic == *OFFSETS_TOPIC,
+            is_internal: INTERNAL_TOPICS.contains(&&*hints.id.topic),
             stages: context.pool.refused().is_none() || writer.tail.has_slot(),
             dense: hints.dense,
             context: Arc::clone(context),
@@ -144,6 +147,8 @@ impl Core {
             segments: RwLock::new(recovered.segments.into()),
             generation: AtomicU64::new(0),
             aborted: RwLock::new(aborted),
+            aborted_from: AtomicU64::new(recovered.aborted_from.0),
+            finding_aborted: Mutex::new(()),
             latest_epoch: AtomicI32::new(latest_epoch.0),
             config: RwLock::new(config),
             writer: Mutex::new(writer),
@@ -201,10 +206,6 @@ impl Core {
     /// Notes that batches of `epoch` follow. Under the append lock, before the end rises.
     pub(crate) fn publish_epoch(&self, epoch: LeaderEpoch) {
         self.latest_epoch.fetch_max(epoch.0, Ordering::AcqRel);
-    }
-
-    pub(crate) fn aborted(&self) -> Arc<[AbortedTxn]> {
-        Arc::clone(&self.aborted.read())
     }
 
     pub(crate) fn segments(&self) -> Arc<[Arc<SegmentData>]> {

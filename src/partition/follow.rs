@@ -3,7 +3,7 @@
 //! All of it is derived. It is brought up to date with each append, and after a crash from the newest snapshot and the
 //! batches behind it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::epochs::Epochs;
@@ -33,7 +33,7 @@ impl Followed {
     pub(crate) fn load(context: &Context, dir: &Path, snapshot: Vec<Entry>, end: Offset) -> Result<Self> {
         let mut epochs = Self::epochs(context, dir)?.unwrap_or_default();
         epochs.truncate_from_end(end);
-        let producers = Producers::load(&snapshot, context.clock.now(), PRODUCER_EXPIRY);
+        let producers = Producers::load(&snapshot, context.clock.now(), context.producer_expiry);
         Ok(Self { producers, epochs, aborted: AbortedTxns::default() })
     }
 
@@ -50,6 +50,10 @@ impl Followed {
     /// Whether the checkpoint of epochs can be read: else they are known only from the batches.
     pub(crate) fn has_epochs(context: &Context, dir: &Path) -> bool {
         Self::epochs(context, dir).is_ok_and(|epochs| epochs.is_some_and(|epochs| epochs.latest().is_some()))
+    }
+
+    pub(crate) fn epochs_path(dir: &Path) -> PathBuf {
+        dir.join(EPOCHS_FILE)
     }
 
     fn epochs(context: &Context, dir: &Path) -> Result<Option<Epochs>> {
@@ -160,7 +164,5 @@ pub(crate) fn marker_of(batch: &BatchRef<'_>) -> Option<Marker> {
 }
 
 const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
-/// Kafka: `producer.id.expiration.ms`.
-pub(crate) const PRODUCER_EXPIRY: std::time::Duration = std::time::Duration::from_secs(86_400);
 const MAX_SNAPSHOT: u64 = 256 << 20;
 const MAX_EPOCHS: u64 = 16 << 20;

@@ -17,6 +17,17 @@ pub(crate) struct Hints {
     pub(crate) recovery_point: Option<Offset>,
     /// From the mark of an orderly close.
     pub(crate) clean: Option<CleanPartition>,
+    /// If a broker wrote the directory, and no process of ours since: how it stopped.
+    pub(crate) broker: Option<Stopped>,
+}
+
+/// How a broker came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// It flushed and closed all files.
+    InOrder,
+    /// It was killed, or its machine was.
+    Killed,
 }
 
 /// What a partition looked like when it was closed in order.

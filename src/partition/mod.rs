@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::types::{Offset, TopicId};
 
+mod aborted;
 mod append;
 mod close;
 pub(crate) mod context;
@@ -30,7 +31,7 @@ mod producers_model;
 mod read;
 mod reader;
 mod records;
-mod recover;
+pub(crate) mod recover;
 mod report;
 mod retention;
 mod snapshot;
@@ -110,11 +111,13 @@ pub struct ReadOptions {
     max_bytes: usize,
     max_records: usize,
     isolation: Isolation,
+    /// Whether the markers of transactions are returned, which have an offset and a time as records have.
+    pub(crate) markers: bool,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { max_bytes: 1 << 20, max_records: usize::MAX, isolation: Isolation::Uncommitted }
+        Self { max_bytes: 1 << 20, max_records: usize::MAX, isolation: Isolation::Uncommitted, markers: false }
     }
 }
 

@@ -80,6 +80,17 @@ pub(crate) enum Checked {
     Duplicate(Placed),
 }
 
+/// A transaction that no marker has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenTransaction {
+    pub(crate) producer: ProducerId,
+    pub(crate) epoch: ProducerEpoch,
+    /// Where it began.
+    pub(crate) first: Offset,
+    /// Of the last marker of the producer; -1 if there was none.
+    pub(crate) coordinator_epoch: i32,
+}
+
 /// A transaction that a marker has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CompletedTxn {
@@ -197,6 +208,17 @@ impl Producers {
             });
         }
         Ok(())
+    }
+
+    /// Who has a transaction open, by the earliest.
+    pub(crate) fn open(&self) -> Vec<OpenTransaction> {
+        let open = self.known.iter().filter_map(|(id, producer)| {
+            let (first, epoch) = (producer.open_since?, producer.epoch);
+            Some(OpenTransaction { producer: *id, epoch, first, coordinator_epoch: producer.coordinator_epoch })
+        });
+        let mut open: Vec<_> = open.collect();
+        open.sort_unstable_by_key(|open| open.first);
+        open
     }
 
     /// The transactions in progress.

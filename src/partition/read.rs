@@ -162,7 +162,8 @@ impl Partition {
     }
 
     /// The offset of the first record whose timestamp is `time` or later, in order of offsets; `None` if there is
-    /// none. Kafka's special timestamps are understood:
+    /// none. The markers that end transactions count, though no reader gets them: reading from one begins with the
+    /// record that comes next. Kafka's special timestamps are understood:
     ///
     /// | Time | Offset |
     /// |---:|---|
@@ -252,7 +253,7 @@ impl Core {
             };
             // After the piece: of every transaction that was decided in it, the outcome is known by now.
             let aborted = match options.isolation {
-                Isolation::Committed => Some(self.aborted()),
+                Isolation::Committed => Some(self.aborted()?),
                 Isolation::Uncommitted => None,
             };
             let records = self.unpack(piece, at, aborted.as_deref().unwrap_or_default(), options)?;
@@ -281,7 +282,7 @@ impl Core {
         });
         let len = piece.bytes.as_slice().len() as u64;
         let aborted = match options.isolation {
-            Isolation::Committed => within(&self.aborted(), from, piece.next_offset),
+            Isolation::Committed => within(&self.aborted()?, from, piece.next_offset),
             Isolation::Uncommitted => Vec::new(),
         };
         Ok(Batches {
@@ -377,12 +378,14 @@ impl Core {
         let dense = self.dense;
         let hides = options.isolation == Isolation::Committed;
         let (max_bytes, max_records) = (options.max_bytes, options.max_records.max(1));
-        let wanted = Wanted { from, limit, max_bytes, max_records, hides, dense, max_epoch: self.latest_epoch() };
+        let max_epoch = self.latest_epoch();
         let first = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
-        for segment in &segments[first.min(segments.len())..] {
+        for (at, segment) in segments.iter().enumerate().skip(first) {
             if segment.base() >= limit {
                 break;
             }
+            let is_closed = at + 1 < segments.len();
+            let wanted = Wanted { from, limit, max_bytes, max_records, hides, dense, max_epoch, is_closed };
             match segment.read(wanted) {
                 Ok(Some(piece)) => return Ok(Some((segment, piece))),
                 // A segment with nothing at or above `from`, or whose first batch passes the limit.
@@ -434,7 +437,8 @@ impl Core {
         let aborted = Some(within(aborted, from, next_offset)).filter(|aborted| !aborted.is_empty());
         let unpacked = Some(unpacked).filter(|unpacked| !unpacked.is_empty());
         let (aborted, unpacked) = (aborted.map(Into::into), unpacked.map(Into::into));
-        let mut records = Records { stored, unpacked, aborted, from, next_offset };
+        let has_markers = options.markers;
+        let mut records = Records { stored, unpacked, aborted, from, next_offset, has_markers };
         if options.max_records < usize::MAX
             && let Some(last) = records.iter().nth(options.max_records.max(1) - 1)
         {
@@ -509,7 +513,7 @@ impl Core {
                 if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
                     continue;
                 }
-                let from = segment.index()?.time_floor(segment.base(), time).max(start);
+                let from = segment.times()?.time_floor(segment.base(), time).max(start);
                 if let Some((offset, _)) = self.first_record(segment, from, |at| at >= time)? {
                     return Ok(Some(offset));
                 }
@@ -541,7 +545,7 @@ impl Core {
             }
             let mut at = staged;
             loop {
-                let records = self.read(&self.segments(), at, ReadOptions::default())?;
+                let records = self.read(&self.segments(), at, WITH_MARKERS)?;
                 for record in &records {
                     let is_larger = best.is_none_or(|(_, best)| record.timestamp > best);
                     if record.timestamp.is_some() && is_larger {
@@ -584,7 +588,7 @@ impl Core {
     fn first_from(&self, from: Offset, fits: impl Fn(Timestamp) -> bool) -> Result<Option<(Offset, Timestamp)>> {
         let mut at = from;
         loop {
-            let records = self.read(&self.segments(), at, ReadOptions::default())?;
+            let records = self.read(&self.segments(), at, WITH_MARKERS)?;
             if let Some(record) = records.iter().find(|record| fits(record.timestamp)) {
                 return Ok(Some((record.offset, record.timestamp)));
             }
@@ -608,8 +612,8 @@ impl Core {
         let limit = limit.min(self.committed());
         let mut at = from;
         while at < limit {
-            let Some(piece) = self.piece(one, at, limit, ReadOptions::default())? else { break };
-            let records = self.unpack(piece, at, &[], ReadOptions::default())?;
+            let Some(piece) = self.piece(one, at, limit, WITH_MARKERS)? else { break };
+            let records = self.unpack(piece, at, &[], WITH_MARKERS)?;
             if let Some(record) = records.iter().find(|record| fits(record.timestamp)) {
                 return Ok(Some((record.offset, record.timestamp)));
             }
@@ -639,6 +643,10 @@ pub(super) fn last_batch(segment: &Arc<SegmentData>) -> Result<Option<(u64, u32)
     }
     Ok(Some((position, header.crc)))
 }
+
+/// The markers of transactions have times as records have: a look-up may answer with one, as Kafka's does.
+const WITH_MARKERS: ReadOptions =
+    ReadOptions { max_bytes: 1 << 20, max_records: usize::MAX, isolation: Isolation::Uncommitted, markers: true };
 
 /// Kafka's special timestamps.
 const LATEST: i64 = -1;

@@ -39,11 +39,14 @@ pub struct Records {
     pub(super) aborted: Option<Arc<[AbortedTxn]>>,
     pub(super) from: Offset,
     pub(super) next_offset: Offset,
+    /// Whether the records of control batches are among them: for who looks for a time.
+    pub(super) has_markers: bool,
 }
 
 impl Records {
     pub(super) fn none(from: Offset) -> Self {
-        Self { stored: Bytes::empty(), unpacked: None, aborted: None, from, next_offset: from }
+        let (stored, next_offset) = (Bytes::empty(), from);
+        Self { stored, unpacked: None, aborted: None, from, next_offset, has_markers: false }
     }
 
     /// Iterates over the records, in order of their offsets. Never fails: everything was verified.
@@ -189,7 +192,8 @@ impl RecordsIter<'_> {
             self.unpacked += 1;
             self.records.unpacked.as_deref()?.get(self.unpacked - 1)?
         };
-        if !header.attributes.is_control() && !self.hidden.hides(&header) {
+        let is_shown = !header.attributes.is_control() || self.records.has_markers;
+        if is_shown && !self.hidden.hides(&header) {
             self.batch = Some(RecordIter::new(&header, body));
         }
         Some(())

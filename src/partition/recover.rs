@@ -14,13 +14,17 @@
 //! carried out before the first write, so that a read-only open and an open on a full disk find the same log.
 
 mod adopt;
+mod broker;
 mod walk;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::broker::Leftovers;
+
 use self::adopt::Adopted;
+use self::broker::Listing;
 use self::walk::{End, Progress, Walk};
 use super::context::{Context, RecoveryMode};
 use super::follow::Followed;
@@ -66,6 +70,8 @@ pub(crate) struct Recovered {
     pub(crate) is_clean: bool,
     /// What the process before had staged, and goes on from where the files end.
     pub(crate) staged: Option<Adopted>,
+    /// From here on the aborted transactions are known, by their markers. Below, they are in the batches.
+    pub(crate) aborted_from: Offset,
 }
 
 impl Recovered {
@@ -85,6 +91,7 @@ impl Recovered {
             stale_snapshots: Vec::new(),
             is_clean: false,
             staged: None,
+            aborted_from: Offset::ZERO,
         }
     }
 }
@@ -173,7 +180,7 @@ struct Recovery<'a> {
 
 impl Recovery<'_> {
     fn run(&self) -> Result<Recovered> {
-        let listing = self.list()?;
+        let Listing { files: listing, swapped } = self.list()?;
         if let Some(clean) = &self.hints.clean
             && let Some(recovered) = self.open_clean(clean, &listing)?
         {
@@ -182,19 +189,30 @@ impl Recovery<'_> {
         }
         let mut bases: Vec<Offset> = listing.iter().filter(|(_, kind)| *kind == FileKind::Log).map(|f| f.0).collect();
         bases.sort_unstable();
-        let candidates = bases.into_iter().map(|base| self.candidate(base)).collect::<Result<Vec<_>>>()?;
+        let path = |base| match swapped.get(&base) {
+            Some(path) => path.clone(),
+            None => file_path(self.dir, base, FileKind::Log),
+        };
+        let candidates =
+            bases.into_iter().map(|base| self.candidate(base, path(base))).collect::<Result<Vec<_>>>()?;
         let start = self.hints.start.unwrap_or(Offset::ZERO);
         if candidates.is_empty() {
             return self.empty(start);
         }
+        if let Some(recovered) = self.open_stopped(&candidates, &listing)? {
+            return Ok(recovered);
+        }
         self.open_unclean(candidates, &listing)
     }
 
-    fn list(&self) -> Result<Vec<(Offset, FileKind)>> {
+    fn list(&self) -> Result<Listing> {
         let entries = self.context.disk().list(self.dir).map_err(Error::io("list", self.dir))?;
+        if self.hints.broker.is_some() {
+            return self.list_of_broker(&entries);
+        }
         let mut files: Vec<_> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
         files.sort_unstable();
-        Ok(files)
+        Ok(Listing { files, ..Listing::default() })
     }
 
     fn empty(&self, start: Offset) -> Result<Recovered> {
@@ -216,13 +234,13 @@ impl Recovery<'_> {
         self.hints.recovery_point.unwrap_or_default()
     }
 
-    fn candidate(&self, base: Offset) -> Result<Candidate> {
-        let path = file_path(self.dir, base, FileKind::Log);
+    fn candidate(&self, base: Offset, path: PathBuf) -> Result<Candidate> {
         // Described by name: a log has more segments than a process may have files open.
         let metadata = self.context.disk().metadata(&path).map_err(Error::io("describe", &path))?;
         let mut candidate = Candidate { base, path, id: metadata.id, limit: metadata.len, page: None };
         let page_len = SyncMark::PAGE_LEN as u64;
-        if metadata.len < page_len || metadata.len % page_len != 0 {
+        let may_have_page = self.hints.broker.is_none() && metadata.len >= page_len && metadata.len % page_len == 0;
+        if !may_have_page {
             return Ok(candidate);
         }
         let mut page = vec![0; SyncMark::PAGE_LEN];
@@ -288,6 +306,7 @@ impl Recovery<'_> {
         let left = self.left()?;
         let (from, followed, restored) = self.begin(&candidates, note, self.proven(&candidates), listing)?;
         let progress = Progress::new(candidates[from.segment..].iter().map(|c| c.limit).sum::<u64>() - from.position);
+        let is_foreign = self.hints.broker.is_some();
         let unfinished = Vec::new();
         let mut walk = Walk { recovery: self, candidates: &candidates, followed, restored, progress, unfinished };
         let found = walk.run(from)?;
@@ -339,6 +358,7 @@ impl Recovery<'_> {
         Ok(Recovered {
             plan: Plan { expired: expired.into_iter().chain(recovered.plan.expired).collect(), ..recovered.plan },
             stale_snapshots: snapshots.filter(|base| !bases(base)).collect(),
+            aborted_from: if is_foreign && from.segment > 0 { from.offset } else { Offset::ZERO },
             unfinished: unfinished.into_iter().filter(|sealed| bases(&sealed.base)).collect(),
             ..recovered
         })
@@ -347,7 +367,9 @@ impl Recovery<'_> {
     /// A start is stored before anything below it goes: if it is known, and the first segment begins after it, somebody
     /// else has removed records.
     fn check_front(&self, start: Offset, first: &Candidate) -> Result<()> {
-        let is_known = self.hints.start.is_some() && self.context.recovery != RecoveryMode::Salvage;
+        // A broker notes the start when it comes to it, and may have removed segments since.
+        let is_exact = self.hints.start.is_some() && self.hints.broker.is_none();
+        let is_known = is_exact && self.context.recovery != RecoveryMode::Salvage;
         if is_known && first.base > start && !probe::planted("partition.front_not_missed") {
             let reason = format!("the log starts at {start}, and no segment before this one is there");
             return Err(Error::corrupt(&first.path, 0, reason));
@@ -365,7 +387,9 @@ impl Recovery<'_> {
         listing: &[(Offset, FileKind)],
     ) -> Result<(From, Followed, Option<IndexWriter>)> {
         let last = candidates.len() - 1;
-        let (settled, aborted) = self.settled(candidates);
+        // No seal vouches for what a broker wrote. It was flushed; the aborted transactions in it are found when asked for.
+        let is_foreign = self.hints.broker.is_some();
+        let (settled, aborted) = if is_foreign { (last, Vec::new()) } else { self.settled(candidates) };
         // Epochs come from a file or from the batches, and appends go on under the latest: they must not fall.
         let has_epochs = Followed::has_epochs(self.context, self.dir);
         if let Some((segment, note)) = note
@@ -386,6 +410,9 @@ impl Recovery<'_> {
             let followed = Followed::load(self.context, self.dir, Vec::new(), note.offset)?.with_aborted(aborted);
             return Ok((From { segment, position: note.position, offset: note.offset }, followed, Some(index)));
         }
+        if is_foreign && !has_epochs {
+            self.context.files.tell_state_rebuilt(Followed::epochs_path(self.dir));
+        }
         // Everything else needs the last segment from its start, for its index; what is above proven; and what no
         // seal vouches for, for its length and its aborted transactions.
         let holds = |offset: Offset| candidates.iter().rposition(|candidate| candidate.base <= offset).unwrap_or(0);
@@ -397,6 +424,9 @@ impl Recovery<'_> {
                 Ok(_) => Followed::snapshot(self.context, self.dir, base)?,
                 Err(_) => None,
             };
+            if is_foreign && snapshot.is_none() && segment > 0 {
+                self.context.files.tell_state_rebuilt(file_path(self.dir, base, FileKind::Snapshot));
+            }
             match snapshot {
                 Some(entries) => break entries,
                 None if segment == 0 => break Vec::new(),
@@ -446,6 +476,9 @@ impl Recovery<'_> {
         }
         if is_torn && known.same_boot && !salvage && !self.is_one_write(&*file, at, found, behind, later)? {
             return Err(corrupt(&format!("{}, and more than the last write lies behind", found.reason)));
+        }
+        if !salvage && let Some(reason) = self.unlike_a_broker(found, behind, later) {
+            return Err(corrupt(&reason));
         }
         let mut plan = Plan { behind, ..Plan::default() };
         if is_torn {
@@ -555,9 +588,13 @@ impl Recovery<'_> {
             let ended = found.ends.iter().find(|(base, _)| *base == candidate.base).map(|(_, len)| *len);
             let len = ended.unwrap_or(candidate.limit);
             let capacity = if next.is_none() { self.shape.segment_bytes.max(candidate.limit) } else { len };
-            segments.push(Arc::new(SegmentData::new(self.home, candidate.base, len, end, capacity)));
+            segments.push(Arc::new(self.data(candidate, len, end, capacity)));
         }
         segments
+    }
+
+    fn data(&self, candidate: &Candidate, len: u64, end: Offset, capacity: u64) -> SegmentData {
+        SegmentData::new(self.home, candidate.base, len, end, capacity).at(&candidate.path)
     }
 
     /// Opens by the mark that an orderly close left; `None` if the directory differs from it.

@@ -62,6 +62,7 @@ impl Bed {
             start: None,
             recovery_point: None,
             clean: None,
+            broker: None,
         };
         let (recovery, read_path) = (RecoveryMode::Report, ReadPath::Mapped);
         let observer = Arc::new(NoObserver);
@@ -89,6 +90,7 @@ impl Bed {
         Arc::new(Context {
             pool: Pool::new("/staging".into(), origin),
             linger: Duration::from_secs(1),
+            producer_expiry: Duration::from_secs(86_400),
             boot,
             notes: Notes::load(&*disk, log.join("notes"), [7; 16]),
             files: Arc::new(Files::new(disk, Arc::new(NoObserver), self.read_path, self.max_maps)),

@@ -69,7 +69,6 @@ pub(crate) struct Marker {
 }
 
 /// Replaces what is in `into` by the control batch of `marker`: 78 bytes.
-#[cfg_attr(not(test), expect(dead_code, reason = "for transactions, to come"))]
 pub(crate) fn encode_marker(marker: &Marker, into: &mut Vec<u8>) -> Result<BatchHeader> {
     let kind = if marker.is_commit { COMMIT } else { ABORT };
     let mut key = [0; 4];

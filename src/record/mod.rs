@@ -37,6 +37,7 @@ pub use batch::BatchRef;
 pub use builder::{BatchBuilder, BatchOptions, Producer};
 pub use compress::{Codec, Compression, RecordError};
 pub use control::Control;
+pub(crate) use control::{Marker, encode_marker};
 pub use header::{Attributes, BatchHeader, TimestampType};
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use walk::RecordIter;

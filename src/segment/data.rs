@@ -18,10 +18,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use parking_lot::RwLock;
 
 use super::files::{Bytes, Files, Home, View};
-use super::index::Index;
+use super::index::{Index, Source};
 use super::offset_index::Near;
 use super::{FileKind, file_path};
 use crate::error::{Error, Result};
+use crate::probe;
 use crate::record::{BatchHeader, BatchRef, Frame};
 use crate::sys;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
@@ -71,6 +72,8 @@ pub(crate) struct Wanted {
     pub(crate) dense: bool,
     /// No batch was written under a later one.
     pub(crate) max_epoch: LeaderEpoch,
+    /// Whether another segment follows, so that nothing is added to this one.
+    pub(crate) is_closed: bool,
 }
 
 impl Wanted {
@@ -119,6 +122,14 @@ impl SegmentData {
             last_used: AtomicU64::new(0),
             index: RwLock::new(None),
         }
+    }
+
+    /// The same, of a file with another name for now.
+    pub(crate) fn at(mut self, path: &Path) -> Self {
+        if *self.path != *path {
+            self.path = path.into();
+        }
+        self
     }
 
     pub(crate) fn base(&self) -> Offset {
@@ -173,8 +184,8 @@ impl SegmentData {
     }
 
     /// The largest timestamp in the segment and the last offset of its batch; none if no record has one.
-    pub(crate) fn largest_timestamp(&self) -> Result<Option<(Timestamp, Offset)>> {
-        self.index()?;
+    pub(crate) fn largest_timestamp(self: &Arc<Self>) -> Result<Option<(Timestamp, Offset)>> {
+        self.times()?;
         let timestamp = Timestamp(self.largest.timestamp.load(Ordering::Acquire));
         let offset = Offset(self.largest.offset.load(Ordering::Relaxed));
         Ok(timestamp.is_some().then_some((timestamp, offset)))
@@ -183,16 +194,59 @@ impl SegmentData {
     /// The position of the first batch whose last offset is `target` or more; `None` if the segment ends before.
     /// Published bytes are counted before the view is taken, which then has room for them.
     pub(crate) fn locate(self: &Arc<Self>, target: Offset) -> Result<Option<u64>> {
-        let len = self.len();
-        let view = self.view()?;
-        Ok(self.find(&view, len, target)?.map(|(position, _)| position))
+        self.mending(|| {
+            let len = self.len();
+            let view = self.view()?;
+            Ok(self.find(&view, len, target)?.map(|(position, _)| position))
+        })
+    }
+
+    /// Looks again with an index made from the batches, if damage was found by one that nobody vouches for.
+    fn mending<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
+        match look() {
+            Err(Error::Corrupt(_)) if self.rebuild_index() => {
+                probe::reached("segment.index_was_wrong");
+                look()
+            }
+            found => found,
+        }
+    }
+
+    /// Replaces an index that nobody vouches for by one made from the batches; `false` if there is none, or the batches
+    /// are what is damaged.
+    fn rebuild_index(&self) -> bool {
+        if self.index.read().as_ref().is_none_or(|index| index.is_vouched()) {
+            return false;
+        }
+        match Index::rebuild(&*self.files().disk, &self.path, self.base, self.len()) {
+            Ok(loaded) => {
+                self.replace_found(loaded.index, loaded.largest);
+                self.files().tell_rebuilt(file_path(&self.home.dir, self.base, FileKind::Index));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn replace_found(&self, index: Index, largest: Option<(Timestamp, Offset)>) {
+        let mut slot = self.index.write();
+        // The writer's own may have come meanwhile.
+        if slot.as_ref().is_some_and(|index| !index.is_vouched()) {
+            if let Some((timestamp, offset)) = largest {
+                self.note_largest(timestamp, offset);
+            }
+            *slot = Some(Arc::new(index));
+        }
     }
 
     /// As [`locate`](Self::locate), among the first `len` bytes, and the frame of that batch.
     fn find(&self, view: &View, len: u64, target: Offset) -> Result<Option<(u64, Frame)>> {
-        let Near { entry, mut way } = self.floor(target)?;
+        let (Near { entry, mut way }, is_vouched) = self.floor(target)?;
         let (mut position, mut next) = (entry.map_or(0, |entry| u64::from(entry.position)), self.base);
         let mut indexed = entry.map(|entry| entry.offset);
+        if indexed.is_some() && position >= len {
+            return Err(self.corrupt(len, "the index leads past the end"));
+        }
         while position < len {
             let (from, mut copied) = (position, [0; BatchHeader::LEN]);
             let window = self.headers(view, from, len, &mut copied)?;
@@ -201,7 +255,12 @@ impl SegmentData {
             while let Some(header) = window.get((position - from) as usize..).and_then(<[u8]>::first_chunk) {
                 let frame = self.frame(header, position, len)?;
                 // Offsets are under no checksum. One that fell would let a batch be passed over.
-                if frame.base_offset < next || indexed.is_some_and(|last| last != frame.last_offset()) {
+                let is_other = |last: Offset| match is_vouched {
+                    true => last != frame.last_offset(),
+                    // An older broker notes the last offset of several batches with the position of the first.
+                    false => last < frame.last_offset(),
+                };
+                if frame.base_offset < next || indexed.is_some_and(is_other) {
                     return Err(self.corrupt(position, format!("offset {} is out of place", frame.base_offset)));
                 }
                 if frame.last_offset() >= target {
@@ -214,11 +273,13 @@ impl SegmentData {
         Ok(None)
     }
 
-    fn floor(&self, target: Offset) -> Result<Near> {
+    /// Where to begin looking, and whether somebody vouches for that.
+    fn floor(&self, target: Offset) -> Result<(Near, bool)> {
+        let near = |index: &Index| (index.floor(self.base, target), index.is_vouched());
         if let Some(index) = &*self.index.read() {
-            return Ok(index.floor(self.base, target));
+            return Ok(near(index));
         }
-        Ok(self.index()?.floor(self.base, target))
+        Ok(near(&*self.index()?))
     }
 
     /// Bytes from `position` on, at least a header, of `len` that are published.
@@ -242,6 +303,16 @@ impl SegmentData {
     /// Verified batches from the one that holds or follows `wanted.from` on; `None` if the segment ends before it,
     /// or the limit comes before the end of the first batch.
     pub(crate) fn read(self: &Arc<Self>, wanted: Wanted) -> Result<Option<Piece>> {
+        let found = self.mending(|| self.read_found(wanted))?;
+        // Where the next one begins is where this one must end.
+        if found.is_none() && wanted.dense && wanted.is_closed && wanted.from < self.end().min(wanted.limit) {
+            let missing = format!("records {}..{} are missing behind it", wanted.from, self.end());
+            return Err(self.corrupt(self.len(), missing));
+        }
+        Ok(found)
+    }
+
+    fn read_found(self: &Arc<Self>, wanted: Wanted) -> Result<Option<Piece>> {
         let len = self.len();
         let view = self.view()?;
         let Some((position, first)) = self.find(&view, len, wanted.from)? else { return Ok(None) };
@@ -391,16 +462,44 @@ impl SegmentData {
         if let Some((timestamp, offset)) = loaded.largest {
             self.note_largest(timestamp, offset);
         }
-        if loaded.is_vouched {
+        if loaded.source == Source::Sealed {
             self.vouch(self.len());
         }
         let index = Arc::new(loaded.index);
         *slot = Some(Arc::clone(&index));
         drop(slot);
-        if !loaded.is_vouched {
+        if loaded.source == Source::Rebuilt {
             self.files().tell_rebuilt(file_path(&self.home.dir, self.base, FileKind::Index));
         }
         Ok(index)
+    }
+
+    /// The segment's index, once its times are known to be those of the batches.
+    pub(crate) fn times(self: &Arc<Self>) -> Result<Arc<Index>> {
+        loop {
+            let index = self.index()?;
+            if index.has_true_times() {
+                return Ok(index);
+            }
+            // A wrong time would let records be passed over, and no batch can tell: so all are looked at, once.
+            let (len, view) = (self.len(), self.view()?);
+            let mut check = index.check_times(self.base);
+            let mut position = 0;
+            while position < len {
+                let header = self.header(&view, position, len)?;
+                check.push(&header);
+                position += u64::from(header.batch_len);
+            }
+            match check.finish() {
+                (true, largest) => {
+                    probe::reached("segment.times_checked");
+                    self.replace_found(index.with_true_times(), largest);
+                }
+                (false, _) if self.rebuild_index() => probe::reached("segment.times_were_wrong"),
+                // A batch is damaged, and who reads it is told. The others are searched.
+                (false, largest) => self.replace_found(index.without_times(), largest),
+            }
+        }
     }
 
     /// Sets the index that the writer is growing, or takes it away once its files are written.

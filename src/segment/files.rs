@@ -66,10 +66,15 @@ impl Files {
 
     /// Tells that the index at `path` was built again from its segment.
     pub(crate) fn tell_rebuilt(&self, path: PathBuf) {
-        // The directory is named after the partition.
-        let dir = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        if let Some(partition) = dir.and_then(TopicPartition::from_dir_name) {
+        if let Some(partition) = partition_of(&path) {
             tell(&self.observer, move |observer| observer.index_rebuilt(&partition, &path));
+        }
+    }
+
+    /// Tells that what the file at `path` should say was found in the batches.
+    pub(crate) fn tell_state_rebuilt(&self, path: PathBuf) {
+        if let Some(partition) = partition_of(&path) {
+            tell(&self.observer, move |observer| observer.state_rebuilt(&partition, &path));
         }
     }
 
@@ -145,6 +150,12 @@ impl Home {
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_left.load(Ordering::SeqCst) { Err(Error::Closed) } else { Ok(()) }
     }
+}
+
+/// The partition of a file: its directory is named after it.
+fn partition_of(path: &Path) -> Option<TopicPartition> {
+    let dir = path.parent()?.file_name()?.to_str()?;
+    TopicPartition::from_dir_name(dir)
 }
 
 /// An open way to the bytes of one segment file, at a path that its errors name. Cheap to clone; keeps the file's bytes

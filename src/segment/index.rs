@@ -10,7 +10,7 @@ use super::seal::Seal;
 use super::time_index::{self, TimeEntry};
 use super::{FileKind, file_path};
 use crate::checksum::Digest;
-use crate::disk::{self, Disk, Open, Vouched, write_all_at};
+use crate::disk::{self, Disk, Open, Vouched, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
 use crate::record::BatchHeader;
@@ -22,6 +22,18 @@ use crate::types::{Offset, Timestamp};
 pub(crate) struct Index {
     offsets: Entries,
     times: Entries,
+    trust: Trust,
+}
+
+/// How far an index is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// It was in the files: an offset is believed if the batch it leads to has it, a time is not.
+    Found,
+    /// The times were compared with the batches.
+    TimesChecked,
+    /// A seal says that it is theirs, or it was made from the batches.
+    Vouched,
 }
 
 #[derive(Debug)]
@@ -45,8 +57,18 @@ impl Entries {
 pub(crate) struct Loaded {
     pub(crate) index: Index,
     pub(crate) largest: Option<(Timestamp, Offset)>,
-    /// Whether a seal says that the segment is as this crate wrote it.
-    pub(crate) is_vouched: bool,
+    pub(crate) source: Source,
+}
+
+/// Where an index came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// From its files, and a seal says that the whole segment is as this crate wrote it.
+    Sealed,
+    /// From its files.
+    Found,
+    /// From the batches: the files are missing, or wrong.
+    Rebuilt,
 }
 
 impl Index {
@@ -63,6 +85,30 @@ impl Index {
         time_index::floor(self.times.bytes(), base, below).map_or(base, |entry| entry.offset)
     }
 
+    pub(crate) fn is_vouched(&self) -> bool {
+        self.trust == Trust::Vouched
+    }
+
+    pub(crate) fn has_true_times(&self) -> bool {
+        self.trust != Trust::Found
+    }
+
+    /// Looks at the times of an index that nobody vouches for, batch by batch.
+    pub(crate) fn check_times(&self, base: Offset) -> TimesCheck<'_> {
+        TimesCheck { entries: time_index::entries(self.times.bytes()), base, largest: None, is_good: true }
+    }
+
+    /// The same, now that its times were checked.
+    pub(crate) fn with_true_times(&self) -> Self {
+        let copy = |entries: &Entries| Entries::Loaded(entries.bytes().into());
+        Self { offsets: copy(&self.offsets), times: copy(&self.times), trust: Trust::TimesChecked }
+    }
+
+    /// The same, after its times turned out to be wrong.
+    pub(crate) fn without_times(&self) -> Self {
+        Self { times: Entries::Loaded(Box::default()), ..self.with_true_times() }
+    }
+
     /// Whether it can be dropped and loaded again.
     pub(crate) fn is_loaded(&self) -> bool {
         matches!(self.offsets, Entries::Loaded(_))
@@ -71,28 +117,55 @@ impl Index {
     /// The index of a sealed segment: from its files if the seal vouches for them, else from its batches.
     pub(crate) fn load(files: &Arc<Files>, log: &Path, base: Offset, len: u64) -> Result<Loaded> {
         let dir = log.parent().unwrap_or(Path::new("."));
-        match Self::vouched(&*files.disk, dir, base, len) {
-            Some(loaded) => Ok(loaded),
+        if let Some(loaded) = Self::vouched(&*files.disk, dir, base, len) {
+            return Ok(loaded);
+        }
+        match Self::found(&*files.disk, dir, base, len) {
+            Some(index) => Ok(Loaded { index, largest: None, source: Source::Found }),
             None => Self::rebuild(&*files.disk, log, base, len),
         }
+    }
+
+    /// What the files hold, if it can be an index of a segment of `len` bytes. Nobody says that it is this one's.
+    fn found(disk: &dyn Disk, dir: &Path, base: Offset, len: u64) -> Option<Self> {
+        let batches = len / BatchHeader::LEN as u64;
+        let read = |kind, entry_len: usize| {
+            let file = disk.open(&file_path(dir, base, kind), Open::Read).ok()?;
+            let found = file.metadata().ok()?.len;
+            if found % entry_len as u64 != 0 {
+                return None;
+            }
+            // No more entries than batches: a broker reserves room for more, and leaves it as zeros when it is killed.
+            let mut bytes = vec![0; found.min((batches + 1) * entry_len as u64) as usize];
+            read_exact_at(&*file, &mut bytes, 0).ok()?;
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            bytes.truncate(used.next_multiple_of(entry_len));
+            Some(Entries::Loaded(bytes.into()))
+        };
+        let offsets = read(FileKind::Index, OffsetEntry::LEN)?;
+        let times = read(FileKind::TimeIndex, TimeEntry::LEN)?;
+        probe::reached("index.found");
+        Some(Self { offsets, times, trust: Trust::Found })
     }
 
     fn vouched(disk: &dyn Disk, dir: &Path, base: Offset, len: u64) -> Option<Loaded> {
         if probe::planted("segment.index_believed") {
             let read = |kind| disk::read_file(disk, &file_path(dir, base, kind), u64::MAX).map(Vec::into_boxed_slice);
             let (offsets, times) = (read(FileKind::Index).ok()?, read(FileKind::TimeIndex).ok()?);
-            let index = Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times) };
-            return Some(Loaded { index, largest: None, is_vouched: true });
+            let index =
+                Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times), trust: Trust::Vouched };
+            return Some(Loaded { index, largest: None, source: Source::Sealed });
         }
         let seal = Seal::load(disk, dir, base, len)?;
         let offsets = disk::read_vouched(disk, &file_path(dir, base, FileKind::Index), seal.index)?;
         let times = disk::read_vouched(disk, &file_path(dir, base, FileKind::TimeIndex), seal.time_index)?;
         probe::reached("index.vouched");
-        let index = Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times) };
-        Some(Loaded { index, largest: seal.largest, is_vouched: true })
+        let index = Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times), trust: Trust::Vouched };
+        Some(Loaded { index, largest: seal.largest, source: Source::Sealed })
     }
 
-    fn rebuild(disk: &dyn Disk, log: &Path, base: Offset, len: u64) -> Result<Loaded> {
+    /// Makes it anew from the batches.
+    pub(crate) fn rebuild(disk: &dyn Disk, log: &Path, base: Offset, len: u64) -> Result<Loaded> {
         probe::reached("index.rebuilt");
         let file = disk.open(log, Open::Read).map_err(Error::io("open", log))?;
         // Room for an entry at every batch of the smallest size that makes one.
@@ -108,8 +181,43 @@ impl Index {
         }
         writer.close();
         let loaded = |writer: &RegionWriter| Entries::Loaded(writer.region().readable().into());
-        let index = Self { offsets: loaded(&writer.offsets), times: loaded(&writer.times) };
-        Ok(Loaded { index, largest: writer.largest, is_vouched: false })
+        let index = Self { offsets: loaded(&writer.offsets), times: loaded(&writer.times), trust: Trust::Vouched };
+        Ok(Loaded { index, largest: writer.largest, source: Source::Rebuilt })
+    }
+}
+
+/// Compares the times of an index with the headers of its segment, of the first batch on.
+#[derive(Debug)]
+pub(crate) struct TimesCheck<'i> {
+    /// Those of batches to come.
+    entries: &'i [[u8; TimeEntry::LEN]],
+    base: Offset,
+    largest: Option<(Timestamp, Offset)>,
+    is_good: bool,
+}
+
+impl TimesCheck<'_> {
+    /// The next batch.
+    pub(crate) fn push(&mut self, header: &BatchHeader) {
+        let (timestamp, last) = (header.max_timestamp, header.last_offset());
+        while let Some((entry, rest)) = self.entries.split_first() {
+            let entry = TimeEntry::decode(entry, self.base);
+            if entry.offset > last {
+                break;
+            }
+            // An older broker notes the offset of the very record, a newer one that of the last in its batch.
+            let is_of_this = entry.offset >= header.base_offset && entry.timestamp == timestamp;
+            self.is_good &= is_of_this && self.largest.is_none_or(|(largest, _)| largest < timestamp);
+            self.entries = rest;
+        }
+        if timestamp.is_some() && self.largest.is_none_or(|(largest, _)| timestamp > largest) {
+            self.largest = Some((timestamp, last));
+        }
+    }
+
+    /// After the last one: whether every entry is true, and the largest timestamp with the last offset of its batch.
+    pub(crate) fn finish(self) -> (bool, Option<(Timestamp, Offset)>) {
+        (self.is_good && self.entries.is_empty(), self.largest)
     }
 }
 
@@ -155,7 +263,7 @@ impl IndexWriter {
 
     pub(crate) fn reader(&self) -> Index {
         let growing = |writer: &RegionWriter| Entries::Growing(writer.region());
-        Index { offsets: growing(&self.offsets), times: growing(&self.times) }
+        Index { offsets: growing(&self.offsets), times: growing(&self.times), trust: Trust::Vouched }
     }
 
     /// The largest timestamp so far and the last offset of the batch that holds it.

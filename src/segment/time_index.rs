@@ -55,7 +55,7 @@ pub(crate) fn last(index: &[u8], base: Offset) -> Option<TimeEntry> {
 }
 
 /// The whole entries of an index. A last one that was cut is left out.
-fn entries(index: &[u8]) -> &[[u8; TimeEntry::LEN]] {
+pub(super) fn entries(index: &[u8]) -> &[[u8; TimeEntry::LEN]] {
     index.as_chunks().0
 }
 

@@ -56,6 +56,9 @@ impl Walk<'_> {
     /// Keeps what a sealed segment still needs, if its seal is not there or it was not cut to its length.
     fn finished(&mut self, sealed: &Candidate, mut end: End, next: Offset) {
         let recovery = self.recovery;
+        if recovery.context.read_only {
+            return; // Nothing is finished then.
+        }
         let seal = Seal::load(recovery.context.disk(), recovery.dir, sealed.base, end.position);
         if seal.is_some_and(|seal| seal.end == next) && sealed.limit == end.position {
             return;
@@ -74,6 +77,9 @@ impl Walk<'_> {
     /// Without one that does, what is missing is missing.
     fn is_gap(&self, segment: usize, end: &End, next: Offset) -> bool {
         let (recovery, candidate) = (self.recovery, &self.candidates[segment]);
+        if recovery.hints.broker.is_some() {
+            return next > end.offset && end.position == candidate.limit;
+        }
         let seal = Seal::load(recovery.context.disk(), recovery.dir, candidate.base, end.position);
         next > end.offset && seal.is_some_and(|seal| seal.end == next)
     }

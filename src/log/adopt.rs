@@ -1,0 +1,167 @@
+//! Taking over a broker's directory, for good.
+//!
+//! ```text
+//! locks: ours, Kafka's -> looked through, as a reader would -> refused, if anything speaks against it
+//!     -> .kafka_cleanshutdown goes -> what the cleaner left half done is finished -> checkpoints -> catalog
+//!     -> an ordinary open -> open transactions are aborted, if that was chosen -> catalog: they were
+//! ```
+//!
+//! Until the catalog is there it is a broker's directory, which Kafka may load as after a kill, and the adoption can
+//! begin anew. From then on it is a log of ours.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::broker;
+use super::builder::LogBuilder;
+use super::checkpoints::{Checkpoint, Checkpoints};
+use super::names::{DirName, classify_dir};
+use super::open::{self, CATALOG_FILE, CHECKPOINTS_FILE};
+use super::{FirstError, Inner, delete};
+use crate::config::TopicConfig;
+use crate::disk::Disk;
+use crate::disk::checkpoint::PartitionMetadata;
+use crate::disk::replace::sync_parent;
+use crate::error::{Error, Result};
+use crate::partition::RecoveryMode;
+use crate::partition::hints::Stopped;
+use crate::partition::recover::Leftovers;
+use crate::probe;
+use crate::types::TopicPartition;
+
+/// How a Kafka broker's directory is taken over: see [`LogBuilder::adopt`].
+#[derive(Debug, Clone, Default)]
+#[must_use = "hand it to `LogBuilder::adopt`"]
+pub struct Adoption {
+    configs: Vec<(Box<str>, TopicConfig)>,
+    aborts_open: bool,
+}
+
+impl Adoption {
+    /// Sets the settings of a topic. Its number of partitions stays what it is.
+    ///
+    /// Default: those of [`default_config`](LogBuilder::default_config). A broker keeps settings in the metadata of its
+    /// cluster, not in this directory.
+    pub fn topic(mut self, name: &str, config: TopicConfig) -> Self {
+        self.configs.push((name.into(), config));
+        self
+    }
+
+    /// Has transactions aborted that the broker left open: an abort marker is written to each partition concerned, those
+    /// of `__consumer_offsets` included, so that offsets committed in them do not count.
+    ///
+    /// Default: a directory with open transactions is refused.
+    pub fn abort_open(mut self) -> Self {
+        self.aborts_open = true;
+        self
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        self.configs.iter().try_for_each(|(_, config)| {
+            config.validate()?;
+            super::check_codec(config)
+        })
+    }
+}
+
+/// Takes over the directory that `settings` name: from when this returns it is a log. Nothing else has it: the locks are
+/// held.
+pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
+    let (disk, dir) = (&*settings.disk, &*settings.dir);
+    let (inner, Some(broker)) = open::look(settings)? else { return Ok(()) };
+    let is_salvage = settings.recovery == RecoveryMode::Salvage;
+    if let Some(damage) = inner.damaged.read().first().filter(|_| !is_salvage) {
+        return Err(super::topic::again(&damage.error));
+    }
+    refuse_elsewhere(&inner)?;
+    if !adoption.aborts_open {
+        refuse_open_transactions(&inner)?;
+    }
+    let mut catalog = broker.catalog.clone();
+    for topic in catalog.topics_mut() {
+        let given = adoption.configs.iter().rev().find(|(name, _)| **name == *topic.name);
+        if let Some((_, config)) = given {
+            topic.config = config.partitions(topic.config.partitions);
+        }
+        let partitions =
+            (0..topic.config.partitions).map(|number| TopicPartition::new(Arc::clone(&topic.name), number));
+        topic.is_sparse = partitions.into_iter().any(|partition| !broker.is_dense(&partition, &topic.config));
+    }
+    catalog.set_aborts_open(adoption.aborts_open);
+    catalog.check_unique().map_err(|reason| Error::corrupt(dir, 0, reason))?;
+
+    probe::reached("adopt.begins");
+    broker::remove_clean_mark(disk, dir)?;
+    let mut checkpoints = Checkpoints::default();
+    for core in inner.cores() {
+        let entries = disk.list(&core.dir).map_err(Error::io("list", &*core.dir))?;
+        Leftovers::find(disk, &core.dir, &entries)?.finish(disk, &core.dir)?;
+        if PartitionMetadata::read(disk, &core.dir.join("partition.metadata"))?.is_none() {
+            PartitionMetadata { topic: core.topic }.write(disk, &core.dir.join("partition.metadata"))?;
+        }
+        // All of what a broker closed was flushed.
+        let flushed = match broker.stopped {
+            Stopped::InOrder => core.end(),
+            Stopped::Killed => broker.recovery_point(&core.id).unwrap_or_default().min(core.end()),
+        };
+        checkpoints.raise(core.topic, core.id.partition, Checkpoint { start: core.start(), synced: flushed });
+    }
+    remove_deleted(disk, dir)?;
+    checkpoints.store(disk, &dir.join(CHECKPOINTS_FILE), catalog.log_id())?;
+    catalog.store(disk, &dir.join(CATALOG_FILE))?;
+    probe::reached("adopt.done");
+    Ok(())
+}
+
+/// Each partition of each topic must be here: what another broker holds cannot be gone on with.
+fn refuse_elsewhere(inner: &Inner) -> Result<()> {
+    let topics = inner.topics.read();
+    for topic in topics.values() {
+        for (number, slot) in topic.partitions.read().iter().enumerate() {
+            if let Err(Error::PartitionElsewhere { .. }) = slot.core() {
+                let partition = TopicPartition::new(Arc::clone(&topic.name), number as u32);
+                return Err(Error::PartitionElsewhere { partition });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refuse_open_transactions(inner: &Inner) -> Result<()> {
+    for core in inner.cores() {
+        if let Some(open) = core.open_transactions().first() {
+            let (partition, producer, first) = (core.id.clone(), open.producer, open.first);
+            return Err(Error::OpenTransaction { partition, producer, first });
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directories of topics that were deleted, which Kafka does some time after.
+fn remove_deleted(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let entries = disk.list(dir).map_err(Error::io("list", dir))?;
+    for entry in entries.iter().filter(|entry| entry.is_dir && classify_dir(&entry.name) == DirName::Deleted) {
+        delete::remove_dir(disk, &dir.join(&entry.name))?;
+    }
+    sync_parent(disk, &dir.join(CATALOG_FILE))
+}
+
+impl Inner {
+    /// Aborts the transactions that a broker left open, if that was chosen when its directory was adopted, and was not
+    /// done yet. Durable when this returns.
+    pub(super) fn abort_open(&self) -> Result<()> {
+        let mut catalog = self.catalog.lock();
+        if !catalog.aborts_open() {
+            return Ok(());
+        }
+        let mut errors = FirstError::default();
+        for core in self.cores() {
+            errors.keep(core.abort_open());
+        }
+        errors.into_result()?;
+        let mut with = (**catalog).clone();
+        with.set_aborts_open(false);
+        self.context.before_change()?;
+        catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)
+    }
+}
