@@ -137,8 +137,8 @@ pub use error::{Corruption, Error, ErrorKind, Result};
 pub use group::{Committed, GroupOffset};
 pub use log::{Adoption, Background, Damage, Group, Log, LogBuilder, Maintained, Staging, Topic};
 pub use observe::{
-    Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, StagingStats, Stats,
-    SyncFailed, Synced, TailCut, TopicStats,
+    DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, StagingStats,
+    Stats, SyncFailed, Synced, TailCut, TopicStats,
 };
 pub use partition::{
     Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ReadOptions, Reader, Records,

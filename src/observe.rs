@@ -70,6 +70,10 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// append, a sync), by maintenance or by the close. In a read-only log they stay, and this is never told.
     fn corrupt_tail_cut(&self, cut: &TailCut<'_>) {}
 
+    /// Damage in the middle of a partition was cut out, because the log was opened with
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage).
+    fn damage_cut_out(&self, cut: &DamageCut<'_>) {}
+
     /// The index of a sealed segment was missing or wrong, so a read built it again from the batches, in memory. The
     /// path is that of the offset index. Told again if the segment was unmapped in between.
     fn index_rebuilt(&self, partition: &TopicPartition, path: &Path) {}
@@ -166,6 +170,26 @@ pub struct TailCut<'a> {
     pub from: u64,
     /// How many.
     pub bytes: u64,
+}
+
+/// Damage was cut out of the middle of a partition, and what lies behind it kept.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DamageCut<'a> {
+    /// Where.
+    pub partition: &'a TopicPartition,
+    /// The segment file the damage was in.
+    pub path: &'a Path,
+    /// The position of its first byte there, before it was cut out.
+    pub position: u64,
+    /// How many bytes it took.
+    pub bytes: u64,
+    /// The first offset whose record is lost; none is if `next_offset` is the same.
+    pub first_offset: Offset,
+    /// The first offset behind the damage.
+    pub next_offset: Offset,
+    /// The file that what was cut out is kept in.
+    pub kept_in: &'a Path,
 }
 
 /// A partition is being, or was, recovered.

@@ -241,7 +241,7 @@ impl LogBuilder {
 
     /// Sets what to do with damage that a crash does not explain. Default: [`RecoveryMode::Report`].
     ///
-    /// [`RecoveryMode::Salvage`] reaches what recovery reads: the end of a partition that was not closed in order. See
+    /// With [`RecoveryMode::Salvage`] the open reads every segment, and cuts out what is damaged before it returns. See
     /// [`guide::operations`](crate::guide::operations).
     ///
     /// # Example

@@ -30,6 +30,7 @@ use crate::partition::context::{CleanMark, Context, Doorbell, RecoveryMode, Spac
 use crate::partition::core::Core;
 use crate::partition::hints::{CleanPartition, Hints};
 use crate::partition::notes::Notes;
+use crate::partition::salvage::Damaged;
 use crate::probe;
 use crate::segment::files::Files;
 use crate::segment::pool::{self, Pool};
@@ -345,6 +346,9 @@ fn pool(
 
 impl Inner {
     fn open_topics(&self, known: &Known) -> Result<()> {
+        if self.context.recovery == RecoveryMode::Salvage && !self.context.read_only {
+            self.cut_out_damage()?;
+        }
         let topics: Vec<CatalogTopic> = self.catalog.lock().live().cloned().collect();
         for topic in topics {
             let state = self.open_topic(&topic, known);
@@ -354,6 +358,32 @@ impl Inner {
     }
 
     /// Reports staged records that cannot be given to a partition: they are kept, and nobody reads them.
+    /// Cuts damage out of the middle of partitions. Their offsets have gaps then, which the catalog says first.
+    fn cut_out_damage(&self) -> Result<()> {
+        let mut catalog = self.catalog.lock();
+        let topics: Vec<CatalogTopic> = catalog.live().cloned().collect();
+        for topic in topics {
+            for number in 0..topic.config.partitions {
+                let id = TopicPartition::new(Arc::clone(&topic.name), number);
+                let dir = self.partition_dir(&id);
+                // One that cannot be read is damaged, and told of when it is opened.
+                let Ok(found) = Damaged::find(self.context.disk(), &dir, !topic.is_sparse) else { continue };
+                if found.is_none() {
+                    continue;
+                }
+                probe::reached("open.cut_out_damage");
+                self.context.before_change()?;
+                let mut with = (**catalog).clone();
+                with.topics_mut().filter(|other| other.id == topic.id).for_each(|topic| topic.is_sparse = true);
+                if with != **catalog {
+                    catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)?;
+                }
+                found.cut_out(&self.context, &id, &dir)?;
+            }
+        }
+        Ok(())
+    }
+
     fn note_lost(&self, lost: impl IntoIterator<Item = Error>) {
         let catalog = self.catalog.lock();
         let is_known = |(topic, partition): &(TopicId, u32)| {

@@ -225,7 +225,7 @@ fn what_a_salvage_gave_up_is_not_called_synced_any_more() {
     let path = dirs[1].path().join("t-0/00000000000000000000.log");
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 24 * 10 + 100;
-    bytes[middle] ^= 1;
+    bytes.truncate(middle);
     fs::write(&path, bytes).unwrap();
     fs::remove_file(dirs[1].path().join("clean")).unwrap();
 

@@ -25,7 +25,9 @@ pub enum RecoveryMode {
     /// Report it as [`Error::Corrupt`], change nothing.
     #[default]
     Report,
-    /// Keep what comes before it, put what follows aside in files named `*.cut`, and go on.
+    /// Keep every batch that verifies, put the rest aside in files named `*.cut`, and go on. Where records are lost in
+    /// the middle of a partition, their offsets are missing, and readers pass over them. All segments are read for it. A
+    /// log that is [read-only](crate::LogBuilder::read_only) ends at the first damage instead.
     Salvage,
 }
 

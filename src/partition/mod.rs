@@ -34,6 +34,7 @@ mod records;
 pub(crate) mod recover;
 mod report;
 mod retention;
+pub(crate) mod salvage;
 mod snapshot;
 mod stage;
 mod sync;

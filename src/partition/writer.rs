@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Durability, TopicConfig};
 use crate::disk::marks::Note;
 use crate::disk::replace::sync_parent;
-use crate::disk::{DiskFile, Open, read_exact_at, write_all_at};
+use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
 use crate::record::{BatchHeader, Compressor, OpenBatch, Record};
@@ -566,7 +566,7 @@ pub(crate) struct WriterParts {
 fn keep_torn(core: &Core, torn: &Torn) -> Result<PathBuf> {
     let disk = core.context.disk();
     let source = disk.open(&torn.path, Open::Read).map_err(Error::io("open", &*torn.path))?;
-    let kept_in = unused_name(core, &format!("{:020}", torn.offset.0))?;
+    let kept_in = unused_name(core.context.disk(), &core.dir, &format!("{:020}", torn.offset.0))?;
     let file = disk.open(&kept_in, Open::CreateNew).map_err(Error::io("create", &*kept_in))?;
     copy_torn(&*source, torn, &*file, &kept_in).inspect_err(|_| {
         // In part it is of no use, and the next try makes another.
@@ -581,7 +581,7 @@ fn keep_torn(core: &Core, torn: &Torn) -> Result<PathBuf> {
 fn keep_staged(core: &Core) -> Result<()> {
     let disk = core.context.disk();
     let Some(left) = core.context.pool.take_left(core.key()) else { return Ok(()) };
-    let kept_in = unused_name(core, &format!("{:020}.staged", left.lap.end_before.0))?;
+    let kept_in = unused_name(core.context.disk(), &core.dir, &format!("{:020}.staged", left.lap.end_before.0))?;
     let keep = || {
         let file = disk.open(&kept_in, Open::CreateNew).map_err(Error::io("create", &*kept_in))?;
         write_all_at(&*file, left.bytes(), 0).map_err(Error::io("write", &*kept_in))?;
@@ -596,7 +596,7 @@ fn keep_staged(core: &Core) -> Result<()> {
     Ok(())
 }
 
-fn copy_torn(source: &dyn DiskFile, torn: &Torn, file: &dyn DiskFile, kept_in: &Path) -> Result<()> {
+pub(super) fn copy_torn(source: &dyn DiskFile, torn: &Torn, file: &dyn DiskFile, kept_in: &Path) -> Result<()> {
     let mut piece = vec![0; (torn.to - torn.from).min(1 << 20) as usize];
     let mut at = torn.from;
     while at < torn.to {
@@ -609,11 +609,11 @@ fn copy_torn(source: &dyn DiskFile, torn: &Torn, file: &dyn DiskFile, kept_in: &
 }
 
 /// A name for bytes put aside that is not taken: `<what>.cut`, or with a number.
-fn unused_name(core: &Core, what: &str) -> Result<PathBuf> {
+pub(super) fn unused_name(disk: &dyn Disk, dir: &Path, what: &str) -> Result<PathBuf> {
     for number in 0..u32::MAX {
         let name = if number == 0 { format!("{what}.cut") } else { format!("{what}.{number}.cut") };
-        let path = core.dir.join(name);
-        match core.context.disk().metadata(&path) {
+        let path = dir.join(name);
+        match disk.metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(path),
             Err(error) => return Err(Error::io("describe", path)(error)),
             Ok(_) => {}
@@ -626,7 +626,7 @@ fn unused_name(core: &Core, what: &str) -> Result<PathBuf> {
 fn set_aside(core: &Core, base: Offset) -> Result<(), Failure> {
     let path = file_path(&core.dir, base, FileKind::Log);
     let refused = Failure::Refused;
-    let aside = unused_name(core, &format!("{:020}.log", base.0)).map_err(refused)?;
+    let aside = unused_name(core.context.disk(), &core.dir, &format!("{:020}.log", base.0)).map_err(refused)?;
     // Synced first: the name must not become durable before the bytes.
     let file = match core.context.disk().open(&path, Open::Write) {
         // A try before this one came that far.

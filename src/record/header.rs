@@ -80,6 +80,9 @@ impl BatchHeader {
     pub const LEN: usize = 61;
     /// The first byte that the checksum covers.
     pub(crate) const CRC_FROM: usize = ATTRIBUTES_AT;
+    /// Where the version of the form stands, and which it is.
+    pub(crate) const MAGIC_FROM: usize = MAGIC_AT;
+    pub(crate) const MAGIC: u8 = MAGIC as u8;
 
     /// Reads the header at the start of `bytes`. The rest of the batch need not be there, and the checksum is not
     /// looked at.

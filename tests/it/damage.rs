@@ -1,6 +1,6 @@
 //! Damage is told, where it is, and stays where it is.
 
-use chiplog::{Durability, Error, ErrorKind, Log, Offset, RecoveryMode, TopicConfig};
+use chiplog::{DamageCut, Durability, Error, ErrorKind, Log, Observer, Offset, RecoveryMode, TopicConfig};
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -51,6 +51,66 @@ fn a_strict_open_refuses_a_damaged_log_and_changes_no_batch() {
     assert_eq!(Log::builder(dir.path()).strict().open().unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert!(Log::open(dir.path()).is_ok(), "the refusal let go of the lock");
+}
+
+/// What an observer was told of damage: position, lost offsets, and the file it is kept in.
+#[derive(Debug, Default)]
+struct Cuts(std::sync::Mutex<Vec<(u64, std::ops::Range<u64>, std::path::PathBuf)>>);
+
+impl Observer for Cuts {
+    fn damage_cut_out(&self, cut: &DamageCut<'_>) {
+        let lost = cut.first_offset.0..cut.next_offset.0;
+        self.0.lock().unwrap().push((cut.position, lost, cut.kept_in.to_owned()));
+    }
+}
+
+/// Of three segments, each damaged in another way, and of a fourth that is gone, all that is whole is kept.
+#[test]
+fn a_salvage_keeps_every_batch_that_verifies() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = Log::open(dir.path())?;
+    let topic = log.create_topic("orders", TopicConfig::default().segment_bytes(1000))?;
+    let partition = topic.partition(0)?;
+    let name = |number: u64| format!("{number:02}");
+    for number in 0..60 {
+        partition.append_all([&*name(number)])?;
+    }
+    let bases: Vec<u64> = partition.segments().iter().map(|segment| segment.base().0).collect();
+    drop((topic, partition));
+    log.close()?;
+    let segment = |at: usize| dir.path().join(format!("orders-0/{:020}.log", bases[at]));
+    let len = std::fs::metadata(segment(0))?.len() / (bases[1] - bases[0]);
+    // A record of the third batch; the offset of the second; the length of the last.
+    let flip = |at: usize, position: u64| flip(&segment(at), position as usize);
+    flip(0, 2 * len + 65);
+    flip(1, len + 6);
+    flip(2, (bases[3] - bases[2] - 1) * len + 9);
+    std::fs::remove_file(segment(3))?;
+    let lost: Vec<u64> = [bases[0] + 2, bases[1] + 1, bases[3] - 1].into_iter().chain(bases[3]..bases[4]).collect();
+    let kept: Vec<String> = (0..60).filter(|number| !lost.contains(number)).map(name).collect();
+
+    let cuts = std::sync::Arc::new(Cuts::default());
+    let salvage = Log::builder(dir.path()).recovery(RecoveryMode::Salvage);
+    let log = salvage.observer(std::sync::Arc::clone(&cuts) as _).strict().open()?;
+    let partition = log.topic("orders")?.partition(0)?;
+    assert_eq!((values(&partition), partition.offsets().end), (kept.clone(), Offset(60)));
+    partition.append("more")?;
+    drop(partition);
+    log.close()?;
+
+    let told = cuts.0.lock().unwrap();
+    let ranges: Vec<_> = told.iter().map(|(position, lost, _)| (*position, lost.clone())).collect();
+    let last = bases[3] - 1;
+    assert_eq!(ranges[..2], [(2 * len, 2..3), (len, bases[1] + 1..bases[1] + 2)]);
+    assert_eq!(ranges[2..], [((last - bases[2]) * len, last..bases[4])]);
+    for (_, _, kept_in) in told.iter() {
+        assert_eq!(std::fs::metadata(kept_in)?.len(), len, "{}", kept_in.display());
+    }
+    // From here on it is an ordinary log.
+    let log = Log::builder(dir.path()).strict().open()?;
+    let found = values(&log.topic("orders")?.partition(0)?);
+    assert_eq!(found, [&kept[..], &["more".to_owned()]].concat());
+    Ok(())
 }
 
 /// After an orderly close nothing is looked at before it is read.

@@ -73,15 +73,12 @@ impl Walk<'_> {
         });
     }
 
-    /// Whether compaction left nothing between the end of a segment and the next one, as the seal of the segment says.
-    /// Without one that does, what is missing is missing.
+    /// Whether compaction may have left nothing between the end of a whole segment and the next one. A seal knows; what
+    /// a broker compacted has none.
     fn is_gap(&self, segment: usize, end: &End, next: Offset) -> bool {
         let (recovery, candidate) = (self.recovery, &self.candidates[segment]);
-        if recovery.hints.broker.is_some() {
-            return next > end.offset && end.position == candidate.limit;
-        }
         let seal = Seal::load(recovery.context.disk(), recovery.dir, candidate.base, end.position);
-        next > end.offset && seal.is_some_and(|seal| seal.end == next)
+        next > end.offset && end.position == candidate.limit && seal.is_none_or(|seal| seal.end == next)
     }
 
     fn segment(&mut self, segment: usize, position: u64, offset: Offset) -> Result<End> {
