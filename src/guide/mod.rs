@@ -6,6 +6,7 @@
 //! | [`format`](mod@format) | What is in each file, byte by byte? |
 //! | [`durability`] | What survives what, and how do we know? |
 //! | [`operations`] | Which settings are there, what does it need, what do I do when something broke? |
+//! | [`broker`] | How is a Kafka broker's directory read, or taken over, and what of its damage? |
 //! | [`changelog`] | What changed, and what do I have to do? |
 //!
 //! The pages describe what is built. What is only planned is named as planned.
@@ -24,6 +25,10 @@ pub mod durability {
 
 pub mod operations {
     #![doc = include_str!("operations.md")]
+}
+
+pub mod broker {
+    #![doc = include_str!("broker.md")]
 }
 
 pub mod changelog {
