@@ -165,6 +165,10 @@ impl Core {
                 self.write_new(last.base(), FileKind::TxnIndex, &aborted)?;
             }
             self.write_new(self.end(), FileKind::Snapshot, &snapshot)?;
+            if start < writer.end {
+                // Kafka's file begins where the log does, and is written anew by whoever finds that it does not.
+                writer.followed.epochs.truncate_from_start(start);
+            }
             writer.followed.store_epochs(&self.context, &self.dir)?;
         }
         let index = match (writer.active(), writer.found()) {
