@@ -25,7 +25,7 @@ final class Dump {
             }
             String name = partition.getFileName().toString();
             String topic = name.substring(0, name.lastIndexOf('-'));
-            judge(name, files, topics.isCompacted(topic), complaints);
+            judge(name, files, topics.isSparse(topic), complaints);
             counts.add("files dumped", files.size());
         }
     }
@@ -34,7 +34,7 @@ final class Dump {
         return Judge.files(dir).stream().map(Path::getParent).distinct().filter(parent -> !parent.equals(dir)).toList();
     }
 
-    private static void judge(String partition, List<String> files, boolean isCompacted, List<String> complaints)
+    private static void judge(String partition, List<String> files, boolean isSparse, List<String> complaints)
             throws IOException {
         ByteArrayOutputStream said = new ByteArrayOutputStream();
         ByteArrayOutputStream complained = new ByteArrayOutputStream();
@@ -55,14 +55,18 @@ final class Dump {
             .filter(line -> line.contains("isvalid: false") || line.contains("invalid bytes"))
             .forEach(line -> complaints.add(partition + ": " + line));
         complained.toString(StandardCharsets.UTF_8).lines()
-            .filter(line -> !isNoFault(line, isCompacted))
+            .filter(line -> !isNoFault(line, isSparse))
             .forEach(line -> complaints.add(partition + ": " + line.strip()));
     }
 
-    /** It expects each segment to begin at 0, and every offset to be there, and says so below a line that names the file. */
-    private static boolean isNoFault(String line, boolean isCompacted) {
+    /**
+     * It expects each segment to begin at 0, every offset to be there, and batches that compaction has emptied to have
+     * records still. It says so below a line that names the file.
+     */
+    private static boolean isNoFault(String line, boolean isSparse) {
         return line.startsWith("Non-consecutive offsets in ")
+            || line.startsWith("Found timestamp mismatch in ")
             || line.matches("  -1 is followed by \\d+")
-            || isCompacted && line.matches("  \\d+ is followed by \\d+");
+            || isSparse && line.matches("  \\d+ is followed by \\d+|  Index timestamp: \\d+, log timestamp: -1");
     }
 }
