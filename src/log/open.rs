@@ -69,6 +69,10 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         adopt::adopt(&settings, adoption)?;
     }
     let found = Found::load(&settings, settings.read_only)?;
+    if !settings.read_only && broker::has_lock(disk, dir) {
+        // A broker came and went. Who opens the directory next must not take its word for what is written from here on.
+        broker::remove_clean_mark(disk, dir)?;
+    }
     sign_lock(locks.first().map(|lock| &**lock), &settings, found.catalog.log_id());
     let (inner, _) = build(&settings, found, settings.read_only)?;
     *inner.locks.lock() = locks;

@@ -83,3 +83,19 @@ fn every_codec_reads_back_after_reopening() {
         assert_eq!(batch.header().attributes.codec(), Some(codec));
     }
 }
+
+/// A broker was started on a log of ours and stopped in order. We went on, were killed, and the broker believed its own mark:
+/// it took the zeros behind our last batch for batches.
+#[test]
+fn what_a_broker_says_of_its_own_stop_is_taken_back_by_who_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    Log::open(dir.path()).unwrap().topic("orders").unwrap();
+    let mark = dir.path().join(".kafka_cleanshutdown");
+    std::fs::write(&mark, r#"{"version":0,"brokerEpoch":-1}"#).unwrap();
+    std::fs::write(dir.path().join(".lock"), "").unwrap();
+
+    Log::builder(dir.path()).read_only().open().unwrap().close().unwrap();
+    assert!(mark.exists(), "reading alone has changed something");
+    Log::open(dir.path()).unwrap();
+    assert!(!mark.exists());
+}

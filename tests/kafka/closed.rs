@@ -64,7 +64,9 @@ fn topics() -> Result<Vec<(String, TopicConfig)>> {
 
 /// Those that are built in.
 fn codecs() -> impl Iterator<Item = Codec> {
-    [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd].into_iter().filter(|codec| codec.is_supported())
+    [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd]
+        .into_iter()
+        .filter(|codec| codec.is_supported())
 }
 
 /// One record, or a batch of them, with the time of the append or times of their own.

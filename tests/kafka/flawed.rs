@@ -39,7 +39,8 @@ fn flip(bytes: &mut [u8], from_end: usize) {
 }
 
 fn last_of(partition: &Path, kind: &str) -> Result<PathBuf> {
-    let files = fs::read_dir(partition)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
+    let files =
+        fs::read_dir(partition)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
     let of_kind = files.into_iter().filter(|path| path.extension().is_some_and(|found| found == kind));
     of_kind.max().ok_or_else(|| format!("there is no .{kind} in {}", partition.display()).into())
 }

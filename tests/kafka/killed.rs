@@ -35,7 +35,10 @@ pub(crate) fn write(dir: &Path, seed: u64) -> Result {
     }
     log.close()?;
     let lines = lines::read(&dir)?;
-    acknowledged.iter().try_for_each(|ack| check(&lines, ack)).map_err(|error| format!("{}: {error}", dir.display()))?;
+    acknowledged
+        .iter()
+        .try_for_each(|ack| check(&lines, ack))
+        .map_err(|error| format!("{}: {error}", dir.display()))?;
     lines::store(&dir, &lines)
 }
 
@@ -101,10 +104,14 @@ pub(crate) fn child(dir: &Path, seed: &str, staging: &str) -> Result {
     let log = Log::builder(dir).staging(staging).linger(Duration::from_millis(5)).open()?;
     let topics = TOPICS.into_iter().map(|name| topic(&log, name)).collect::<Result<Vec<_>>>()?;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn({
-            let topics = &topics;
-            move || work(topics, thread, seed)
-        })).collect();
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                scope.spawn({
+                    let topics = &topics;
+                    move || work(topics, thread, seed)
+                })
+            })
+            .collect();
         // Only errors come back.
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a panic".into())))
     })

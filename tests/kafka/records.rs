@@ -135,7 +135,11 @@ impl Noted {
             let place = (topic.name().to_owned(), partition, offset);
             let content = Content {
                 timestamp: made.timestamp.filter(|_| !is_of_the_append).unwrap_or(time),
-                timestamp_type: if is_of_the_append { TimestampType::LogAppendTime } else { TimestampType::CreateTime },
+                timestamp_type: if is_of_the_append {
+                    TimestampType::LogAppendTime
+                } else {
+                    TimestampType::CreateTime
+                },
                 key: made.key.as_deref(),
                 value: made.value.as_deref(),
                 headers: made.headers(),
