@@ -80,6 +80,7 @@
 //! | remember places | [`Log::group`], [`Group`] |
 //! | remove | [`TopicConfig::retention_time`], [`Log::delete_before`], [`Log::delete_topic`] |
 //! | watch | [`Log::stats`], [`Observer`], [`Log::damaged`] |
+//! | judge what is on disk | [`Log::verify`], [`Finding`] |
 //! | handle errors | [`Error::kind`] |
 //! | encode and decode batches | [`record`] |
 //! | replace the disk | [`disk`] |
@@ -135,11 +136,15 @@ pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use group::{Committed, GroupOffset};
-pub use log::{Adoption, Background, Damage, Group, Log, LogBuilder, Maintained, Staging, Topic};
+pub use log::{
+    Adoption, Background, Damage, Group, InvalidVerifyPosition, Log, LogBuilder, Maintained, Staging, Topic, VerifyOptions,
+    VerifyPosition, VerifyProgress, VerifyReport,
+};
 pub use observe::{
     DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, StagingStats,
     Stats, SyncFailed, Synced, TailCut, TopicStats,
 };
+pub use partition::verify::{Advice, Finding, FindingKind};
 pub use partition::{
     Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ReadOptions, Reader, Records,
     RecordsIter, RecoveryMode, Segment,

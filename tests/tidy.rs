@@ -48,6 +48,7 @@ const EFFECTS: &[(&[&str], &[&str])] = &[
         &["std::thread", "thread::spawn", "thread::Builder"],
         &[
             "src/log/background.rs",
+            "src/log/verify/mod.rs",
             "src/observe/tell.rs",
             "src/partition/report.rs",
             "src/sys/shim.rs",

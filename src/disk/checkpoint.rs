@@ -42,7 +42,7 @@ impl OffsetCheckpoint {
     }
 }
 
-/// Only a broker's own are read: a log's have checksums.
+/// Only a broker's own are read, and by a verification: a log's have checksums.
 impl OffsetCheckpoint {
     /// Reads the file; one that is not there holds nothing.
     pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<Self> {

@@ -99,7 +99,8 @@ impl Checkpoints {
         text::seal(text)
     }
 
-    fn parse(bytes: &[u8], log: LogId) -> Option<Self> {
+    /// The text of a file; `None` if it is not one of this log.
+    pub(super) fn parse(bytes: &[u8], log: LogId) -> Option<Self> {
         let (found, lines) = FORM.open(bytes).ok()?;
         if found != log {
             return None;
@@ -117,7 +118,8 @@ impl Checkpoints {
 }
 
 const FORM: Form = Form { what: "checkpoints", version: 1 };
-const MAX_BYTES: u64 = 64 << 20;
+/// A longer file is not ours.
+pub(super) const MAX_BYTES: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -26,6 +26,7 @@ mod partitioner;
 mod stats;
 mod text;
 mod topic;
+mod verify;
 
 #[cfg(all(test, feature = "sim"))]
 mod crash_tests;
@@ -43,6 +44,7 @@ pub(crate) use catalog::Catalog;
 pub use groups::Group;
 pub use maintain::Maintained;
 pub use topic::{Damage, Topic};
+pub use verify::{InvalidVerifyPosition, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport};
 
 use self::catalog::Stored;
 use self::checkpoints::Checkpoints;

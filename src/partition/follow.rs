@@ -141,7 +141,8 @@ pub(crate) fn producer_batch(header: &BatchHeader) -> ProducerBatch {
     }
 }
 
-fn placed(header: &BatchHeader) -> Placed {
+/// Where a data batch was stored.
+pub(crate) fn placed(header: &BatchHeader) -> Placed {
     Placed { base_offset: header.base_offset, last_offset: header.last_offset(), timestamp: header.max_timestamp }
 }
 
@@ -163,6 +164,6 @@ pub(crate) fn marker_of(batch: &BatchRef<'_>) -> Option<Marker> {
     })
 }
 
-const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
-const MAX_SNAPSHOT: u64 = 256 << 20;
+pub(crate) const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
+pub(crate) const MAX_SNAPSHOT: u64 = 256 << 20;
 const MAX_EPOCHS: u64 = 16 << 20;

@@ -43,6 +43,7 @@ pub(crate) mod testing;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod transactions;
+pub(crate) mod verify;
 mod writer;
 
 #[cfg(any(fuzzing, test))]

@@ -85,6 +85,16 @@ impl Seal {
         })
     }
 
+    /// What an index file was like.
+    pub(crate) fn digest(&self, kind: FileKind) -> Digest {
+        match kind {
+            FileKind::Index => self.index,
+            FileKind::TimeIndex => self.time_index,
+            FileKind::TxnIndex => self.txn_index,
+            FileKind::Log | FileKind::Snapshot | FileKind::Seal => Digest::default(),
+        }
+    }
+
     /// The seal of segment `base` in `dir`, if there is one that fits a `.log` of `log_len` bytes. A missing or
     /// damaged seal is none: it is never evidence about the log, only for the files it vouches for.
     pub(crate) fn load(disk: &dyn Disk, dir: &Path, base: Offset, log_len: u64) -> Option<Self> {

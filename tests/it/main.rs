@@ -20,4 +20,5 @@ mod staging;
 mod support;
 mod threads;
 mod topics;
+mod verify;
 mod watching;

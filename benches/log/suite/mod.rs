@@ -22,7 +22,7 @@ pub(crate) mod work;
 use std::io;
 
 use bare::{Buffered, Group, Indexed, Positional, Staged, Walk};
-use ours::{AsItComes, DiskBytes, ManyPartitions, OnePartition, Opened, Ours, Tailed, Unstaged, VerifyAll};
+use ours::{AsItComes, DiskBytes, ManyPartitions, OnePartition, Opened, Ours, Tailed, Unstaged, Verified, VerifyAll};
 use race::{Bound, Entrant, Goal, Line, Row};
 use system::{Shape, System};
 use work::{Appends, Paced, Plan, RandomReads, Scan};
@@ -58,6 +58,7 @@ pub(crate) fn rows(size: Size) -> io::Result<Vec<Row>> {
     rows.extend(memory(size));
     rows.push(pace(size)?);
     rows.extend(opening(size));
+    rows.push(verifying(size));
     Ok(rows)
 }
 
@@ -190,6 +191,13 @@ fn opening(size: Size) -> Vec<Row> {
         Row::of("open/1GiB", lines(0.5, 5.0), vec![one]),
         Row::of("open/1,000 partitions of 10MiB", lines(60.0, 400.0), vec![Entrant::new(OURS, many)]),
     ]
+}
+
+fn verifying(size: Size) -> Row {
+    let bytes = size.of(1 << 30, 32 << 20);
+    let contenders =
+        vec![Entrant::new(OURS, Verified::ours(bytes)), Entrant::new("verifying walk", Verified::bare(bytes))];
+    Row::rate("verify/1GiB, 2 threads", 0.85, contenders).keep()
 }
 
 /// A race of ours with `Bare`, both appending as planned.

@@ -197,7 +197,7 @@ impl<S: Subject> Run<S> {
     fn reopen(&mut self) -> Verdict {
         self.close()?;
         match self.try_open()? {
-            None => Ok(()),
+            None => self.judge(),
             Some(Refusal::Corrupt(why)) => Err(Violation::new("D8", format!("nothing is damaged, but {why}"))),
             Some(Refusal::Failed(_)) => {
                 // What a failed opening left is opened again, as after a kill; a full disk may stand in the way.
@@ -216,7 +216,17 @@ impl<S: Subject> Run<S> {
         self.subject = None;
         drop(before);
         self.world.disk.set_free(None);
-        self.open()
+        self.open()?;
+        self.judge()
+    }
+
+    fn judge(&mut self) -> Verdict {
+        self.limit_calls();
+        self.world.disk.pause_faults(true);
+        let judged = self.subject.as_mut().map_or(Ok(()), S::judge);
+        self.world.disk.pause_faults(false);
+        self.audited()?;
+        judged
     }
 
     fn successor(&self, image: Image) -> World {

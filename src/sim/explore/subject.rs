@@ -127,6 +127,15 @@ pub trait Subject: Sized {
     /// The invariant that does not hold.
     fn settle(&mut self, model: &mut Self::Model) -> Verdict;
 
+    /// Judges what is on the disk, which nobody has damaged.
+    ///
+    /// # Errors
+    ///
+    /// The invariant that does not hold.
+    fn judge(&mut self) -> Verdict {
+        Ok(())
+    }
+
     /// Takes into the model that `op` is under way: it may happen, or not.
     fn expect(model: &mut Self::Model, op: &Self::Op);
 

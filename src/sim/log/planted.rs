@@ -1,6 +1,7 @@
 //! Mistakes planted in the log, each of which must be found, and rare states, each of which must be reached.
 
-/// The mistakes; each is beside the right code. `disk.`, `segment.`, `staging.`, `partition.` and `log.` say where.
+/// The mistakes; each is beside the right code. `disk.`, `segment.`, `staging.`, `partition.`, `log.`
+/// and `verify.` say where.
 pub(super) const PLANTED: &[&str] = &[
     "disk.no_dir_sync",
     "disk.rename_before_sync",
@@ -52,6 +53,7 @@ pub(super) const PLANTED: &[&str] = &[
     "staging.start_raised_over_staged",
     "staging.word_before_bytes",
     "staging.written_past_slot",
+    "verify.checksum_ignored",
 ];
 
 /// Mistakes that are not found within the budget, or not each time: the explorers are still blind to them.

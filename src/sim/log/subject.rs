@@ -16,8 +16,8 @@ use crate::disk::Disk;
 use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
 use crate::{
-    Background, Cleanup, Durability, Error, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition, Staging,
-    TopicConfig,
+    Background, Cleanup, Durability, Error, Finding, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition,
+    Staging, TopicConfig, VerifyOptions,
 };
 
 /// How long a staged record waits.
@@ -79,11 +79,15 @@ impl Subject for Explored {
         // What a look cannot read was not found at the opening, and is damage all the same.
         world.disk.pause_faults(true);
         let looked = look(&log);
+        let passed = match &looked {
+            Err(Blind::Failed(error @ Error::Corrupt(_))) => passed_by(&log, error),
+            _ => None,
+        };
         world.disk.pause_faults(false);
-        let found = match looked {
-            Ok(found) => Ok(found),
-            Err(Blind::Wrong(violation)) => Err(violation),
-            Err(Blind::Failed(error)) => return Err(refusal(error)),
+        let found = match (looked, passed) {
+            (Ok(found), _) => Ok(found),
+            (Err(Blind::Wrong(violation)), _) | (_, Some(violation)) => Err(violation),
+            (Err(Blind::Failed(error)), None) => return Err(refusal(error)),
         };
         Ok(Self {
             log: Some(log),
@@ -103,6 +107,18 @@ impl Subject for Explored {
             None => {}
         }
         self.watch(model)
+    }
+
+    fn judge(&mut self) -> Verdict {
+        let Some(log) = &self.log else { return Ok(()) };
+        let report = log.verify(&VerifyOptions::default());
+        let report = report.map_err(|error| Violation::new("V1", format!("not verified: {error}")))?;
+        // Of files that follow from others, a power cut may have left some half written.
+        let is_dropped = |finding: &Finding| self.world.disk.may_have_dropped(&finding.path, finding.position);
+        match report.findings().iter().find(|finding| finding.is_damage() && !is_dropped(finding)) {
+            Some(finding) => Err(Violation::new("V1", format!("nothing is damaged, but {finding}"))),
+            None => Ok(()),
+        }
     }
 
     fn expect(model: &mut Model, op: &Op) {
@@ -145,6 +161,15 @@ impl Drop for Explored {
         if self.log.is_some() {
             self.world.disk.power_off();
         }
+    }
+}
+
+/// What is wrong if a verification passes over damage that a look has met.
+fn passed_by(log: &Log, met: &Error) -> Option<Violation> {
+    match log.verify(&VerifyOptions::default()) {
+        Ok(report) if report.is_damaged() => None,
+        Ok(report) => Some(Violation::new("V2", format!("{met}, and verified: {:?}", report.findings()))),
+        Err(error) => Some(Violation::new("V2", format!("{met}, and not verified: {error}"))),
     }
 }
 

@@ -4,6 +4,7 @@ mod disk;
 mod memory;
 mod open;
 mod tail;
+mod verify;
 
 use std::fs;
 use std::io;
@@ -22,6 +23,7 @@ pub(crate) use disk::DiskBytes;
 pub(crate) use memory::{ManyPartitions, OnePartition, many_partitions, one_partition};
 pub(crate) use open::{Opened, VerifyAll, fill_and_wait};
 pub(crate) use tail::Tailed;
+pub(crate) use verify::Verified;
 
 /// How a log is opened.
 pub(crate) trait Opening: Send + 'static {

@@ -113,7 +113,7 @@ impl Contender for VerifyAll {
 
     fn run(&mut self) -> io::Result<()> {
         if self.is_bare {
-            let count = verify_only(&self.dir)?;
+            let count = verify_only(&self.dir, 0)?;
             return if count == calls_for(self.bytes) {
                 Ok(())
             } else {

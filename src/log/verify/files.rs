@@ -1,0 +1,166 @@
+//! The files of the whole log.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::checkpoint::{OffsetCheckpoint, read_limited};
+use crate::disk::{Disk, read_file};
+use crate::error::{Error, Result};
+use crate::log::Inner;
+use crate::log::catalog::Catalog;
+use crate::log::checkpoints::{self, Checkpoints};
+use crate::log::clean::{self, Clean};
+use crate::log::open::{CATALOG_FILE, CHECKPOINTS_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
+use crate::observe::Quiet;
+use crate::partition::core::Core;
+use crate::partition::verify::{Advice, Finding, FindingKind, Findings};
+use crate::types::{Offset, TopicPartition};
+
+/// Judges them.
+pub(super) fn log_wide(inner: &Inner) -> Result<Vec<Finding>> {
+    let mut findings = Findings::new(None);
+    let disk = inner.context.disk();
+    let is_ours = disk.metadata(&inner.dir.join(CATALOG_FILE)).is_ok() || inner.context.clean_mark.is_there();
+    let mut clean = None;
+    if is_ours {
+        catalog(inner, &mut findings);
+        own_checkpoints(inner, &mut findings);
+        clean = clean_mark(inner, &mut findings);
+    }
+    let cores = inner.cores();
+    let ends = cores.iter().map(|core| (core.id.clone(), Arc::clone(core))).collect();
+    for name in [RECOVERY_POINTS, HIGH_WATERMARKS, LOG_STARTS, CLEANED] {
+        kafka_checkpoint(inner, name, &ends, clean.as_ref(), &mut findings);
+    }
+    for damage in inner.damaged.read().iter().filter(|damage| damage.partition.is_none()) {
+        findings.push(Finding::of_error(FindingKind::NotOpened, &inner.dir, &damage.error));
+    }
+    inner.check_open()?;
+    Ok(findings.finish())
+}
+
+/// Whether the next open finds the topics that this one knows.
+fn catalog(inner: &Inner, findings: &mut Findings) {
+    let path = inner.dir.join(CATALOG_FILE);
+    let known = Quiet::lock(&inner.catalog);
+    match Catalog::load(inner.context.disk(), &path) {
+        Ok(Some(found)) if found == **known => {}
+        Ok(Some(_)) => {
+            findings.push(Finding::new(&path, 0, FindingKind::Catalog, "it is another than the log was opened with"));
+        }
+        Ok(None) => findings.push(Finding::new(&path, 0, FindingKind::Missing, "it is not there")),
+        Err(error) => findings.push(Finding::of_error(FindingKind::Catalog, &path, &error)),
+    }
+}
+
+fn own_checkpoints(inner: &Inner, findings: &mut Findings) {
+    let path = inner.dir.join(CHECKPOINTS_FILE);
+    let found = {
+        // Nobody replaces it meanwhile.
+        let _known = inner.checkpoints.lock();
+        read_file(inner.context.disk(), &path, checkpoints::MAX_BYTES)
+    };
+    let finding = |message: &str| Finding::new(&path, 0, FindingKind::Checkpoint, message);
+    let bytes = match found {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // It is made by the first sync or close.
+            if inner.context.clean_mark.is_there() {
+                findings.push(Finding { kind: FindingKind::Missing, ..finding("it is not there") });
+            }
+            return;
+        }
+        Err(error) => {
+            let error = Error::io("read", &*path)(error);
+            return findings.push(Finding::of_error(FindingKind::Checkpoint, &path, &error));
+        }
+    };
+    let Some(found) = Checkpoints::parse(&bytes, inner.log_id) else {
+        let message =
+            "it does not read: more is looked at when the log is opened, and what was deleted by hand may be back";
+        return findings.push(finding(message));
+    };
+    for core in inner.cores() {
+        let Some(checkpoint) = found.get(core.topic, core.id.partition) else { continue };
+        let end = core.end();
+        if checkpoint.start > end || checkpoint.synced > end {
+            let message = format!(
+                "{} starts at {}, is synced to {}, and ends at {end}",
+                core.id, checkpoint.start, checkpoint.synced
+            );
+            findings.push(finding(&message).advice(Advice::Restore));
+        }
+    }
+}
+
+/// The mark of an orderly close, as long as nothing was changed since.
+fn clean_mark(inner: &Inner, findings: &mut Findings) -> Option<Clean> {
+    let path = inner.dir.join(CLEAN_FILE);
+    let is_there = || inner.context.clean_mark.is_there();
+    if !is_there() {
+        return None;
+    }
+    let clean = clean::load(inner.context.disk(), &path, inner.log_id);
+    if clean.is_none() && is_there() {
+        let message = "it does not read: every partition is recovered when the log is opened";
+        findings.push(Finding::new(&path, 0, FindingKind::CleanMark, message));
+    }
+    clean.filter(|_| is_there())
+}
+
+/// One of Kafka's own. They are written at a close, and say less than is true from then on.
+fn kafka_checkpoint(
+    inner: &Inner,
+    name: &str,
+    cores: &BTreeMap<TopicPartition, Arc<Core>>,
+    clean: Option<&Clean>,
+    findings: &mut Findings,
+) {
+    let path = inner.dir.join(name);
+    let Some(found) = read(inner.context.disk(), &path, findings) else { return };
+    for (id, offset) in &found.0 {
+        let Some(core) = cores.get(id) else { continue };
+        let end = core.end();
+        if *offset > end {
+            let message = format!("it says {offset} of {id}, which ends at {end}");
+            let finding = Finding::new(&path, 0, FindingKind::Checkpoint, message);
+            findings.push(finding.missing(end, *offset).advice(Advice::Restore));
+        }
+    }
+    let Some(clean) = clean else { return };
+    // Nothing was changed since it was written: it is exactly this.
+    for (id, core) in cores {
+        let Some(closed) = clean.get(&(core.topic, id.partition)) else { continue };
+        let starts_late = closed.segments.first().is_some_and(|(first, _)| *first < closed.start);
+        let expected = match name {
+            LOG_STARTS => starts_late.then_some(closed.start),
+            CLEANED => continue,
+            _ => Some(closed.end),
+        };
+        let found = found.0.get(id).copied();
+        if found != expected {
+            let say =
+                |offset: Option<Offset>| offset.map_or_else(|| "nothing".to_owned(), |offset| offset.to_string());
+            let message = format!("it says {} of {id}, and {} was written", say(found), say(expected));
+            findings.push(Finding::new(&path, 0, FindingKind::Checkpoint, message));
+        }
+    }
+}
+
+fn read(disk: &dyn Disk, path: &Path, findings: &mut Findings) -> Option<OffsetCheckpoint> {
+    let read = read_limited(disk, path).and_then(|text| {
+        let parsed = text.map(|text| OffsetCheckpoint::parse(&text).map_err(|malformed| malformed.at(path)));
+        parsed.transpose()
+    });
+    match read {
+        Ok(found) => found,
+        Err(error) => {
+            findings.push(Finding::of_error(FindingKind::Checkpoint, path, &error));
+            None
+        }
+    }
+}
+
+/// Up to where a broker's cleaner has come.
+const CLEANED: &str = "cleaner-offset-checkpoint";

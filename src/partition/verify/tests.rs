@@ -1,0 +1,142 @@
+//! Files that a log of ours does not make yet, those of transactions, in a directory that Kafka's own code wrote.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::*;
+use crate::disk::RealDisk;
+use crate::disk::checkpoint::PartitionMetadata;
+use crate::observe::Observer;
+use crate::segment::files::{Files, ReadPath};
+use crate::types::TopicPartition;
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {}
+
+/// A copy of the directory.
+fn fixture() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/fixture-log-dir/orders-0");
+    let to = dir.path().join("orders-0");
+    fs::create_dir(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    (dir, to)
+}
+
+fn judged(dir: &Path, read_path: ReadPath, dense: bool) -> Vec<Finding> {
+    let files = Arc::new(Files::new(Arc::new(RealDisk), Arc::new(Nobody), read_path, 10));
+    let id = TopicPartition::new("orders", 0);
+    let topic = PartitionMetadata::parse(&fs::read(dir.join("partition.metadata")).unwrap()).unwrap().topic;
+    let (start, written, derived) = (Offset::ZERO, Offset(24), Derived::All { is_closed: true });
+    let known = Known { id, topic, dir: dir.into(), start, written, dense, derived };
+    let target = Target::in_directory(known, &files).unwrap();
+    let mut found = directory(&target).unwrap();
+    for at in 0..target.extents.len() {
+        let verdict = segment(&target, at, target.gather(at), &mut |_| ControlFlow::Continue(())).unwrap();
+        found.extend(verdict.unwrap().findings);
+    }
+    found
+}
+
+/// What is found after a change of one file, by kind and file.
+fn found_after(name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<(FindingKind, String)> {
+    let (_dir, to) = fixture();
+    let path = to.join(name);
+    let mut bytes = fs::read(&path).unwrap();
+    change(&mut bytes);
+    fs::write(&path, bytes).unwrap();
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let found = judged(&to, ReadPath::Mapped, true);
+    assert_eq!(found, judged(&to, ReadPath::Positional, true));
+    found.iter().map(|finding| (finding.kind, name(&finding.path))).collect()
+}
+
+#[test]
+fn what_kafka_wrote_is_sound() {
+    let (_dir, to) = fixture();
+    for dense in [true, false] {
+        assert_eq!(judged(&to, ReadPath::Mapped, dense), []);
+        assert_eq!(judged(&to, ReadPath::Positional, dense), []);
+    }
+}
+
+#[test]
+fn an_index_of_aborted_transactions_is_what_the_batches_say() {
+    let name = "00000000000000000000.txnindex";
+    let expected = vec![(FindingKind::TxnIndex, name.to_owned())];
+    // Version, producer, first offset, marker, stable offset; and the whole entry.
+    for at in [1, 9, 17, 25, 33] {
+        assert_eq!(found_after(name, |bytes| bytes[at] ^= 1), expected, "byte {at}");
+    }
+    assert_eq!(found_after(name, Vec::clear), expected);
+    assert_eq!(found_after(name, |bytes| bytes.truncate(30)), expected);
+    assert_eq!(found_after(name, |bytes| bytes.extend_from_within(..)), expected);
+}
+
+/// A snapshot whose checksum is right is compared with the batches: what it says of each producer.
+#[test]
+fn a_snapshot_says_what_the_batches_say() {
+    let name = "00000000000000000024.snapshot";
+    for at in [10 + 7, 10 + 9, 10 + 13, 10 + 33] {
+        let found = found_after(name, |bytes| {
+            bytes[at] ^= 1;
+            let crc = crate::checksum::crc32c(&bytes[6..]);
+            bytes[2..6].copy_from_slice(&crc.to_be_bytes());
+        });
+        assert_eq!(found, [(FindingKind::Snapshot, name.to_owned())], "byte {at}");
+    }
+}
+
+/// Every bit of the directory but those of the records, whose checksum is Kafka's.
+#[test]
+fn each_bit_of_a_brokers_directory_is_judged() {
+    let (_dir, to) = fixture();
+    let mut names: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let mut passed = Vec::new();
+    for path in names.iter().filter(|path| !path.ends_with("partition.metadata")) {
+        let whole = fs::read(path).unwrap();
+        for bit in 0..whole.len() * 8 {
+            if bit % 8 != (bit / 8) % 8 && path.extension().is_some_and(|kind| kind == "log") {
+                continue; // One bit of each byte is enough.
+            }
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(path, &damaged).unwrap();
+            if judged(&to, ReadPath::Positional, true).is_empty() {
+                passed.push((path.file_name().unwrap().to_string_lossy().into_owned(), bit / 8));
+            }
+        }
+        fs::write(path, &whole).unwrap();
+    }
+    // An entry for the end of a later batch leads to where it may begin, as those of brokers before 4.0 do.
+    passed.retain(|(name, _)| !name.ends_with("index"));
+    assert_eq!(passed, []);
+}
+
+/// Bytes made to look like many long batches cost no more than a few passes over them.
+#[test]
+fn a_search_for_the_next_batch_ends() {
+    let (_dir, to) = fixture();
+    let path = to.join("00000000000000000017.log");
+    let good = fs::read(&path).unwrap();
+    let mut bytes = good.clone();
+    bytes[30] ^= 1;
+    // Headers at every 61 bytes, each of a batch to the end of the file.
+    let fake_len = 61 * 4_000;
+    for at in (0..fake_len).step_by(61) {
+        let mut head = good[..61].to_vec();
+        head[8..12].copy_from_slice(&((fake_len - at - 12) as u32).to_be_bytes());
+        bytes.extend(head);
+    }
+    fs::write(&path, bytes).unwrap();
+    let found = judged(&to, ReadPath::Mapped, true);
+    assert!(found.iter().any(|finding| finding.kind == FindingKind::Batch), "{found:?}");
+}
