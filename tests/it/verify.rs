@@ -23,7 +23,7 @@ fn closed(dir: &Path) {
 }
 
 fn fill(log: &Log) {
-    let config = TopicConfig::default().segment_bytes(800).index_interval_bytes(100).retention_time(None);
+    let config = TopicConfig::default().segment_bytes(400).index_interval_bytes(100).retention_time(None);
     let orders = log.create_topic("orders", config.partitions(2)).unwrap();
     append_batches(&orders.partition(0).unwrap(), 0..40);
     let partition = orders.partition(1).unwrap();
@@ -175,7 +175,7 @@ fn each_kind_of_damage_is_found_where_it_is() {
     check("bytes behind", Kind::Batch, Advice::Restore, ".log", &|dir| {
         edit(segments(dir).last().unwrap(), |bytes| bytes.extend([0; 100]));
     });
-    check("a lost segment", Kind::Offsets, Advice::Restore, ".log", &|dir| {
+    check("a lost segment", Kind::Missing, Advice::Restore, ".log", &|dir| {
         fs::remove_file(second(dir, "log")).unwrap();
     });
 }
@@ -228,21 +228,21 @@ fn a_partition_that_could_not_be_opened_is_judged() {
     let dir = tempfile::tempdir().unwrap();
     let log = by_hand(dir.path()).open().unwrap();
     let topic = log.create_topic("orders", TopicConfig::default().durability(Durability::Each)).unwrap();
-    append_batches(&topic.partition(0).unwrap(), 0..20);
+    append_batches(&topic.partition(0).unwrap(), 0..10);
     drop(topic);
     log.close().unwrap();
     let path = dir.path().join("orders-0/00000000000000000000.log");
-    let len = fs::read(&path).unwrap().len() / 20;
+    let len = fs::read(&path).unwrap().len() / 10;
     edit(&path, |bytes| {
         bytes[4 * len + 65] ^= 1;
-        bytes.truncate(19 * len);
+        bytes.truncate(9 * len);
     });
     let log = by_hand(dir.path()).open().unwrap();
     assert_eq!(log.damaged().len(), 1);
     let report = verify(&log);
-    assert_eq!(report.records(), 18);
+    assert_eq!(report.records(), 8);
     let lost: Vec<_> = report.findings().iter().filter_map(|finding| finding.missing.clone()).collect();
-    assert!(lost.contains(&(Offset(4)..Offset(5))) && lost.contains(&(Offset(19)..Offset(20))), "{report:?}");
+    assert!(lost.contains(&(Offset(4)..Offset(5))) && lost.contains(&(Offset(9)..Offset(10))), "{report:?}");
     assert!(report.findings().iter().any(|finding| finding.kind == FindingKind::NotOpened), "{report:?}");
 }
 
@@ -353,8 +353,12 @@ fn a_log_that_is_written_meanwhile_is_sound() {
 
 fn write(partition: &Partition, is_over: &AtomicBool) {
     while !is_over.load(Ordering::Relaxed) {
-        partition.append("some value or other").unwrap();
-        partition.append_all(["one", "another"]).unwrap();
+        for _ in 0..20 {
+            partition.append("some value or other").unwrap();
+            partition.append_all(["one", "another"]).unwrap();
+        }
+        // Rolled segments are kept open until they are synced: it is not to run away from maintenance.
+        partition.sync().unwrap();
     }
 }
 
@@ -426,8 +430,9 @@ fn each_is_found_or_harmless(times: usize, seed: u64, damage: fn(&mut Vec<u8>, &
         }
         fs::write(dir.path().join(name), bytes).unwrap();
     }
-    // Who had it open, and how far a killed process had come.
-    passed.retain(|name, _| !["LOCK", "notes"].contains(&name.as_str()));
+    // Who had it open; how far a killed process had come; where an epoch began, if that is below the first segment.
+    let harmless = ["LOCK", "notes", "orders-0/leader-epoch-checkpoint"];
+    passed.retain(|name, _| !harmless.contains(&name.as_str()));
     assert_eq!(passed, BTreeMap::new(), "these are judged");
 }
 

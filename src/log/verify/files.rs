@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::plan::is_ours;
 use crate::disk::checkpoint::{OffsetCheckpoint, read_limited};
 use crate::disk::{Disk, read_file};
 use crate::error::{Error, Result};
@@ -20,10 +21,8 @@ use crate::types::{Offset, TopicPartition};
 /// Judges them.
 pub(super) fn log_wide(inner: &Inner) -> Result<Vec<Finding>> {
     let mut findings = Findings::new(None);
-    let disk = inner.context.disk();
-    let is_ours = disk.metadata(&inner.dir.join(CATALOG_FILE)).is_ok() || inner.context.clean_mark.is_there();
     let mut clean = None;
-    if is_ours {
+    if is_ours(inner) {
         catalog(inner, &mut findings);
         own_checkpoints(inner, &mut findings);
         clean = clean_mark(inner, &mut findings);
@@ -130,13 +129,21 @@ fn kafka_checkpoint(
     }
     let Some(clean) = clean else { return };
     // Nothing was changed since it was written: it is exactly this.
+    for id in found.0.keys().filter(|id| !is_known(inner, id)) {
+        let message = format!("it names {id}, and there is no such partition");
+        findings.push(Finding::new(&path, 0, FindingKind::Checkpoint, message));
+    }
     for (id, core) in cores {
-        let Some(closed) = clean.get(&(core.topic, id.partition)) else { continue };
-        let starts_late = closed.segments.first().is_some_and(|(first, _)| *first < closed.start);
+        let (start, end, first) = match clean.get(&(core.topic, id.partition)) {
+            Some(closed) => (closed.start, closed.end, closed.segments.first().map(|(first, _)| *first)),
+            // Nothing was ever written.
+            None if core.segments().is_empty() => (core.start(), core.end(), None),
+            None => continue,
+        };
         let expected = match name {
-            LOG_STARTS => starts_late.then_some(closed.start),
+            LOG_STARTS => first.is_some_and(|first| first < start).then_some(start),
             CLEANED => continue,
-            _ => Some(closed.end),
+            _ => Some(end),
         };
         let found = found.0.get(id).copied();
         if found != expected {
@@ -146,6 +153,11 @@ fn kafka_checkpoint(
             findings.push(Finding::new(&path, 0, FindingKind::Checkpoint, message));
         }
     }
+}
+
+fn is_known(inner: &Inner, id: &TopicPartition) -> bool {
+    let topics = inner.topics.read();
+    topics.get(&id.topic).is_some_and(|topic| (id.partition as usize) < topic.partitions.read().len())
 }
 
 fn read(disk: &dyn Disk, path: &Path, findings: &mut Findings) -> Option<OffsetCheckpoint> {

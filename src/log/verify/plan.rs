@@ -114,7 +114,7 @@ impl Beside {
     fn read(inner: &Inner) -> Self {
         let disk = inner.context.disk();
         let is_there = |name: &str| disk.metadata(&inner.dir.join(name)).is_ok();
-        let is_ours = is_there(CATALOG_FILE);
+        let is_ours = is_ours(inner);
         let mark = inner.dir.join(CLEAN_FILE);
         let clean = if inner.context.clean_mark.is_there() { clean::load(disk, &mark, inner.log_id) } else { None };
         // What cannot be read is found where those files are judged.
@@ -145,6 +145,12 @@ impl Beside {
     fn written(&self, id: &TopicPartition) -> Offset {
         self.written.iter().filter_map(|offsets| offsets.0.get(id)).max().copied().unwrap_or_default()
     }
+}
+
+/// Whether a log of ours wrote the directory, or a broker, whose mark is there and no catalog.
+pub(super) fn is_ours(inner: &Inner) -> bool {
+    let is_there = |name: &str| inner.context.disk().metadata(&inner.dir.join(name)).is_ok();
+    is_there(CATALOG_FILE) || !is_there(BROKER)
 }
 
 fn planned(
@@ -194,6 +200,9 @@ fn planned(
         Err(error) => Err(error),
     }
 }
+
+/// Every broker has it in each of its directories.
+const BROKER: &str = "meta.properties";
 
 /// Kafka's mark of an orderly stop.
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";

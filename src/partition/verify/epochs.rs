@@ -24,6 +24,8 @@ pub(super) struct EpochJudge<'a> {
     latest: LeaderEpoch,
     /// Batches in order that the checkpoint has another epoch for: the first of them, and how many.
     other: Option<Other>,
+    /// An epoch that the checkpoint lets begin inside of a batch.
+    inside: Option<EpochStart>,
     batches: u64,
 }
 
@@ -39,7 +41,7 @@ struct Other {
 impl<'a> EpochJudge<'a> {
     pub(super) fn new(target: &'a Target) -> Self {
         let entries = target.epochs().map(|epochs| epochs.entries()).filter(|entries| !entries.is_empty());
-        Self { target, entries, passed: 0, latest: LeaderEpoch::NONE, other: None, batches: 0 }
+        Self { target, entries, passed: 0, latest: LeaderEpoch::NONE, other: None, inside: None, batches: 0 }
     }
 
     #[inline]
@@ -54,6 +56,11 @@ impl<'a> EpochJudge<'a> {
         self.batches += 1;
         let found = header.leader_epoch;
         let expected = self.expected(header.base_offset);
+        if let Some(next) = self.next_entry()
+            && next.start <= header.last_offset()
+        {
+            self.inside.get_or_insert(next);
+        }
         if found >= self.latest && expected.is_none_or(|expected| expected == Some(found)) {
             self.latest = found;
             return Ok(());
@@ -78,6 +85,12 @@ impl<'a> EpochJudge<'a> {
             None if self.target.has_seals() || (self.target.is_closed() && offset >= self.target.start) => Some(None),
             None => None,
         }
+    }
+
+    /// The entry after that of the current batch. The first may begin anywhere: it does so where the log starts.
+    #[inline]
+    fn next_entry(&self) -> Option<EpochStart> {
+        self.entries.filter(|_| self.passed > 0)?.get(self.passed).copied()
     }
 
     #[cold]
@@ -112,16 +125,20 @@ impl<'a> EpochJudge<'a> {
 
     /// There are no more batches in this segment.
     pub(super) fn end(self, path: &Path, findings: &mut Findings) {
+        let checkpoint = self.target.dir.join(EPOCHS_FILE);
+        if let Some(EpochStart { epoch, start }) = self.inside {
+            let message = format!("epoch {epoch} begins at offset {start}, inside of a batch");
+            findings.push(Finding::new(&checkpoint, 0, FindingKind::Epochs, message).advice(Advice::Derived));
+        }
         let Some(Other { position, offset, found, expected, count }) = self.other else { return };
-        let expected = expected.map_or_else(|| "none".to_owned(), |expected| expected.to_string());
-        if count == 1 && self.batches > 1 {
+        if let Some(expected) = expected.filter(|_| count == 1 && self.batches > 1) {
             let message = format!("the batch has leader epoch {found}, and {EPOCHS_FILE} says {expected}");
             findings.push(Finding::new(path, position, FindingKind::Epochs, message));
             return;
         }
+        let expected = expected.map_or_else(|| "none".to_owned(), |expected| expected.to_string());
         let message =
             format!("for offset {offset} it says {expected}, and the batch there, as {count} in all, has {found}");
-        let checkpoint = self.target.dir.join(EPOCHS_FILE);
         findings.push(Finding::new(&checkpoint, 0, FindingKind::Epochs, message).advice(Advice::Derived));
     }
 }

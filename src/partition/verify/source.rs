@@ -138,7 +138,7 @@ impl<'a> Source<'a> {
     }
 
     /// The next batch behind `position`, where none verifies: one that does, whose offsets are among `offsets`, and
-    /// after which another begins or the file ends.
+    /// which is near or after which another begins.
     ///
     /// The file may be made to look like many long batches that overlap. What is checksummed in vain is bounded, so
     /// that this ends.
@@ -148,7 +148,7 @@ impl<'a> Source<'a> {
             if end == self.limit {
                 return Ok(None);
             }
-            if let Some(resumed) = self.follows(end, offsets)? {
+            if let Some(resumed) = self.follows(end, offsets, end - position)? {
                 return Ok(Some(resumed));
             }
         }
@@ -168,7 +168,7 @@ impl<'a> Source<'a> {
                 Some(budget) => budget,
                 None => return Ok(None),
             };
-            if let Some(resumed) = self.follows(at, offsets)? {
+            if let Some(resumed) = self.follows(at, offsets, at - position)? {
                 return Ok(Some(resumed));
             }
             at += 1;
@@ -186,14 +186,15 @@ impl<'a> Source<'a> {
         Ok(Some(position + len).filter(|end| len >= BatchHeader::LEN as u64 && *end <= self.limit))
     }
 
-    fn follows(&mut self, position: u64, offsets: &Range<Offset>) -> Result<Option<Resumed>> {
+    fn follows(&mut self, position: u64, offsets: &Range<Offset>, skipped: u64) -> Result<Option<Resumed>> {
         let Ok(header) = self.verified(position)? else { return Ok(None) };
         if header.base_offset < offsets.start || header.next_offset() > offsets.end {
             return Ok(None);
         }
         let end = position + u64::from(header.batch_len);
-        // A record may hold a batch: this one has others behind it.
-        let is_one = end == self.limit
+        // A record may hold a batch. One of the log has an offset that what was skipped explains, or others behind it.
+        let is_one = header.base_offset - offsets.start <= skipped / LEAST_RECORD
+            || end == self.limit
             || self.header(end)?.is_some_and(|next| next.base_offset >= header.next_offset())
             || self.begins_with_zeros(end)?;
         Ok(is_one.then_some(Resumed { position, offset: header.base_offset }))
@@ -242,3 +243,6 @@ fn candidate(head: &[u8], offsets: &Range<Offset>, left: u64) -> Option<u32> {
 }
 
 const MAGIC_AT: usize = 16;
+
+/// The length of a record without a key and a value, in bytes.
+const LEAST_RECORD: u64 = 7;
