@@ -137,8 +137,8 @@ pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, T
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use group::{Committed, GroupOffset};
 pub use log::{
-    Adoption, Background, Damage, Group, InvalidVerifyPosition, Log, LogBuilder, Maintained, Staging, Topic, VerifyOptions,
-    VerifyPosition, VerifyProgress, VerifyReport,
+    Adoption, Background, Damage, Group, InvalidVerifyPosition, Log, LogBuilder, Maintained, Staging, Topic,
+    VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
 };
 pub use observe::{
     DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, StagingStats,

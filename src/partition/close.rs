@@ -6,7 +6,7 @@
 use super::core::Core;
 use super::hints::CleanPartition;
 use super::read::last_batch;
-use super::writer::{Unfinished, remove_derived};
+use super::writer::{Unfinished, remove_derived, remove_if_there};
 use crate::checksum::{Crc32, Digest};
 use crate::disk::{Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
@@ -61,9 +61,7 @@ impl Core {
     fn describe(&self, sealed: &mut Unfinished) -> Result<()> {
         let data = &sealed.data;
         sealed.index.persist(self.context.disk(), &self.dir)?;
-        if !sealed.aborted.is_empty() {
-            self.write_new(data.base(), FileKind::TxnIndex, &sealed.aborted)?;
-        }
+        self.write_aborted(data.base(), &sealed.aborted)?;
         self.write_new(sealed.end, FileKind::Snapshot, &sealed.snapshot)?;
         let [index, time_index] = sealed.index.digests();
         let seal = Seal {
@@ -94,6 +92,15 @@ impl Core {
             at += bytes.len() as u64;
         }
         Ok(crc.finish())
+    }
+
+    /// Writes the index of aborted transactions; none if there are none. A broker's may name some whose records compaction
+    /// has removed.
+    fn write_aborted(&self, base: Offset, aborted: &[u8]) -> Result<()> {
+        match aborted.is_empty() {
+            false => self.write_new(base, FileKind::TxnIndex, aborted),
+            true => remove_if_there(self, &file_path(&self.dir, base, FileKind::TxnIndex)),
+        }
     }
 
     /// Writes a derived file anew. It is not synced: who finds it torn does without it.
@@ -161,9 +168,7 @@ impl Core {
             active.cut().and_then(|()| active.sync_target().trim()).map_err(|failure| self.fail(failure))?;
             active.index_mut().close();
             active.index_mut().persist(self.context.disk(), &self.dir)?;
-            if !aborted.is_empty() {
-                self.write_new(last.base(), FileKind::TxnIndex, &aborted)?;
-            }
+            self.write_aborted(last.base(), &aborted)?;
             self.write_new(self.end(), FileKind::Snapshot, &snapshot)?;
             if start < writer.end {
                 // Kafka's file begins where the log does, and is written anew by whoever finds that it does not.

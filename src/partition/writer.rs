@@ -652,7 +652,7 @@ pub(crate) fn remove_derived(core: &Core, base: Offset) -> Result<()> {
     derived.map(|kind| file_path(&core.dir, base, kind)).try_for_each(|path| remove_if_there(core, &path))
 }
 
-fn remove_if_there(core: &Core, path: &Path) -> Result<()> {
+pub(super) fn remove_if_there(core: &Core, path: &Path) -> Result<()> {
     match core.context.disk().remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),

@@ -60,7 +60,7 @@ pub(crate) fn segment(
     pace: &mut Pace<'_>,
 ) -> Result<Option<Verdict>> {
     let mut findings = Findings::new(Some(target.id.clone()));
-    let path = file_path(&target.dir, target.extents[at].base, FileKind::Log);
+    let path = target.log_path(at);
     let judged = gathered.and_then(|gathered| judge(target, at, &path, gathered, &mut findings, pace));
     let verdict = match judged {
         Ok(Some(verdict)) => verdict,
@@ -86,7 +86,7 @@ fn judge(
     findings: &mut Findings,
     pace: &mut Pace<'_>,
 ) -> Result<Option<Verdict>> {
-    let Extent { base, len, end } = target.extents[at];
+    let Extent { base, len, end, .. } = target.extents[at];
     let Gathered { log_len, seal, derived, is_at_rest } = gathered;
     let Some(log_len) = log_len else {
         if !target.is_gone(at) {

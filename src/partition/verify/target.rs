@@ -49,6 +49,8 @@ pub(crate) struct Extent {
     pub(crate) len: u64,
     /// The offset after the last record; none if nobody knows.
     pub(crate) end: Option<Offset>,
+    /// Whether a broker's cleaner has not renamed it yet. What stands under the names of its indexes is of other segments.
+    pub(crate) is_swap: bool,
 }
 
 /// Which of the files that follow from the batches are final.
@@ -114,6 +116,7 @@ impl Target {
                 base: segment.base(),
                 len: segment.len(),
                 end: Some(segment.end()),
+                is_swap: segment.path().extension().is_some_and(|extension| extension == "swap"),
             });
             (extents.collect(), core.start())
         };
@@ -150,7 +153,7 @@ impl Target {
         for (at, base) in bases.iter().enumerate() {
             let path = file_path(&dir, *base, FileKind::Log);
             let len = disk.metadata(&path).map_err(Error::io("describe", &*path))?.len;
-            extents.push(Extent { base: *base, len, end: bases.get(at + 1).copied() });
+            extents.push(Extent { base: *base, len, end: bases.get(at + 1).copied(), is_swap: false });
         }
         let (epochs, listing) = (OnceLock::new(), OnceLock::new());
         let files = Arc::clone(files);
@@ -242,11 +245,18 @@ impl Target {
         })
     }
 
+    /// The data file of a segment.
+    pub(crate) fn log_path(&self, segment: usize) -> PathBuf {
+        let Extent { base, is_swap, .. } = self.extents[segment];
+        let path = file_path(&self.dir, base, FileKind::Log);
+        if is_swap { path.with_extension("log.swap") } else { path }
+    }
+
     /// Opens the files of a segment. For who keeps maintenance from finishing or removing it meanwhile.
     pub(crate) fn gather(&self, segment: usize) -> Result<Gathered> {
-        let Extent { base, len, end } = self.extents[segment];
+        let Extent { base, len, end, is_swap } = self.extents[segment];
         self.listing();
-        let path = file_path(&self.dir, base, FileKind::Log);
+        let path = self.log_path(segment);
         let log_len = match self.disk().metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             found => Some(found.map_err(Error::io("describe", &*path))?.len),
@@ -255,7 +265,7 @@ impl Target {
         let is_stale = matches!(&seal, Some(Ok(seal)) if seal.base != base || seal.log_len != len);
         let is_closed = self.is_closed();
         let (is_final, is_complete) = match self.derived {
-            Derived::All { .. } => (true, !self.is_last(segment) || is_closed),
+            Derived::All { .. } => (!is_swap, !self.is_last(segment) || is_closed),
             // The seal of the last segment is one from before it was gone on with.
             Derived::Vouched { .. } if self.is_last(segment) => (is_closed, is_closed),
             Derived::Vouched { .. } => (seal.is_some() && !is_stale, true),
