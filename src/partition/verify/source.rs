@@ -219,7 +219,7 @@ pub(super) fn is_blank(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Resu
     let page_len = SyncMark::PAGE_LEN as u64;
     let at = to.saturating_sub(page_len);
     let mut end = to;
-    if to % page_len == 0 && at >= from && to >= page_len {
+    if to.is_multiple_of(page_len) && at >= from && to >= page_len {
         let mut page = vec![0; SyncMark::PAGE_LEN];
         read_exact_at(file, &mut page, at)?;
         if !matches!(SyncMark::best(&page), Ok(None)) || SyncMark::is_begun(&page) {
