@@ -146,8 +146,8 @@ pub use observe::{
 };
 pub use partition::verify::{Advice, Finding, FindingKind};
 pub use partition::{
-    Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ReadOptions, Reader, Records,
-    RecordsIter, RecoveryMode, Segment,
+    Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ProducerState, ReadOptions, Reader,
+    RecordBatch, Records, RecordsIter, RecoveryMode, Segment,
 };
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use segment::ReadPath;

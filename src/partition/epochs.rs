@@ -72,6 +72,11 @@ impl Epochs {
         self.drop_last_while(|last| last.start >= end)
     }
 
+    /// All epochs, the earliest first.
+    pub(crate) fn entries(&self) -> &[EpochStart] {
+        &self.entries
+    }
+
     /// The latest epoch.
     pub(crate) fn latest(&self) -> Option<LeaderEpoch> {
         self.entries.last().map(|last| last.epoch)
@@ -118,11 +123,6 @@ impl Epochs {
     pub(crate) fn epoch_for(&self, offset: Offset) -> Option<LeaderEpoch> {
         let holder = self.count_until(offset).checked_sub(1)?;
         Some(self.entries[holder].epoch)
-    }
-
-    /// All epochs, the earliest first.
-    pub(crate) fn entries(&self) -> &[EpochStart] {
-        &self.entries
     }
 
     /// How many epochs begin at `offset` or below.

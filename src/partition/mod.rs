@@ -15,10 +15,12 @@ use crate::types::{Offset, TopicId};
 
 mod aborted;
 mod append;
+mod batches;
 mod close;
 pub(crate) mod context;
 pub(crate) mod core;
 mod counters;
+mod describe;
 mod epochs;
 #[cfg(test)]
 mod fixture;
@@ -52,7 +54,9 @@ pub mod fuzzing;
 
 pub use append::{Ack, Appended};
 pub(crate) use append::{Admission, Held, append_one, append_records, stored_as};
+pub use batches::RecordBatch;
 pub use context::RecoveryMode;
+pub use describe::ProducerState;
 pub use read::Isolation;
 pub use reader::Reader;
 pub use records::{Aborted, Batches, FileRange, Records, RecordsIter};

@@ -207,7 +207,7 @@ pub(super) fn is_plain(header: &BatchHeader) -> bool {
 
 /// Leaves out the records of aborted transactions, batch by batch, as a Kafka consumer does.
 #[derive(Debug, Clone)]
-struct Hidden<'a> {
+pub(super) struct Hidden<'a> {
     /// Those that begin later, the earliest on top.
     ahead: BinaryHeap<std::cmp::Reverse<(Offset, usize)>>,
     all: &'a [AbortedTxn],
@@ -216,12 +216,12 @@ struct Hidden<'a> {
 }
 
 impl<'a> Hidden<'a> {
-    fn new(all: &'a [AbortedTxn]) -> Self {
+    pub(super) fn new(all: &'a [AbortedTxn]) -> Self {
         let ahead = all.iter().enumerate().map(|(at, txn)| std::cmp::Reverse((txn.first_offset, at))).collect();
         Self { ahead, all, open: Vec::new() }
     }
 
-    fn hides(&mut self, header: &BatchHeader) -> bool {
+    pub(super) fn hides(&mut self, header: &BatchHeader) -> bool {
         if self.all.is_empty() || !header.producer_id.is_some() {
             return false;
         }

@@ -1,0 +1,313 @@
+//! Prints what is in a directory, chiplog's or a Kafka broker's, one JSON object a line. Changes nothing.
+//!
+//! ```text
+//! dump DIR                 every record of every partition, by topic name, number and offset
+//! dump DIR --offsets       start, stable and end of each partition
+//! dump DIR --groups        what consumer groups committed
+//! ```
+//!
+//! `cargo run --release --all-features --example dump -- --help` lists the options. Keys and values are in base64. What
+//! is damaged ends the partition it is in, after everything before it was printed: a message says in which file, at
+//! which position and what. The other partitions go on.
+//!
+//! | Exit code | |
+//! |--:|---|
+//! | 0 | nothing was wrong with what was read; a broken pipe is nothing wrong |
+//! | 1 | something is damaged |
+//! | 2 | something else kept it from reading: wrong options, no such directory or topic, a codec not built in |
+
+#[path = "dump/committed.rs"]
+mod committed;
+#[path = "dump/lines.rs"]
+mod lines;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use chiplog::{Error, ErrorKind, Isolation, Log, Offset, Partition, ReadOptions, Records, RecoveryMode, Timestamp};
+use clap::Parser;
+
+use committed::Committed;
+use lines::Lines;
+
+/// Prints what is in a directory of chiplog's or a Kafka broker's, one JSON object a line
+#[derive(Debug, Parser)]
+pub(crate) struct Options {
+    /// The directory that holds the directories of partitions
+    dir: PathBuf,
+    /// Only this topic [default: all, internal ones included]
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only the partitions of this number
+    #[arg(long, value_name = "NUMBER")]
+    partition: Option<u32>,
+    /// Begin at this offset of each partition, or at its start if that is later
+    #[arg(long, value_name = "OFFSET", conflicts_with = "at")]
+    from: Option<u64>,
+    /// Begin at the first record of each partition whose timestamp is this or later, in milliseconds since 1970
+    #[arg(long, value_name = "MILLIS", allow_negative_numbers = true)]
+    at: Option<i64>,
+    /// Print so many records at most, of all partitions together
+    #[arg(long, value_name = "COUNT")]
+    max: Option<u64>,
+    /// Only records that belong to no transaction, or to one that was committed, up to the first that is open
+    #[arg(long)]
+    committed: bool,
+    /// Print start, stable and end of each partition, and no records
+    #[arg(long, conflicts_with_all = ["groups", "from", "at", "max", "committed"])]
+    offsets: bool,
+    /// Print what consumer groups committed, and no records
+    #[arg(long, conflicts_with_all = ["from", "at", "max", "committed"])]
+    groups: bool,
+}
+
+impl Options {
+    fn wants(&self, topic: &str, partition: u32) -> bool {
+        self.topic.as_ref().is_none_or(|wanted| wanted == topic)
+            && self.partition.is_none_or(|wanted| wanted == partition)
+    }
+
+    fn isolation(&self) -> Isolation {
+        if self.committed { Isolation::Committed } else { Isolation::Uncommitted }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    ExitCode::from(dump(&options, io::stdout().lock(), io::stderr()))
+}
+
+/// Does what the options say, and returns the exit code.
+pub(crate) fn dump(options: &Options, out: impl Write, err: impl Write) -> u8 {
+    let left = options.max.unwrap_or(u64::MAX);
+    let mut dump = Dump { options, out: Lines::new(out), err, left, told: Vec::new(), salvaged: None, code: FINE };
+    match dump.run() {
+        Ok(()) => {}
+        // Who read the lines has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            let _ = writeln!(dump.err, "error: cannot write: {error}");
+            dump.code = dump.code.max(FAILED);
+        }
+    }
+    dump.code
+}
+
+const FINE: u8 = 0;
+const DAMAGED: u8 = 1;
+const FAILED: u8 = 2;
+
+/// One run. Functions fail only if what they print cannot be written; what cannot be read is told, and passed over.
+struct Dump<'a, W: Write, E> {
+    options: &'a Options,
+    out: Lines<W>,
+    err: E,
+    /// How many records may be printed yet.
+    left: u64,
+    /// What was said already.
+    told: Vec<String>,
+    /// The log once more, as far as it can be read before what is damaged. Opened when first needed.
+    salvaged: Option<Option<Log>>,
+    code: u8,
+}
+
+impl<W: Write, E: Write> Dump<'_, W, E> {
+    fn run(&mut self) -> io::Result<()> {
+        match Log::builder(&self.options.dir).read_only().open() {
+            Err(error) => self.tell(&error)?,
+            Ok(log) if self.options.groups => self.groups(&log)?,
+            Ok(log) => self.partitions(&log)?,
+        }
+        self.out.flush()
+    }
+
+    fn partitions(&mut self, log: &Log) -> io::Result<()> {
+        let topics = log.topics();
+        if let Some(name) = &self.options.topic
+            && topics.iter().all(|topic| topic.name() != name)
+            && log.damaged().iter().all(|damage| damage.partition.as_ref().is_none_or(|of| *of.topic != **name))
+        {
+            return self.tell(&Error::TopicNotFound { topic: name.as_str().into() });
+        }
+        for topic in &topics {
+            for number in 0..topic.partition_count() {
+                if !self.options.wants(topic.name(), number) {
+                    continue;
+                }
+                if self.left == 0 {
+                    return Ok(());
+                }
+                match topic.partition(number) {
+                    Ok(partition) => self.partition(&partition)?,
+                    // A broker need not hold all partitions of a topic.
+                    Err(Error::PartitionNotFound { .. }) => {}
+                    Err(error) => {
+                        if let Some(partition) = self.salvaged(topic.name(), number)? {
+                            self.partition(&partition)?;
+                        }
+                        self.tell(&error)?;
+                    }
+                }
+            }
+        }
+        self.other_damage(log)
+    }
+
+    /// Tells of what is damaged and belongs to no partition that could be named.
+    fn other_damage(&mut self, log: &Log) -> io::Result<()> {
+        for damage in log.damaged() {
+            let is_wanted = damage.partition.as_ref().is_none_or(|of| self.options.wants(&of.topic, of.partition));
+            if is_wanted {
+                self.tell(&damage.error)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn partition(&mut self, partition: &Partition) -> io::Result<()> {
+        self.out.begin(partition.topic(), partition.number());
+        if self.options.offsets {
+            return self.out.offsets(&partition.offsets());
+        }
+        match self.records(partition)? {
+            Ok(()) => Ok(()),
+            Err(error) => self.tell(&error),
+        }
+    }
+
+    /// Prints records until there are none, enough, or what is there cannot be read.
+    fn records(&mut self, partition: &Partition) -> io::Result<Result<(), Error>> {
+        let (mut at, earliest) = match self.first(partition) {
+            Ok(Some(first)) => first,
+            Ok(None) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
+        };
+        let end = partition.offsets().end;
+        let mut careful = Careful { options: ReadOptions::default().isolation(self.options.isolation()) };
+        let mut committed = Committed::of(partition, at, self.options.committed);
+        let mut is_early = earliest.is_some();
+        while at < end {
+            let records = match careful.read(partition, at) {
+                Ok(records) => records,
+                Err(error) => return Ok(Err(error)),
+            };
+            for batch in records.batches() {
+                let header = *batch.header();
+                for record in batch {
+                    is_early = is_early && earliest.is_some_and(|earliest| record.timestamp < earliest);
+                    if is_early {
+                        continue;
+                    }
+                    if self.left == 0 {
+                        return Ok(Ok(()));
+                    }
+                    self.left -= 1;
+                    match committed.has(partition, &header, record.offset) {
+                        Ok(committed) => self.out.record(&header, &record, committed)?,
+                        Err(error) => return Ok(Err(error)),
+                    }
+                }
+            }
+            if records.next_offset() <= at {
+                break;
+            }
+            at = records.next_offset();
+        }
+        Ok(Ok(()))
+    }
+
+    /// Where to begin; and the time to begin at, if it is to be looked for from there.
+    fn first(&self, partition: &Partition) -> Result<Option<(Offset, Option<Timestamp>)>, Error> {
+        let start = partition.offsets().start;
+        let Some(at) = self.options.at.map(Timestamp) else {
+            let from = self.options.from.map_or(start, Offset);
+            return Ok(Some((from.max(start), None)));
+        };
+        match partition.offset_at(at) {
+            Ok(found) => Ok(found.map(|found| (found.max(start), None))),
+            // Something is damaged where it looked. What comes before that is wanted all the same.
+            Err(_) if at.is_some() => Ok(Some((start, Some(at)))),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn groups(&mut self, log: &Log) -> io::Result<()> {
+        let (ids, error) = match log.groups() {
+            Ok(ids) => (ids, None),
+            // Those of the other partitions of the topic are there all the same.
+            Err(error) => {
+                let ids = self.salvage()?.and_then(|log| log.groups().ok());
+                (ids.unwrap_or_default(), Some(error))
+            }
+        };
+        for id in ids {
+            let found = log.group(&id).and_then(|group| group.offsets());
+            let found = match found {
+                Ok(found) => Ok(found),
+                Err(error) => {
+                    let salvaged = self.salvage()?;
+                    salvaged.and_then(|log| log.group(&id).and_then(|group| group.offsets()).ok()).ok_or(error)
+                }
+            };
+            match found {
+                Ok(offsets) => {
+                    for (of, offset) in offsets.iter().filter(|(of, _)| self.options.wants(&of.topic, of.partition)) {
+                        self.out.group(&id, of, offset)?;
+                    }
+                }
+                Err(error) => self.tell(&error)?,
+            }
+        }
+        error.map_or(Ok(()), |error| self.tell(&error))
+    }
+
+    /// The partition as far as it can be read, if at all.
+    fn salvaged(&mut self, topic: &str, number: u32) -> io::Result<Option<Partition>> {
+        let log = self.salvage()?;
+        Ok(log.and_then(|log| log.find_topic(topic)).and_then(|topic| topic.partition(number).ok()))
+    }
+
+    fn salvage(&mut self) -> io::Result<Option<Log>> {
+        if self.salvaged.is_none() {
+            let opened = Log::builder(&self.options.dir).read_only().recovery(RecoveryMode::Salvage).open();
+            // What is wrong with it was said when it was opened as it is.
+            self.salvaged = Some(opened.ok());
+        }
+        Ok(self.salvaged.clone().flatten())
+    }
+
+    /// Says, once, what cannot be read and why, after all that was printed before.
+    fn tell(&mut self, error: &Error) -> io::Result<()> {
+        self.out.flush()?;
+        let is_damage = error.kind() == ErrorKind::Corrupt;
+        // Damage is the news, whatever else went wrong.
+        self.code = if is_damage || self.code == DAMAGED { DAMAGED } else { FAILED };
+        let mut text = format!("{}: {error}", if is_damage { "damage" } else { "error" });
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            text.push_str(&format!("\n  because: {error}"));
+            cause = error.source();
+        }
+        if !self.told.contains(&text) {
+            let _ = writeln!(self.err, "{text}");
+            self.told.push(text);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a lot at once, until something is damaged: then batch by batch, for a read fails as a whole, and what comes
+/// before the damage is wanted.
+struct Careful {
+    options: ReadOptions,
+}
+
+impl Careful {
+    fn read(&mut self, partition: &Partition, at: Offset) -> Result<Records, Error> {
+        partition.read_with(at, self.options).or_else(|_| {
+            self.options = self.options.max_bytes(1);
+            partition.read_with(at, self.options)
+        })
+    }
+}

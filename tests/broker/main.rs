@@ -1,0 +1,82 @@
+//! What a Kafka broker wrote, opened here: every answer equals Kafka's, nothing is changed, and damage that Kafka passes
+//! over in silence is told.
+//!
+//! ```text
+//! broker [NAME...]         all facts, or those whose names hold one of these words
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail as tests do")]
+
+#[path = "../../examples/dump.rs"]
+#[allow(dead_code, reason = "its main is not called here")]
+mod dump;
+#[path = "../kafka_dirs/mod.rs"]
+mod kafka_dirs;
+mod answers;
+mod printed;
+mod torn;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use kafka_dirs::KafkaDirs;
+
+/// A fact fails by panicking, and says what it counted.
+type Fact = (&'static str, fn(&KafkaDirs, &mut Counts));
+
+const FACTS: &[Fact] = &[
+    ("topics_have_their_ids_and_partitions", answers::topics),
+    ("partitions_begin_and_end_where_kafkas_do", answers::offsets),
+    ("a_read_finds_its_record_from_any_offset", answers::reads),
+    ("times_lead_to_the_first_record_at_or_after_them", answers::times),
+    ("the_largest_timestamp_is_kafkas", answers::largest_timestamps),
+    ("leader_epochs_are_kafkas_but_for_its_own_restart", answers::leader_epochs),
+    ("producers_are_kafkas", answers::producers),
+    ("groups_are_where_kafka_says", answers::groups),
+    ("dump_prints_every_record_as_kafkas_consumer_gets_it", printed::records),
+    ("dump_prints_committed_records_alone", printed::committed),
+    ("dump_prints_offsets_and_groups", printed::offsets_and_groups),
+    ("dump_begins_and_ends_where_it_is_told", printed::limits),
+    ("what_is_damaged_is_served_as_far_as_it_is_whole_and_told", torn::variants),
+];
+
+/// What is to be done at least if everything is.
+const GOALS: &[(&str, u64)] = &[
+    ("records", 8_173 + 10_094),
+    ("committed records", 7_763 + 9_425),
+    ("look-ups", 964 + 959),
+    ("partitions", 61 + 61),
+    ("groups", 1),
+    ("producers", 1),
+    ("variants", 31),
+];
+
+/// How often each thing was done.
+#[derive(Default)]
+pub(crate) struct Counts(BTreeMap<&'static str, u64>);
+
+impl Counts {
+    pub(crate) fn add(&mut self, what: &'static str, count: u64) {
+        *self.0.entry(what).or_default() += count;
+    }
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let chosen = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let dirs = KafkaDirs::shared();
+    let (mut counts, mut passed, mut failed) = (Counts::default(), 0, 0);
+    for (name, fact) in FACTS.iter().filter(|(name, _)| chosen(name)) {
+        let run = std::panic::AssertUnwindSafe(|| fact(&dirs, &mut counts));
+        let is_fine = std::panic::catch_unwind(run).is_ok();
+        println!("{name} ... {}", if is_fine { "ok" } else { "FAILED" });
+        if is_fine { passed += 1 } else { failed += 1 }
+    }
+    for (what, goal) in GOALS.iter().filter(|_| words.is_empty()) {
+        let done = counts.0.get(what).copied().unwrap_or_default();
+        println!("count {what} {done} {goal}");
+        failed += u32::from(done < *goal);
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

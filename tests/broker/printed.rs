@@ -1,0 +1,158 @@
+//! What `examples/dump.rs` prints of the same directories.
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::answers::{UNDAMAGED, committed_by_groups, list, number, text};
+use super::dump::{self, Options};
+use super::kafka_dirs::{KafkaDirs, contents};
+use super::{Counts, printed};
+
+/// One run of the example.
+pub(super) struct Run {
+    pub(super) code: u8,
+    pub(super) out: String,
+    pub(super) err: String,
+}
+
+impl Run {
+    pub(super) fn of(arguments: &[&str]) -> Self {
+        let options = Options::try_parse_from([&["dump"], arguments].concat()).expect("good arguments");
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = dump::dump(&options, &mut out, &mut err);
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        Self { code, out: text(out), err: text(err) }
+    }
+
+    /// What it printed, if nothing was wrong.
+    fn lines(&self) -> Vec<&str> {
+        assert_eq!((self.code, self.err.as_str()), (0, ""));
+        self.out.lines().collect()
+    }
+}
+
+/// The lines that the records of a directory are printed as: the answers, which topic and partition each is of, and
+/// whether it is committed.
+fn expected(dirs: &KafkaDirs, name: &str) -> Vec<(String, bool)> {
+    let mut partitions: Vec<Value> = list(&dirs.expected(&format!("{name}/partitions.json"))).to_vec();
+    partitions.sort_by_key(|answer| (text(&answer["topic"]).to_owned(), number(&answer["partition"])));
+    let mut lines = Vec::new();
+    for answer in &partitions {
+        let (topic, partition) = (&answer["topic"], &answer["partition"]);
+        for line in dirs.expected_lines(&format!("{name}/{}", text(&answer["file"]))) {
+            let line = format!("{{\"topic\":{topic},\"partition\":{partition},{}", &line[1..]);
+            let is_committed = line.ends_with("\"committed\":true}");
+            lines.push((line, is_committed));
+        }
+    }
+    lines
+}
+
+/// Whether a line is about a topic of the broker's own, of which Kafka gave no records.
+fn is_internal(line: &str) -> bool {
+    ["__consumer_offsets", "__transaction_state", "__share_group_state"]
+        .iter()
+        .any(|topic| line.starts_with(&format!("{{\"topic\":\"{topic}\"")))
+}
+
+pub(super) fn records(dirs: &KafkaDirs, counts: &mut Counts) {
+    for name in UNDAMAGED {
+        let dir = dirs.copy(name);
+        let before = contents(dir.path());
+        let run = Run::of(&[dir.path().to_str().expect("a path")]);
+        let printed = run.lines();
+        let expected = expected(dirs, name);
+        let mut of_users = printed.iter().filter(|line| !is_internal(line));
+        for (at, (expected, _)) in expected.iter().enumerate() {
+            assert_eq!(of_users.next(), Some(&expected.as_str()), "{name}: line {at}");
+        }
+        assert_eq!(of_users.next(), None, "{name}: more records than Kafka's consumer gets");
+        assert!(printed.iter().any(|line| is_internal(line)), "{name}: nothing of the broker's own topics");
+        counts.add("records", expected.len() as u64);
+        assert!(contents(dir.path()) == before, "{name}: something was changed");
+    }
+}
+
+pub(super) fn committed(dirs: &KafkaDirs, counts: &mut Counts) {
+    for name in UNDAMAGED {
+        let dir = dirs.copy(name);
+        let run = Run::of(&[dir.path().to_str().expect("a path"), "--committed"]);
+        let printed: Vec<_> = run.lines().into_iter().filter(|line| !is_internal(line)).collect();
+        let expected = expected(dirs, name);
+        let expected: Vec<_> =
+            expected.iter().filter(|(_, is_committed)| *is_committed).map(|(line, _)| line.as_str()).collect();
+        assert!(printed == expected, "{name}: {} lines, not {}", printed.len(), expected.len());
+        counts.add("committed records", printed.len() as u64);
+    }
+}
+
+pub(super) fn offsets_and_groups(dirs: &KafkaDirs, _: &mut Counts) {
+    for name in UNDAMAGED {
+        let dir = dirs.copy(name);
+        let path = dir.path().to_str().expect("a path");
+        let run = Run::of(&[path, "--offsets"]);
+        let printed: Vec<&str> = run.lines();
+        for answer in list(&dirs.expected(&format!("{name}/partitions.json"))) {
+            let [start, stable, end] = ["earliest", "lastStable", "latest"].map(|which| &answer[which]["offset"]);
+            let (topic, partition) = (&answer["topic"], &answer["partition"]);
+            let line = format!(
+                "{{\"topic\":{topic},\"partition\":{partition},\"start\":{start},\"stable\":{stable},\"end\":{end}}}"
+            );
+            assert!(printed.contains(&line.as_str()), "{name}: {line}");
+        }
+        assert_eq!(printed.len(), list(&dirs.expected(&format!("{name}/loaded.json"))).len(), "{name}");
+
+        let run = Run::of(&[path, "--groups"]);
+        let printed: Vec<Value> = run.lines().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let mut expected = Vec::new();
+        for (group, offsets) in committed_by_groups(dirs, name) {
+            for mut offset in offsets {
+                offset["group"] = json!(group);
+                expected.push(offset);
+            }
+        }
+        assert_eq!(printed, expected, "{name}");
+    }
+}
+
+pub(super) fn limits(dirs: &KafkaDirs, _: &mut Counts) {
+    let dir = dirs.copy("clean");
+    let path = dir.path().to_str().expect("a path");
+    let expected = expected(dirs, "clean");
+    let of = |topic: &str, partition: u32, least: &dyn Fn(&Value) -> bool| -> Vec<&str> {
+        let head = format!("{{\"topic\":\"{topic}\",\"partition\":{partition},");
+        let mut lines: Vec<_> = expected.iter().map(|(line, _)| line.as_str()).collect();
+        lines.retain(|line| line.starts_with(&head));
+        let from = lines.iter().position(|line| least(&serde_json::from_str(line).expect("JSON")));
+        lines.split_off(from.unwrap_or(lines.len()))
+    };
+    let at_least = |field: &'static str, least: i64| move |line: &Value| number(&line[field]) >= least;
+    let run = |arguments: &[&str]| Run::of(&[&[path], arguments].concat());
+
+    // `a-1` has one partition, `a-1-b` two.
+    let all_of_a_1 = of("a-1", 0, &|_| true);
+    assert_eq!(run(&["--topic", "a-1"]).lines(), all_of_a_1);
+    let second = of("a-1-b", 1, &|_| true);
+    assert_eq!(run(&["--topic", "a-1-b", "--partition", "1"]).lines(), second);
+    // The first begins at 11.
+    for (from, least) in [("0", 11), ("50", 50), ("142", 142), ("1000000", 1_000_000)] {
+        let printed = run(&["--topic", "plain-events", "--partition", "0", "--from", from]);
+        assert_eq!(printed.lines(), of("plain-events", 0, &at_least("offset", least)), "from {from}");
+    }
+    for at in [0, 1_700_000_000_000, 1_700_000_500_000, 1_900_000_000_000] {
+        let printed = run(&["--topic", "plain-events", "--partition", "0", "--at", &at.to_string()]);
+        assert_eq!(printed.lines(), of("plain-events", 0, &at_least("timestamp", at)), "at {at}");
+    }
+    let both: Vec<_> = [of("a-1-b", 0, &|_| true), second].concat();
+    for max in [0, 1, both.len() - 1, both.len(), 1000] {
+        let printed = run(&["--topic", "a-1-b", "--max", &max.to_string()]);
+        assert_eq!(printed.lines(), both[..max.min(both.len())], "at most {max}");
+    }
+    // Nothing is there, or is no such thing: that is not damage.
+    for arguments in [&["--topic", "nobody"][..], &["--topic", "a"]] {
+        let printed::Run { code, out, err } = run(arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}");
+        assert!(err.contains("there is no topic"), "{err}");
+    }
+    assert_eq!(Run::of(&["no-such-directory"]).code, 2);
+}
