@@ -147,7 +147,7 @@ pub use observe::{
 pub use partition::verify::{Advice, Finding, FindingKind};
 pub use partition::{
     Aborted, Ack, Appended, Batches, FileRange, Isolation, Offsets, Partition, ProducerState, ReadOptions, Reader,
-    RecordBatch, Records, RecordsIter, RecoveryMode, Segment,
+    RecordBatch, Records, RecordsIter, RecoveryMode, Segment, TornTail,
 };
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use segment::ReadPath;

@@ -1,7 +1,13 @@
-//! What a partition knows about itself beside its records, as values: producers and leader epochs.
+//! What a partition knows about itself beside its records, as values: producers, leader epochs, what is to be cut off.
+
+use std::path::PathBuf;
 
 use super::Partition;
+use super::core::Core;
+use super::recover::{Torn, hides_batch};
 use super::snapshot::Entry;
+use crate::disk::Open;
+use crate::error::{Error, Result};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 
 /// A producer as a partition knows it: what Kafka's `describeProducers` tells. See [`Partition::producers`].
@@ -36,6 +42,25 @@ impl From<Entry> for ProducerState {
     }
 }
 
+/// What lies behind the last batch of a partition that was not closed in order, and is no whole batch that follows it.
+/// See [`Partition::torn_tail`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TornTail {
+    /// The segment file.
+    pub path: PathBuf,
+    /// The position of the first byte in it.
+    pub position: u64,
+    /// How many bytes there are in that file, those behind the last that is not zero left out; 0 if all of it is in
+    /// segments behind it.
+    pub len: u64,
+    /// The offset that the first record in it would have had, and the next record gets.
+    pub offset: Offset,
+    /// Whether whole batches are in it, or segments behind it. A write that was cut short leaves none: something was
+    /// damaged, and with it goes what came after it, if the partition is gone on with.
+    pub hides_batches: bool,
+}
+
 impl Partition {
     /// The idempotent and transactional producers that wrote to it and are remembered, by ascending id. One that wrote
     /// nothing for a day, by the timestamps of its batches and the log's clock, is forgotten when the log is opened,
@@ -68,8 +93,9 @@ impl Partition {
         self.core.lock().followed.producers.entries().map(ProducerState::from).collect()
     }
 
-    /// The leader epochs that its records were written under, and the offset at which each began, in order. The last one
-    /// may have begun at the end: a leader that wrote nothing yet. A log that was never replicated has one at most.
+    /// The leader epochs that its records were written under, and the offset at which each began, in order: of the first,
+    /// its records that are left. The last one may have begun at the end: a leader that wrote nothing yet. A log that was
+    /// never replicated has one at most.
     ///
     /// # Example
     ///
@@ -86,7 +112,68 @@ impl Partition {
     /// ```
     #[must_use]
     pub fn leader_epochs(&self) -> Vec<(LeaderEpoch, Offset)> {
-        let writer = self.core.lock();
-        writer.followed.epochs.entries().iter().map(|entry| (entry.epoch, entry.start)).collect()
+        let mut epochs = self.core.lock().followed.epochs.clone();
+        epochs.truncate_from_start(self.core.start());
+        epochs.entries().iter().map(|entry| (entry.epoch, entry.start)).collect()
+    }
+
+    /// The tail that was found torn when the log was opened, as long as it is there: the first append puts it aside, and
+    /// in a log that is open read-only nobody does. `None` if the partition ends with its files.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the file cannot be read.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::io::Write;
+    /// use chiplog::{Log, Offset, Staging};
+    ///
+    /// let log = Log::builder(dir.path()).staging(Staging::Off).open()?;
+    /// log.topic("orders")?.append("paid")?;
+    /// # let killed = tempfile::tempdir()?;
+    /// # std::fs::create_dir(killed.path().join("orders-0"))?;
+    /// # for name in ["catalog", "orders-0/partition.metadata", "orders-0/00000000000000000000.log"] {
+    /// #     std::fs::copy(dir.path().join(name), killed.path().join(name))?;
+    /// # }
+    /// // A copy of the files, as a power cut could have left them: with the first bytes of another batch.
+    /// let path = killed.path().join("orders-0/00000000000000000000.log");
+    /// # let written = log.topic("orders")?.partition(0)?.segments()[0].len();
+    /// # std::fs::OpenOptions::new().write(true).open(&path)?.set_len(written)?;
+    /// std::fs::OpenOptions::new().append(true).open(&path)?.write_all(&[0, 0, 0, 0, 0, 0, 0, 1])?;
+    ///
+    /// let log = Log::builder(killed.path()).read_only().open()?;
+    /// let torn = log.topic("orders")?.partition(0)?.torn_tail()?.unwrap();
+    /// assert_eq!((torn.path, torn.len, torn.offset, torn.hides_batches), (path, 8, Offset(1), false));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn torn_tail(&self) -> Result<Option<TornTail>> {
+        let (torn, has_segments_behind) = {
+            let writer = self.core.lock();
+            (writer.plan().torn.clone(), !writer.plan().set_aside.is_empty())
+        };
+        match torn {
+            Some(torn) => TornTail::find(&self.core, torn, has_segments_behind).map(Some),
+            None if has_segments_behind => Ok(self.core.last_segment().map(|last| TornTail {
+                path: last.path().to_owned(),
+                position: last.len(),
+                len: 0,
+                offset: last.end(),
+                hides_batches: true,
+            })),
+            None => Ok(None),
+        }
+    }
+}
+
+impl TornTail {
+    fn find(core: &Core, torn: Torn, has_segments_behind: bool) -> Result<Self> {
+        let Torn { path, from, to, offset } = torn;
+        let file = core.context.disk().open(&path, Open::Read).map_err(Error::io("open", &*path))?;
+        let hides_batches = has_segments_behind
+            || hides_batch(&*file, from + 1, to, offset).map_err(Error::io("read", &*path))?;
+        Ok(Self { path, position: from, len: to.saturating_sub(from), offset, hides_batches })
     }
 }

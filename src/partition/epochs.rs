@@ -72,6 +72,17 @@ impl Epochs {
         self.drop_last_while(|last| last.start >= end)
     }
 
+    /// Lets the first epoch begin at `start`, after the log before it was removed. Says whether anything changed.
+    ///
+    /// The epoch that holds `start` stays, even if no batch of it does.
+    pub(crate) fn truncate_from_start(&mut self, start: Offset) -> bool {
+        let Some(holder) = self.count_until(start).checked_sub(1) else { return false };
+        let changed = holder > 0 || self.entries[holder].start < start;
+        self.entries.drain(..holder);
+        self.entries[0].start = start;
+        changed
+    }
+
     /// All epochs, the earliest first.
     pub(crate) fn entries(&self) -> &[EpochStart] {
         &self.entries
@@ -80,6 +91,11 @@ impl Epochs {
     /// The latest epoch.
     pub(crate) fn latest(&self) -> Option<LeaderEpoch> {
         self.entries.last().map(|last| last.epoch)
+    }
+
+    /// How many epochs begin at `offset` or below.
+    fn count_until(&self, offset: Offset) -> usize {
+        self.entries.partition_point(|entry| entry.start <= offset)
     }
 
     fn drop_last_while(&mut self, drops: impl Fn(&EpochStart) -> bool) -> bool {
@@ -93,17 +109,6 @@ impl Epochs {
 /// What replication does with them.
 #[cfg_attr(not(any(fuzzing, test)), expect(dead_code, reason = "for replication, to come"))]
 impl Epochs {
-    /// Lets the first epoch begin at `start`, after the log before it was removed. Says whether anything changed.
-    ///
-    /// The epoch that holds `start` stays, even if no batch of it does.
-    pub(crate) fn truncate_from_start(&mut self, start: Offset) -> bool {
-        let Some(holder) = self.count_until(start).checked_sub(1) else { return false };
-        let changed = holder > 0 || self.entries[holder].start < start;
-        self.entries.drain(..holder);
-        self.entries[0].start = start;
-        changed
-    }
-
     /// Where the batches of `epoch` end, in a log that ends at `log_end`, and which epoch that really is: the largest
     /// known one not above. `None` if that cannot be told.
     pub(crate) fn end_offset_for(&self, epoch: LeaderEpoch, log_end: Offset) -> Option<EpochEnd> {
@@ -123,11 +128,6 @@ impl Epochs {
     pub(crate) fn epoch_for(&self, offset: Offset) -> Option<LeaderEpoch> {
         let holder = self.count_until(offset).checked_sub(1)?;
         Some(self.entries[holder].epoch)
-    }
-
-    /// How many epochs begin at `offset` or below.
-    fn count_until(&self, offset: Offset) -> usize {
-        self.entries.partition_point(|entry| entry.start <= offset)
     }
 }
 

@@ -56,7 +56,7 @@ pub use append::{Ack, Appended};
 pub(crate) use append::{Admission, Held, append_one, append_records, stored_as};
 pub use batches::RecordBatch;
 pub use context::RecoveryMode;
-pub use describe::ProducerState;
+pub use describe::{ProducerState, TornTail};
 pub use read::Isolation;
 pub use reader::Reader;
 pub use records::{Aborted, Batches, FileRange, Records, RecordsIter};

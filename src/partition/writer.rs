@@ -234,6 +234,11 @@ impl Writer {
         Ok(active)
     }
 
+    /// What recovery planned and is not carried out yet.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Puts aside what lies behind the log's end, and removes what lies before its start.
     fn carry_out_plan(&mut self, core: &Core) -> Result<(), Failure> {
         if self.plan.is_empty() {
