@@ -8,7 +8,8 @@
 //!
 //! `cargo run --release --all-features --example dump -- --help` lists the options. Keys and values are in base64. What
 //! is damaged ends the partition it is in, after everything before it was printed: a message says in which file, at
-//! which position and what. The other partitions go on.
+//! which position and what. The other partitions go on. A note says what was not as it should be and costs nothing: a
+//! torn write at the end of a partition that was not closed in order, an index that was built again in memory.
 //!
 //! | Exit code | |
 //! |--:|---|
@@ -20,16 +21,22 @@
 mod committed;
 #[path = "dump/lines.rs"]
 mod lines;
+#[path = "dump/repairs.rs"]
+mod repairs;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use chiplog::{Error, ErrorKind, Isolation, Log, Offset, Partition, ReadOptions, Records, RecoveryMode, Timestamp};
+use chiplog::{
+    Error, ErrorKind, Isolation, Log, Offset, Partition, ReadOptions, Records, RecoveryMode, Timestamp, Topic,
+};
 use clap::Parser;
 
 use committed::Committed;
 use lines::Lines;
+use repairs::Repairs;
 
 /// Prints what is in a directory of chiplog's or a Kafka broker's, one JSON object a line
 #[derive(Debug, Parser)]
@@ -81,7 +88,8 @@ fn main() -> ExitCode {
 /// Does what the options say, and returns the exit code.
 pub(crate) fn dump(options: &Options, out: impl Write, err: impl Write) -> u8 {
     let left = options.max.unwrap_or(u64::MAX);
-    let mut dump = Dump { options, out: Lines::new(out), err, left, told: Vec::new(), salvaged: None, code: FINE };
+    let (out, repairs) = (Lines::new(out), Arc::new(Repairs::default()));
+    let mut dump = Dump { options, out, err, repairs, left, told: Vec::new(), salvaged: None, code: FINE };
     match dump.run() {
         Ok(()) => {}
         // Who read the lines has seen enough.
@@ -103,6 +111,7 @@ struct Dump<'a, W: Write, E> {
     options: &'a Options,
     out: Lines<W>,
     err: E,
+    repairs: Arc<Repairs>,
     /// How many records may be printed yet.
     left: u64,
     /// What was said already.
@@ -114,7 +123,8 @@ struct Dump<'a, W: Write, E> {
 
 impl<W: Write, E: Write> Dump<'_, W, E> {
     fn run(&mut self) -> io::Result<()> {
-        match Log::builder(&self.options.dir).read_only().open() {
+        let observer: Arc<Repairs> = Arc::clone(&self.repairs);
+        match Log::builder(&self.options.dir).read_only().observer(observer).open() {
             Err(error) => self.tell(&error)?,
             Ok(log) if self.options.groups => self.groups(&log)?,
             Ok(log) => self.partitions(&log)?,
@@ -124,34 +134,70 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
 
     fn partitions(&mut self, log: &Log) -> io::Result<()> {
         let topics = log.topics();
-        if let Some(name) = &self.options.topic
-            && topics.iter().all(|topic| topic.name() != name)
-            && log.damaged().iter().all(|damage| damage.partition.as_ref().is_none_or(|of| *of.topic != **name))
-        {
-            return self.tell(&Error::TopicNotFound { topic: name.as_str().into() });
+        if topics.is_empty() {
+            self.note("there is no partition in this directory")?;
+        }
+        if let Some(name) = &self.options.topic {
+            let found = topics.iter().find(|topic| topic.name() == name);
+            let error = match (found, self.options.partition) {
+                (None, _) => Some(Error::TopicNotFound { topic: name.as_str().into() }),
+                (Some(topic), Some(number)) => topic.partition(number).err().filter(is_absent),
+                (Some(_), None) => None,
+            };
+            if let Some(error) = error {
+                return self.tell(&error);
+            }
         }
         for topic in &topics {
             for number in 0..topic.partition_count() {
-                if !self.options.wants(topic.name(), number) {
-                    continue;
-                }
                 if self.left == 0 {
                     return Ok(());
                 }
-                match topic.partition(number) {
-                    Ok(partition) => self.partition(&partition)?,
-                    // A broker need not hold all partitions of a topic.
-                    Err(Error::PartitionNotFound { .. }) => {}
-                    Err(error) => {
-                        if let Some(partition) = self.salvaged(topic.name(), number)? {
-                            self.partition(&partition)?;
-                        }
-                        self.tell(&error)?;
-                    }
+                if self.options.wants(topic.name(), number) {
+                    self.partition_or_what_is_left(topic, number)?;
                 }
             }
         }
         self.other_damage(log)
+    }
+
+    fn partition_or_what_is_left(&mut self, topic: &Topic, number: u32) -> io::Result<()> {
+        match topic.partition(number) {
+            Ok(partition) => {
+                self.partition(&partition)?;
+                self.repaired(&partition)
+            }
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(error) => {
+                if let Some(partition) = self.salvaged(topic.name(), number)? {
+                    self.partition(&partition)?;
+                }
+                self.tell(&error)
+            }
+        }
+    }
+
+    /// Tells what of a partition is passed over, and what of it was found elsewhere than it should be.
+    fn repaired(&mut self, partition: &Partition) -> io::Result<()> {
+        match partition.torn_tail() {
+            Err(error) => self.tell(&error)?,
+            Ok(None) => {}
+            Ok(Some(torn)) => {
+                let (path, position, len) = (torn.path.display(), torn.position, torn.len);
+                if torn.hides_batches {
+                    let offset = torn.offset;
+                    let what = format!("no batch of offset {offset}, and whole batches behind it are cut off");
+                    self.damage(&format!("{path} is damaged at byte {position}: {what}"))?;
+                } else {
+                    self.note(&format!("{path} ends at byte {position} in a torn write of {len} bytes"))?;
+                }
+            }
+        }
+        let rebuilt = self.repairs.take(|of| self.options.groups || self.options.wants(&of.topic, of.partition));
+        for path in rebuilt {
+            self.note(&format!("{} is missing or wrong: the batches say what it should", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Tells of what is damaged and belongs to no partition that could be named.
@@ -259,7 +305,19 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
                 Err(error) => self.tell(&error)?,
             }
         }
-        error.map_or(Ok(()), |error| self.tell(&error))
+        if let Some(error) = error {
+            self.tell(&error)?;
+        }
+        // They are the records of this topic.
+        let Some(topic) = log.find_topic("__consumer_offsets") else { return Ok(()) };
+        for number in 0..topic.partition_count() {
+            match topic.partition(number) {
+                Ok(partition) => self.repaired(&partition)?,
+                Err(error) if is_absent(&error) => {}
+                Err(error) => self.tell(&error)?,
+            }
+        }
+        Ok(())
     }
 
     /// The partition as far as it can be read, if at all.
@@ -277,24 +335,46 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
         Ok(self.salvaged.clone().flatten())
     }
 
-    /// Says, once, what cannot be read and why, after all that was printed before.
+    /// Says what cannot be read, and why.
     fn tell(&mut self, error: &Error) -> io::Result<()> {
-        self.out.flush()?;
-        let is_damage = error.kind() == ErrorKind::Corrupt;
-        // Damage is the news, whatever else went wrong.
-        self.code = if is_damage || self.code == DAMAGED { DAMAGED } else { FAILED };
-        let mut text = format!("{}: {error}", if is_damage { "damage" } else { "error" });
+        let mut text = error.to_string();
         let mut cause = std::error::Error::source(error);
         while let Some(error) = cause {
             text.push_str(&format!("\n  because: {error}"));
             cause = error.source();
         }
+        if error.kind() == ErrorKind::Corrupt {
+            return self.damage(&text);
+        }
+        self.code = if self.code == FINE { FAILED } else { self.code };
+        self.say("error", &text)
+    }
+
+    /// Damage is the news, whatever else went wrong.
+    fn damage(&mut self, text: &str) -> io::Result<()> {
+        self.code = DAMAGED;
+        self.say("damage", text)
+    }
+
+    fn note(&mut self, text: &str) -> io::Result<()> {
+        self.say("note", text)
+    }
+
+    /// Says something once, after all that was printed before.
+    fn say(&mut self, what: &str, text: &str) -> io::Result<()> {
+        self.out.flush()?;
+        let text = format!("{what}: {text}");
         if !self.told.contains(&text) {
             let _ = writeln!(self.err, "{text}");
             self.told.push(text);
         }
         Ok(())
     }
+}
+
+/// Whether there is no such partition here: a broker need not hold all partitions of a topic.
+fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::PartitionNotFound { .. } | Error::PartitionElsewhere { .. })
 }
 
 /// Reads a lot at once, until something is damaged: then batch by batch, for a read fails as a whole, and what comes

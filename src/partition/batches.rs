@@ -64,14 +64,9 @@ impl Records {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn batches(&self) -> impl Iterator<Item = RecordBatch<'_>> {
-        let mut hidden = Hidden::new(self.aborted.as_deref().unwrap_or_default());
-        self.all_batches().filter(move |batch| !batch.header.attributes.is_control() && !hidden.hides(&batch.header))
-    }
-
-    /// All batches, those too that no reader is shown: markers, and what was aborted.
-    pub(super) fn all_batches(&self) -> impl Iterator<Item = RecordBatch<'_>> {
         let (mut rest, mut unpacked) = (self.stored.as_slice(), 0);
-        std::iter::from_fn(move || {
+        let mut hidden = Hidden::new(self.aborted.as_deref().unwrap_or_default());
+        let all = std::iter::from_fn(move || {
             let header = BatchHeader::read(rest).ok()?;
             let (batch, behind) = rest.split_at_checked(header.batch_len as usize)?;
             rest = behind;
@@ -83,6 +78,7 @@ impl Records {
             };
             let records = RecordIter::new(&header, body);
             Some(RecordBatch { header, records, from: self.from, end: self.next_offset })
-        })
+        });
+        all.filter(move |batch| self.shows(&batch.header, &mut hidden))
     }
 }

@@ -62,6 +62,11 @@ impl Records {
         }
     }
 
+    /// Whether the records of the next batch are seen.
+    pub(super) fn shows(&self, header: &BatchHeader, hidden: &mut Hidden<'_>) -> bool {
+        (!header.attributes.is_control() || self.has_markers) && !hidden.hides(header)
+    }
+
     /// The offset to read on from: after the last record, or after what there was in place of records.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
@@ -192,8 +197,7 @@ impl RecordsIter<'_> {
             self.unpacked += 1;
             self.records.unpacked.as_deref()?.get(self.unpacked - 1)?
         };
-        let is_shown = !header.attributes.is_control() || self.records.has_markers;
-        if is_shown && !self.hidden.hides(&header) {
+        if self.records.shows(&header, &mut self.hidden) {
             self.batch = Some(RecordIter::new(&header, body));
         }
         Some(())
