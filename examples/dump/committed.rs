@@ -21,12 +21,7 @@ impl Committed {
     }
 
     /// Whether it is shown the record at `offset`, of the batch with this header.
-    pub(crate) fn has(
-        &mut self,
-        partition: &Partition,
-        header: &BatchHeader,
-        offset: Offset,
-    ) -> Result<bool, Error> {
+    pub(crate) fn has(&mut self, partition: &Partition, header: &BatchHeader, offset: Offset) -> Result<bool, Error> {
         if self.is_all || offset >= self.stable || !header.attributes.is_transactional() {
             return Ok(offset < self.stable);
         }

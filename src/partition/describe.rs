@@ -172,8 +172,8 @@ impl TornTail {
     fn find(core: &Core, torn: Torn, has_segments_behind: bool) -> Result<Self> {
         let Torn { path, from, to, offset } = torn;
         let file = core.context.disk().open(&path, Open::Read).map_err(Error::io("open", &*path))?;
-        let hides_batches = has_segments_behind
-            || hides_batch(&*file, from + 1, to, offset).map_err(Error::io("read", &*path))?;
+        let hides_batches =
+            has_segments_behind || hides_batch(&*file, from + 1, to, offset).map_err(Error::io("read", &*path))?;
         Ok(Self { path, position: from, len: to.saturating_sub(from), offset, hides_batches })
     }
 }

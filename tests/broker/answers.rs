@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chiplog::record::BatchRef;
-use chiplog::{Clock, LeaderEpoch, Log, Offset, Partition, ReadOptions, Timestamp};
+use chiplog::{Clock, LeaderEpoch, Log, Offset, Partition, ProducerState, ReadOptions, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -28,8 +28,7 @@ impl Opened {
     fn new(dirs: &KafkaDirs, name: &'static str) -> Self {
         let dir = dirs.copy(name);
         let before = contents(dir.path());
-        let asked_at = number(&dirs.expected(&format!("{name}/meta.json"))["gatheredAtMs"]);
-        let clock = Arc::new(Stopped(Timestamp(asked_at)));
+        let clock = Arc::new(Stopped::when_asked(dirs, name));
         let log = Log::builder(dir.path()).read_only().clock(clock).open().expect("a readable directory");
         assert!(log.damaged().is_empty(), "{name}: {:?}", log.damaged());
         Self { name, log, dir, before }
@@ -107,9 +106,8 @@ pub(super) fn reads(dirs: &KafkaDirs, _: &mut Counts) {
                     let options = ReadOptions::default().max_records(1).isolation(isolation);
                     let found = partition.read_with(Offset(from), options).expect("a readable partition");
                     let found = found.iter().next().map(|record| record.offset.0);
-                    let shown = |(offset, committed): &&(u64, bool)| {
-                        *offset >= from && (*committed || !only_committed)
-                    };
+                    let shown =
+                        |(offset, committed): &&(u64, bool)| *offset >= from && (*committed || !only_committed);
                     let expected = stored.iter().find(shown).map(|(offset, _)| *offset);
                     assert_eq!(found, expected, "{}: {partition:?}, {isolation:?} from {from}", opened.name);
                 }
@@ -179,17 +177,20 @@ pub(super) fn leader_epochs(dirs: &KafkaDirs, _: &mut Counts) {
         for answer in list(&dirs.expected(&format!("{}/loaded.json", opened.name))) {
             let partition = opened.partition(answer);
             let end = partition.offsets().end;
-            // The broker that was asked began an epoch of its own at the end, in the place of one without records.
             let is_written = |(_, start): &(LeaderEpoch, Offset)| *start < end;
-            let expected: Vec<_> = list(&answer["leaderEpochsAfter"])
-                .iter()
-                .map(|entry| (LeaderEpoch(number(&entry[0]) as i32), offset(&entry[1])))
-                .filter(is_written)
-                .collect();
             let found: Vec<_> = partition.leader_epochs().into_iter().filter(is_written).collect();
+            let expected = epochs_told(answer, end);
             assert_eq!(found, expected, "{}: {partition:?}", opened.name);
         }
     });
+}
+
+/// The epochs that records were written under, of an answer about loading.
+pub(super) fn epochs_told(answer: &Value, end: Offset) -> Vec<(LeaderEpoch, Offset)> {
+    // The broker that was asked began an epoch of its own at the end, in the place of one without records.
+    let epochs = list(&answer["leaderEpochsAfter"]).iter();
+    let epochs = epochs.map(|entry| (LeaderEpoch(number(&entry[0]) as i32), offset(&entry[1])));
+    epochs.filter(|(_, start)| *start < end).collect()
 }
 
 pub(super) fn producers(dirs: &KafkaDirs, counts: &mut Counts) {
@@ -204,26 +205,28 @@ pub(super) fn producers(dirs: &KafkaDirs, counts: &mut Counts) {
         for topic in opened.log.topics() {
             for number in 0..topic.partition_count() {
                 let partition = topic.partition(number).expect("a partition that is not damaged");
-                let found: Vec<Value> = partition
-                    .producers()
-                    .iter()
-                    .map(|producer| {
-                        json!({
-                            "producerId": producer.producer_id.0,
-                            "producerEpoch": producer.producer_epoch.0,
-                            "lastSequence": producer.last_sequence.unwrap_or(-1),
-                            "lastTimestamp": producer.last_timestamp.0,
-                            "coordinatorEpoch": producer.coordinator_epoch,
-                            "currentTransactionStartOffset": producer.transaction_start.map(|start| start.0),
-                        })
-                    })
-                    .collect();
+                let found = producers_of(&partition);
                 let expected = expected.remove(&(topic.name().to_owned(), i64::from(number))).unwrap_or_default();
                 assert_eq!(found, expected, "{}: {partition:?}", opened.name);
             }
         }
         assert!(expected.is_empty(), "{}: of partitions that are not there: {expected:?}", opened.name);
     });
+}
+
+/// What is known of producers, as Kafka tells it.
+pub(super) fn producers_of(partition: &Partition) -> Vec<Value> {
+    let told = |producer: &ProducerState| {
+        json!({
+            "producerId": producer.producer_id.0,
+            "producerEpoch": producer.producer_epoch.0,
+            "lastSequence": producer.last_sequence.unwrap_or(-1),
+            "lastTimestamp": producer.last_timestamp.0,
+            "coordinatorEpoch": producer.coordinator_epoch,
+            "currentTransactionStartOffset": producer.transaction_start.map(|start| start.0),
+        })
+    };
+    partition.producers().iter().map(told).collect()
 }
 
 pub(super) fn groups(dirs: &KafkaDirs, counts: &mut Counts) {
@@ -312,7 +315,14 @@ fn optional_offset(value: &Value) -> Option<Offset> {
 
 /// A clock that stands still.
 #[derive(Debug)]
-struct Stopped(Timestamp);
+pub(super) struct Stopped(Timestamp);
+
+impl Stopped {
+    /// At the time at which Kafka was asked: producers are forgotten by it.
+    pub(super) fn when_asked(dirs: &KafkaDirs, name: &str) -> Self {
+        Self(Timestamp(number(&dirs.expected(&format!("{name}/meta.json"))["gatheredAtMs"])))
+    }
+}
 
 impl Clock for Stopped {
     fn now(&self) -> Timestamp {

@@ -33,7 +33,7 @@ impl Run {
 
 /// The lines that the records of a directory are printed as: the answers, which topic and partition each is of, and
 /// whether it is committed.
-fn expected(dirs: &KafkaDirs, name: &str) -> Vec<(String, bool)> {
+pub(super) fn expected(dirs: &KafkaDirs, name: &str) -> Vec<(String, bool)> {
     let mut partitions: Vec<Value> = list(&dirs.expected(&format!("{name}/partitions.json"))).to_vec();
     partitions.sort_by_key(|answer| (text(&answer["topic"]).to_owned(), number(&answer["partition"])));
     let mut lines = Vec::new();
