@@ -13,6 +13,7 @@ mod answers;
 mod dump;
 #[path = "../kafka_dirs/mod.rs"]
 mod kafka_dirs;
+mod odd;
 mod printed;
 mod torn;
 
@@ -37,6 +38,11 @@ const FACTS: &[Fact] = &[
     ("dump_prints_committed_records_alone", printed::committed),
     ("dump_prints_offsets_and_groups", printed::offsets_and_groups),
     ("dump_begins_and_ends_where_it_is_told", printed::limits),
+    ("a_partition_that_another_broker_holds_is_not_missed", odd::partitions_elsewhere),
+    ("what_is_no_partition_is_in_nobodys_way", odd::strangers),
+    ("dump_prints_logs_of_our_own", odd::logs_of_our_own),
+    ("dump_ends_quietly_when_nobody_reads", odd::nobody_reads),
+    ("a_flipped_bit_serves_nothing_else_and_is_told", odd::flips),
     ("what_is_damaged_is_served_as_far_as_it_is_whole_and_told", torn::variants),
 ];
 
@@ -49,6 +55,7 @@ const GOALS: &[(&str, u64)] = &[
     ("groups", 14),
     ("producers", 110),
     ("variants", 31),
+    ("flips printed", 600),
 ];
 
 /// How often each thing was done.
