@@ -216,27 +216,25 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
         if self.options.offsets {
             return self.out.offsets(&partition.offsets());
         }
-        match self.records(partition)? {
-            Ok(()) => Ok(()),
-            Err(error) => self.tell(&error),
-        }
+        let mut committed = Committed::of(partition, self.options.committed);
+        self.records(partition, &mut committed)?;
+        committed.ended_by.map_or(Ok(()), |error| self.tell(&error))
     }
 
     /// Prints records until there are none, enough, or what is there cannot be read.
-    fn records(&mut self, partition: &Partition) -> io::Result<Result<(), Error>> {
+    fn records(&mut self, partition: &Partition, committed: &mut Committed) -> io::Result<()> {
         let (mut at, earliest) = match self.first(partition) {
             Ok(Some(first)) => first,
-            Ok(None) => return Ok(Ok(())),
-            Err(error) => return Ok(Err(error)),
+            Ok(None) => return Ok(()),
+            Err(error) => return self.tell(&error),
         };
         let end = partition.offsets().end;
         let mut careful = Careful { options: ReadOptions::default().isolation(self.options.isolation()) };
-        let mut committed = Committed::of(partition, at, self.options.committed);
         let mut is_early = earliest.is_some();
         while at < end {
             let records = match careful.read(partition, at) {
                 Ok(records) => records,
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return self.tell(&error),
             };
             for batch in records.batches() {
                 let header = *batch.header();
@@ -246,13 +244,11 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
                         continue;
                     }
                     if self.left == 0 {
-                        return Ok(Ok(()));
+                        return Ok(());
                     }
                     self.left -= 1;
-                    match committed.has(partition, &header, record.offset) {
-                        Ok(committed) => self.out.record(&header, &record, committed)?,
-                        Err(error) => return Ok(Err(error)),
-                    }
+                    let is_committed = committed.has(partition, &header, record.offset);
+                    self.out.record(&header, &record, is_committed)?;
                 }
             }
             if records.next_offset() <= at {
@@ -260,7 +256,7 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
             }
             at = records.next_offset();
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Where to begin; and the time to begin at, if it is to be looked for from there.

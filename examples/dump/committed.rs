@@ -12,25 +12,31 @@ pub(crate) struct Committed {
     /// The offsets it is shown below `next`, from where it was asked last.
     shown: Vec<Offset>,
     next: Offset,
+    /// What ended the view before its time.
+    pub(crate) ended_by: Option<Error>,
 }
 
 impl Committed {
-    /// The view of the records from `at` on.
-    pub(crate) fn of(partition: &Partition, at: Offset, is_all: bool) -> Self {
-        Self { is_all, stable: partition.offsets().stable, shown: Vec::new(), next: at }
+    pub(crate) fn of(partition: &Partition, is_all: bool) -> Self {
+        let offsets = partition.offsets();
+        Self { is_all, stable: offsets.stable, shown: Vec::new(), next: offsets.start, ended_by: None }
     }
 
     /// Whether it is shown the record at `offset`, of the batch with this header.
-    pub(crate) fn has(&mut self, partition: &Partition, header: &BatchHeader, offset: Offset) -> Result<bool, Error> {
+    pub(crate) fn has(&mut self, partition: &Partition, header: &BatchHeader, offset: Offset) -> bool {
         if self.is_all || offset >= self.stable || !header.attributes.is_transactional() {
-            return Ok(offset < self.stable);
+            return self.is_all || offset < self.stable;
         }
         while self.next <= offset {
             // What lies between was not asked for: it is in no transaction.
             let from = self.next.max(header.base_offset).max(partition.offsets().start);
-            self.look(partition, from)?;
+            if let Err(error) = self.look(partition, from) {
+                // The record is there. Whether it was committed is not known any more.
+                (self.stable, self.ended_by) = (offset, Some(error));
+                return false;
+            }
         }
-        Ok(self.shown.binary_search(&offset).is_ok())
+        self.shown.binary_search(&offset).is_ok()
     }
 
     fn look(&mut self, partition: &Partition, from: Offset) -> Result<(), Error> {

@@ -291,6 +291,10 @@ impl Inner {
         self.check_open()?;
         let mut ids = BTreeSet::new();
         for shard in self.shards() {
+            // Its groups are another broker's, and in no file here.
+            if matches!(shard, Err(Error::PartitionElsewhere { .. })) {
+                continue;
+            }
             look(&*shard?, |offsets| ids.extend(offsets.groups().map(str::to_owned)))?;
         }
         Ok(ids.into_iter().collect())
@@ -298,7 +302,22 @@ impl Inner {
 
     fn with_group<R>(&self, group: &str, tell: impl FnOnce(&Offsets) -> R) -> Result<Option<R>> {
         self.check_open()?;
-        self.shard(group)?.map(|shard| look(&shard, tell)).transpose()
+        let shard = if self.context.read_only { self.shard_that_knows(group) } else { self.shard(group) };
+        shard?.map(|shard| look(&shard, tell)).transpose()
+    }
+
+    /// Of a broker's topic, only some partitions may be here. How many there are is then not known, nor which of them an
+    /// id leads to: a group is where it is found.
+    fn shard_that_knows(&self, group: &str) -> Result<Option<Arc<Mutex<Shard>>>> {
+        let knows = |shard: &Arc<Mutex<Shard>>| Quiet::lock(shard).offsets.groups().any(|known| known == group);
+        let expected = self.shard(group);
+        if let Ok(Some(shard)) = &expected
+            && knows(shard)
+        {
+            return expected;
+        }
+        let mut others = self.shards().into_iter().flatten();
+        others.find(knows).map_or(expected, |found| Ok(Some(found)))
     }
 
     /// Where the group is kept; `None` if there is no topic for it yet.

@@ -3,6 +3,10 @@
 //! A segment of ours has a seal that vouches for its `.txnindex`. Kafka compares its own with nothing: an entry that is
 //! missing there makes aborted records visible. So the headers of all batches below where recovery began are walked,
 //! and the end markers among them verified, at the first read of committed data. Who never asks never pays.
+//!
+//! A header says only with its checksum that a batch is no marker. If the headers and the indexes do not say the same,
+//! every batch is verified: either the indexes are wrong, or a batch is damaged. What a marker decides that is damaged, or
+//! comes behind the damage, cannot be known, so that is where committed data ends, with an error.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,10 +15,12 @@ use super::core::Core;
 use super::follow::Followed;
 use super::producers::{OpenTransaction, Origin};
 use super::recover::read_if_there;
-use crate::error::{Error, Result};
+use crate::disk::Open;
+use crate::error::{Corruption, Error, Result};
 use crate::probe;
 use crate::record::{BatchRef, Marker, encode_marker};
 use crate::segment::data::SegmentData;
+use crate::segment::scan::Scan;
 use crate::segment::txn_index::{AbortedTxn, AbortedTxns};
 use crate::segment::{FileKind, file_path};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch};
@@ -54,10 +60,29 @@ impl Core {
     ///
     /// Those of reading all batches, if they are not known yet.
     pub(crate) fn aborted(&self) -> Result<Arc<[AbortedTxn]>> {
+        self.know_aborted()?;
+        Ok(Arc::clone(&self.aborted.read()))
+    }
+
+    /// Up to where committed data can be read, as far as damage has a say in it; at most `stable`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if `from` is not below that because of damage; [`Error::Io`].
+    pub(crate) fn decided(&self, from: Offset, stable: Offset) -> Result<Offset> {
+        self.know_aborted()?;
+        match self.undecided.get() {
+            Some(undecided) if from >= undecided.from => Err(Error::Corrupt(Box::new(undecided.why.clone()))),
+            Some(undecided) => Ok(stable.min(undecided.from)),
+            None => Ok(stable),
+        }
+    }
+
+    fn know_aborted(&self) -> Result<()> {
         if self.aborted_from.load(Ordering::Acquire) > 0 {
             self.find_aborted()?;
         }
-        Ok(Arc::clone(&self.aborted.read()))
+        Ok(())
     }
 
     fn find_aborted(&self) -> Result<()> {
@@ -68,24 +93,70 @@ impl Core {
         }
         probe::reached("aborted.found");
         let segments = self.segments();
-        let mut followed = match segments.first() {
-            Some(first) => {
-                let snapshot = Followed::snapshot(&self.context, &self.dir, first.base())?.unwrap_or_default();
-                Followed::load(&self.context, &self.dir, snapshot, first.base())?
-            }
-            None => Followed::default(),
+        let below: Vec<_> = segments.iter().filter(|segment| segment.base() < known_from).collect();
+        let (followed, undecided) = match self.follow_headers(&below) {
+            Ok(Some(followed)) => (followed, None),
+            Ok(None) | Err(Error::Corrupt(_)) => self.follow_verified(&below)?,
+            Err(error) => return Err(error),
         };
-        for segment in segments.iter().filter(|segment| segment.base() < known_from) {
-            self.follow(segment, &mut followed)?;
-            self.compare(segment, &followed)?;
-        }
         let mut all = followed.aborted.entries().to_vec();
         let mut entries = self.aborted.write();
-        all.extend(entries.iter().filter(|entry| entry.last_offset >= known_from));
+        if undecided.is_none() {
+            all.extend(entries.iter().filter(|entry| entry.last_offset >= known_from));
+        }
         *entries = all.into();
         drop(entries);
+        undecided.map(|undecided| self.undecided.set(undecided));
         self.aborted_from.store(0, Ordering::Release);
         Ok(())
+    }
+
+    /// Walks the headers of all batches; `None` if the indexes of aborted transactions do not say just the same.
+    fn follow_headers(&self, segments: &[&Arc<SegmentData>]) -> Result<Option<Followed>> {
+        let mut followed = self.before(segments)?;
+        for segment in segments {
+            self.follow(segment, &mut followed)?;
+            if self.indexed(segment, &followed)? != Indexed::Exactly {
+                return Ok(None);
+            }
+        }
+        Ok(Some(followed))
+    }
+
+    /// Verifies every batch, up to the first that is damaged.
+    fn follow_verified(&self, segments: &[&Arc<SegmentData>]) -> Result<(Followed, Option<Undecided>)> {
+        probe::reached("aborted.verified");
+        let mut followed = self.before(segments)?;
+        for segment in segments {
+            let path = segment.path();
+            let file = self.context.disk().open(path, Open::Read).map_err(Error::io("open", path))?;
+            let mut scan = Scan::new(&*file, 0, segment.len(), segment.base(), self.dense);
+            let stop = loop {
+                match scan.next().map_err(Error::io("read", path))? {
+                    Ok(batch) => followed.replay(&batch.header, batch.bytes),
+                    Err(stop) => break stop,
+                }
+            };
+            if stop.position < segment.len() {
+                probe::reached("aborted.undecided");
+                let open = followed.producers.transactions().first_unstable();
+                let from = open.unwrap_or(scan.next_offset()).min(scan.next_offset());
+                let (path, position, reason) = (path.to_owned(), stop.position, stop.reason.into());
+                return Ok((followed, Some(Undecided { from, why: Corruption { path, position, reason } })));
+            }
+            if self.indexed(segment, &followed)? == Indexed::Wrongly {
+                probe::reached("aborted.index_was_wrong");
+                self.context.files.tell_state_rebuilt(file_path(&self.dir, segment.base(), FileKind::TxnIndex));
+            }
+        }
+        Ok((followed, None))
+    }
+
+    /// What is known where the first of the segments begins.
+    fn before(&self, segments: &[&Arc<SegmentData>]) -> Result<Followed> {
+        let Some(first) = segments.first() else { return Ok(Followed::default()) };
+        let snapshot = Followed::snapshot(&self.context, &self.dir, first.base())?.unwrap_or_default();
+        Followed::load(&self.context, &self.dir, snapshot, first.base())
     }
 
     /// Takes the batches of a segment into account, by their headers.
@@ -108,28 +179,45 @@ impl Core {
         Ok(())
     }
 
-    /// Tells of an index of aborted transactions that is not what the batches say.
-    fn compare(&self, segment: &SegmentData, followed: &Followed) -> Result<()> {
+    /// How the index of aborted transactions of a segment compares with its batches.
+    fn indexed(&self, segment: &SegmentData, followed: &Followed) -> Result<Indexed> {
         let path = file_path(&self.dir, segment.base(), FileKind::TxnIndex);
         let bytes = read_if_there(&self.context, &path, MAX_INDEX)?;
         let is_readable = bytes.is_some() || self.context.disk().metadata(&path).is_err();
         let found = AbortedTxns::decode(bytes.as_deref().unwrap_or_default(), segment.base());
+        let Some(found) = found.ok().filter(|_| is_readable) else { return Ok(Indexed::Wrongly) };
         let ended = |entry: &&AbortedTxn| (segment.base()..segment.end()).contains(&entry.last_offset);
         let of_batches: Vec<&AbortedTxn> = followed.aborted.entries().iter().filter(ended).collect();
-        let is_true = |found: AbortedTxns| match self.dense {
-            true => found.entries().iter().eq(of_batches.iter().copied()),
-            // Compaction removes the records of an aborted transaction, the first of them or all, and keeps the entry.
-            false => of_batches.iter().all(|txn| {
-                let mut entries = found.entries().iter();
-                entries.any(|entry| (entry.producer, entry.last_offset) == (txn.producer, txn.last_offset))
-            }),
+        let is_there = |txn: &&AbortedTxn| {
+            let mut entries = found.entries().iter();
+            entries.any(|entry| (entry.producer, entry.last_offset) == (txn.producer, txn.last_offset))
         };
-        if !is_readable || !found.is_ok_and(is_true) {
-            probe::reached("aborted.index_was_wrong");
-            self.context.files.tell_state_rebuilt(path);
-        }
-        Ok(())
+        Ok(if found.entries().iter().eq(of_batches.iter().copied()) {
+            Indexed::Exactly
+        } else if !self.dense && of_batches.iter().all(is_there) {
+            Indexed::WithMore
+        } else {
+            Indexed::Wrongly
+        })
     }
+}
+
+/// What an index of aborted transactions says, beside the batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Indexed {
+    Exactly,
+    /// Compaction removes the records of an aborted transaction, the first of them or all, and keeps the entry.
+    WithMore,
+    Wrongly,
+}
+
+/// What keeps the outcome of transactions from being known.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    /// From here on.
+    from: Offset,
+    /// The damage.
+    why: Corruption,
 }
 
 const MAX_INDEX: u64 = 64 << 20;

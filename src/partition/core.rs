@@ -7,11 +7,12 @@
 //! Without replication `committed` is `end`; without open transactions `stable` is `committed`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::aborted::Undecided;
 use super::append::stored_as;
 use super::context::Context;
 use super::counters::{AppendCounter, AppendCounts, Counters};
@@ -59,6 +60,8 @@ pub(crate) struct Core {
     /// Below this offset they are not known yet; 0: all are.
     pub(super) aborted_from: AtomicU64,
     pub(super) finding_aborted: Mutex<()>,
+    /// Set when they are found, if damage keeps some from being known.
+    pub(super) undecided: OnceLock<Undecided>,
     /// The latest leader epoch under which anything was appended.
     latest_epoch: AtomicI32,
     /// The topic's settings, for what happens outside the append lock.
@@ -149,6 +152,7 @@ impl Core {
             aborted: RwLock::new(aborted),
             aborted_from: AtomicU64::new(recovered.aborted_from.0),
             finding_aborted: Mutex::new(()),
+            undecided: OnceLock::new(),
             latest_epoch: AtomicI32::new(latest_epoch.0),
             config: RwLock::new(config),
             writer: Mutex::new(writer),

@@ -344,7 +344,7 @@ impl Core {
         }
         let limit = match isolation {
             Isolation::Uncommitted => self.committed(),
-            Isolation::Committed => self.stable(),
+            Isolation::Committed => self.decided(from, self.stable())?,
         };
         if is_poisoned {
             // What was not synced may be shown by the system and not be on the disk.

@@ -39,6 +39,7 @@ const FACTS: &[Fact] = &[
     ("dump_prints_offsets_and_groups", printed::offsets_and_groups),
     ("dump_begins_and_ends_where_it_is_told", printed::limits),
     ("a_partition_that_another_broker_holds_is_not_missed", odd::partitions_elsewhere),
+    ("groups_are_told_of_the_partitions_that_are_here", odd::groups_elsewhere),
     ("what_is_no_partition_is_in_nobodys_way", odd::strangers),
     ("dump_prints_logs_of_our_own", odd::logs_of_our_own),
     ("dump_ends_quietly_when_nobody_reads", odd::nobody_reads),
