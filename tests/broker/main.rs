@@ -2,7 +2,8 @@
 //! over in silence is told.
 //!
 //! ```text
-//! broker [NAME...]         all facts, or those whose names hold one of these words
+//! broker [--damage N] [NAME...]    all facts, or those whose names hold one of these words; N flipped bits, and N cuts, are
+//!                                  judged (500)
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail as tests do")]
@@ -11,6 +12,7 @@ mod answers;
 #[path = "../../examples/dump.rs"]
 #[allow(dead_code, reason = "its main is not called here")]
 mod dump;
+mod judged;
 #[path = "../kafka_dirs/mod.rs"]
 mod kafka_dirs;
 mod odd;
@@ -44,6 +46,8 @@ const FACTS: &[Fact] = &[
     ("dump_prints_logs_of_our_own", odd::logs_of_our_own),
     ("dump_ends_quietly_when_nobody_reads", odd::nobody_reads),
     ("a_flipped_bit_serves_nothing_else_and_is_told", odd::flips),
+    ("a_flipped_bit_is_found_or_harmless", judged::flips),
+    ("a_cut_is_found_or_harmless", judged::cuts),
     ("what_is_damaged_is_served_as_far_as_it_is_whole_and_told", torn::variants),
 ];
 
@@ -60,30 +64,40 @@ const GOALS: &[(&str, u64)] = &[
 ];
 
 /// How often each thing was done.
-#[derive(Default)]
-pub(crate) struct Counts(BTreeMap<&'static str, u64>);
+pub(crate) struct Counts {
+    done: BTreeMap<&'static str, u64>,
+    /// How many bits are to be flipped, and files cut.
+    times: u64,
+}
 
 impl Counts {
     pub(crate) fn add(&mut self, what: &'static str, count: u64) {
-        *self.0.entry(what).or_default() += count;
+        *self.done.entry(what).or_default() += count;
     }
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let mut times = 500;
+    if let Some(at) = words.iter().position(|word| word == "--damage") {
+        times = words.get(at + 1).and_then(|number| number.parse().ok()).expect("a number after --damage");
+        words.drain(at..at + 2);
+    }
+    words.retain(|word| !word.starts_with('-'));
     let chosen = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let dirs = KafkaDirs::shared();
-    let (mut counts, mut passed, mut failed) = (Counts::default(), 0, 0);
+    let (mut counts, mut passed, mut failed) = (Counts { done: BTreeMap::new(), times }, 0, 0);
     for (name, fact) in FACTS.iter().filter(|(name, _)| chosen(name)) {
         let run = std::panic::AssertUnwindSafe(|| fact(&dirs, &mut counts));
         let is_fine = std::panic::catch_unwind(run).is_ok();
         println!("{name} ... {}", if is_fine { "ok" } else { "FAILED" });
         if is_fine { passed += 1 } else { failed += 1 }
     }
-    for (what, goal) in GOALS.iter().filter(|_| words.is_empty()) {
-        let done = counts.0.get(what).copied().unwrap_or_default();
+    let damaged = [("flips judged", times), ("cuts judged", times)];
+    for (what, goal) in GOALS.iter().copied().chain(damaged).filter(|_| words.is_empty()) {
+        let done = counts.done.get(what).copied().unwrap_or_default();
         println!("count {what} {done} {goal}");
-        failed += u32::from(done < *goal);
+        failed += u32::from(done < goal);
     }
     println!("{passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
