@@ -4,6 +4,7 @@
 //! dump DIR                 every record of every partition, by topic name, number and offset
 //! dump DIR --offsets       start, stable and end of each partition
 //! dump DIR --groups        what consumer groups committed
+//! dump DIR --verify        what is not as it should be: all of it is read
 //! ```
 //!
 //! `cargo run --release --all-features --example dump -- --help` lists the options. Keys and values are in base64. What
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use chiplog::{
     Error, ErrorKind, Isolation, Log, Offset, Partition, ReadOptions, Records, RecoveryMode, Timestamp, Topic,
+    VerifyOptions, VerifyReport,
 };
 use clap::Parser;
 
@@ -62,11 +64,14 @@ pub(crate) struct Options {
     #[arg(long)]
     committed: bool,
     /// Print start, stable and end of each partition, and no records
-    #[arg(long, conflicts_with_all = ["groups", "from", "at", "max", "committed"])]
+    #[arg(long, conflicts_with_all = ["groups", "verify", "from", "at", "max", "committed"])]
     offsets: bool,
     /// Print what consumer groups committed, and no records
-    #[arg(long, conflicts_with_all = ["from", "at", "max", "committed"])]
+    #[arg(long, conflicts_with_all = ["verify", "from", "at", "max", "committed"])]
     groups: bool,
+    /// Read all there is, print what is not as it should be, and no records
+    #[arg(long, conflicts_with_all = ["from", "at", "max", "committed"])]
+    verify: bool,
 }
 
 impl Options {
@@ -127,6 +132,7 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
         match Log::builder(&self.options.dir).read_only().observer(observer).open() {
             Err(error) => self.tell(&error)?,
             Ok(log) if self.options.groups => self.groups(&log)?,
+            Ok(log) if self.options.verify => self.verify(&log)?,
             Ok(log) => self.partitions(&log)?,
         }
         self.out.flush()
@@ -134,19 +140,8 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
 
     fn partitions(&mut self, log: &Log) -> io::Result<()> {
         let topics = log.topics();
-        if topics.is_empty() {
-            self.note("there is no partition in this directory")?;
-        }
-        if let Some(name) = &self.options.topic {
-            let found = topics.iter().find(|topic| topic.name() == name);
-            let error = match (found, self.options.partition) {
-                (None, _) => Some(Error::TopicNotFound { topic: name.as_str().into() }),
-                (Some(topic), Some(number)) => topic.partition(number).err().filter(is_absent),
-                (Some(_), None) => None,
-            };
-            if let Some(error) = error {
-                return self.tell(&error);
-            }
+        if !self.has_what_is_wanted(&topics)? {
+            return Ok(());
         }
         for topic in &topics {
             for number in 0..topic.partition_count() {
@@ -159,6 +154,26 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
             }
         }
         self.other_damage(log)
+    }
+
+    /// Whether there are partitions, and those that were asked for; tells if not.
+    fn has_what_is_wanted(&mut self, topics: &[Topic]) -> io::Result<bool> {
+        if topics.is_empty() {
+            self.note("there is no partition in this directory")?;
+        }
+        if let Some(name) = &self.options.topic {
+            let found = topics.iter().find(|topic| topic.name() == name);
+            let error = match (found, self.options.partition) {
+                (None, _) => Some(Error::TopicNotFound { topic: name.as_str().into() }),
+                (Some(topic), Some(number)) => topic.partition(number).err().filter(is_absent),
+                (Some(_), None) => None,
+            };
+            if let Some(error) = error {
+                self.tell(&error)?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn partition_or_what_is_left(&mut self, topic: &Topic, number: u32) -> io::Result<()> {
@@ -179,6 +194,15 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
 
     /// Tells what of a partition is passed over, and what of it was found elsewhere than it should be.
     fn repaired(&mut self, partition: &Partition) -> io::Result<()> {
+        self.torn(partition)?;
+        let rebuilt = self.repairs.take(|of| self.options.groups || self.options.wants(&of.topic, of.partition));
+        for path in rebuilt {
+            self.note(&format!("{} is missing or wrong: the batches say what it should", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn torn(&mut self, partition: &Partition) -> io::Result<()> {
         match partition.torn_tail() {
             Err(error) => self.tell(&error)?,
             Ok(None) => {}
@@ -192,10 +216,6 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
                     self.note(&format!("{path} ends at byte {position} in a torn write of {len} bytes"))?;
                 }
             }
-        }
-        let rebuilt = self.repairs.take(|of| self.options.groups || self.options.wants(&of.topic, of.partition));
-        for path in rebuilt {
-            self.note(&format!("{} is missing or wrong: the batches say what it should", path.display()))?;
         }
         Ok(())
     }
@@ -312,6 +332,46 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
                 Err(error) if is_absent(&error) => {}
                 Err(error) => self.tell(&error)?,
             }
+        }
+        Ok(())
+    }
+
+    fn verify(&mut self, log: &Log) -> io::Result<()> {
+        let topics = log.topics();
+        if !self.has_what_is_wanted(&topics)? {
+            return Ok(());
+        }
+        let options = VerifyOptions::default().threads(2);
+        let is_all = self.options.topic.is_none() && self.options.partition.is_none();
+        if is_all {
+            self.findings(log.verify(&options))?;
+        }
+        for topic in &topics {
+            for number in (0..topic.partition_count()).filter(|number| self.options.wants(topic.name(), *number)) {
+                let partition = topic.partition(number);
+                if partition.as_ref().is_err_and(is_absent) {
+                    continue;
+                }
+                if !is_all {
+                    self.findings(log.verify(&options.clone().partition(topic.name(), number)))?;
+                }
+                // It is judged up to where recovery ended it: what that passed over is told here.
+                partition.map_or(Ok(()), |partition| self.torn(&partition))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn findings(&mut self, report: Result<VerifyReport, Error>) -> io::Result<()> {
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => return self.tell(&error),
+        };
+        for finding in report.findings() {
+            self.out.finding(finding)?;
+        }
+        for finding in report.findings().iter().filter(|finding| finding.is_damage()) {
+            self.damage(&finding.to_string())?;
         }
         Ok(())
     }

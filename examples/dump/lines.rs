@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Write};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use chiplog::record::BatchHeader;
-use chiplog::{Committed, LeaderEpoch, Offsets, RecordRef, TimestampType, TopicPartition};
+use chiplog::{Committed, Finding, LeaderEpoch, Offsets, RecordRef, TimestampType, TopicPartition};
 
 /// Writes lines, one after the other, through a buffer.
 pub(crate) struct Lines<W: Write> {
@@ -78,6 +78,32 @@ impl<W: Write> Lines<W> {
         epoch(line, offset.leader_epoch);
         line.push_str(",\"metadata\":");
         text(line, &offset.metadata);
+        line.push_str("}\n");
+        self.out.write_all(line.as_bytes())
+    }
+
+    pub(crate) fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        let line = &mut self.line;
+        line.clear();
+        match &finding.partition {
+            Some(of) => {
+                line.push_str("{\"topic\":");
+                text(line, &of.topic);
+                let _ = write!(line, ",\"partition\":{}", of.partition);
+            }
+            None => line.push_str("{\"topic\":null,\"partition\":null"),
+        }
+        line.push_str(",\"file\":");
+        text(line, &finding.path.to_string_lossy());
+        let _ = write!(line, ",\"position\":{},\"length\":{},\"missing\":", finding.position, finding.len);
+        match &finding.missing {
+            Some(missing) => _ = write!(line, "[{},{}]", missing.start, missing.end),
+            None => line.push_str("null"),
+        }
+        let _ = write!(line, ",\"kind\":\"{:?}\",\"damage\":{},\"what\":", finding.kind, finding.is_damage());
+        text(line, &finding.message);
+        line.push_str(",\"advice\":");
+        text(line, &finding.advice.to_string());
         line.push_str("}\n");
         self.out.write_all(line.as_bytes())
     }

@@ -40,6 +40,7 @@ const FACTS: &[Fact] = &[
     ("dump_prints_committed_records_alone", printed::committed),
     ("dump_prints_offsets_and_groups", printed::offsets_and_groups),
     ("dump_begins_and_ends_where_it_is_told", printed::limits),
+    ("dump_prints_findings", printed::findings),
     ("a_partition_that_another_broker_holds_is_not_missed", odd::partitions_elsewhere),
     ("groups_are_told_of_the_partitions_that_are_here", odd::groups_elsewhere),
     ("what_is_no_partition_is_in_nobodys_way", odd::strangers),

@@ -156,3 +156,22 @@ pub(super) fn limits(dirs: &KafkaDirs, _: &mut Counts) {
     }
     assert_eq!(Run::of(&["no-such-directory"]).code, 2);
 }
+
+pub(super) fn findings(dirs: &KafkaDirs, _: &mut Counts) {
+    for name in UNDAMAGED {
+        let dir = dirs.copy(name);
+        let run = Run::of(&[dir.path().to_str().expect("a path"), "--verify"]);
+        assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (0, "", ""), "{name}");
+    }
+    let dir = dirs.copy("torn/flip-flushed");
+    let path = dir.path().to_str().expect("a path");
+    for arguments in [&[path, "--verify"][..], &[path, "--verify", "--topic", "retained-bytes"]] {
+        let run = Run::of(arguments);
+        let found: Value = serde_json::from_str(&run.out).expect("one finding");
+        assert_eq!(run.code, 1);
+        assert_eq!(found["topic"], "retained-bytes");
+        assert_eq!((&found["position"], &found["missing"]), (&json!(2677), &json!([651, 652])));
+        assert!(text(&found["file"]).ends_with("retained-bytes-0/00000000000000000635.log"), "{found}");
+        assert!(run.err.starts_with("damage: ") && run.err.contains(" at byte 2677: "), "{}", run.err);
+    }
+}

@@ -123,6 +123,9 @@ impl Case<'_> {
         self.serves_what_kafka_serves(&all.out);
         self.hides_what_was_not_committed(&committed.out);
         self.tells(&all);
+        let findings = Run::of(&[path, "--verify"]);
+        let is_found = findings.code == 1 || !matches!(self.row.told, Damage(..));
+        assert!(is_found, "{name}: {}", findings.err);
         self.reads_from_anywhere(dirs, dir.path(), &all.out);
         assert!(contents(dir.path()) == before, "{name}: something was changed");
         self.can_be_salvaged(dirs, &all.out);
