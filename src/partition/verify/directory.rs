@@ -136,15 +136,17 @@ fn names(target: &Target, findings: &mut Findings) {
         let message = "a compacted segment that was not put in its place yet";
         findings.push(leftover(&target.dir.join(name), message));
     }
-    let Some(end) = target.extents.last().and_then(|last| last.end).filter(|_| target.is_open()) else { return };
-    // A log that is open for writing makes files of new segments, and removes those it found behind its end.
-    let is_settled = !target.has_seals() || target.is_closed();
-    for base in listing.strays.iter().filter(|base| **base >= end && is_settled) {
+    // Of ours, a crash leaves such files, or the log is making them; where it ended is known otherwise.
+    if target.has_seals() || !target.is_open() {
+        return;
+    }
+    let Some(end) = target.extents.last().and_then(|last| last.end) else { return };
+    for base in listing.strays.iter().filter(|base| **base >= end) {
         let path = file_path(&target.dir, *base, FileKind::Log);
         let message = format!("a data file behind the end of the log, which is at {end}");
         findings.push(leftover(&path, &message).advice(Advice::Restore));
     }
-    for (base, kind) in listing.orphans.iter().filter(|(base, _)| *base >= end && is_settled) {
+    for (base, kind) in listing.orphans.iter().filter(|(base, _)| *base >= end) {
         let path = file_path(&target.dir, *base, *kind);
         let message = format!("its data file is not there, and the log ends at {end}");
         findings.push(Finding::new(&path, 0, FindingKind::Missing, message));

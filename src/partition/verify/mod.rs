@@ -110,7 +110,9 @@ fn judge(
     let walked = walk.finish(findings)?;
     meets(target, at, path, &walked, findings);
     if is_at_rest && target.is_open() && log_len > len {
-        behind(target, at, path, log_len, findings)?;
+        let is_finished =
+            target.is_closed() || matches!(seal, Some(Ok(_))) || !(target.has_seals() || target.is_last(at));
+        behind(target, at, path, log_len, is_finished, findings)?;
     }
     if let Some(seal) = &seal {
         sealed(target, at, path, seal, &walked, findings)?;
@@ -145,17 +147,23 @@ fn meets(target: &Target, at: usize, path: &Path, walked: &Walked, findings: &mu
     }
 }
 
-/// Bytes behind the batches of a partition that nobody writes.
-fn behind(target: &Target, at: usize, path: &Path, log_len: u64, findings: &mut Findings) -> Result<()> {
+/// Bytes behind the batches of a partition that nobody writes. A write that was cut short leaves such bytes; who finished
+/// the segment left none.
+fn behind(
+    target: &Target,
+    at: usize,
+    path: &Path,
+    log_len: u64,
+    is_finished: bool,
+    findings: &mut Findings,
+) -> Result<()> {
     let len = target.extents[at].len;
     let file = target.disk().open(path, Open::Read).map_err(Error::io("open", path))?;
-    if is_blank(&*file, len, log_len).map_err(Error::io("read", path))? && !target.is_closed() {
+    if !is_finished && is_blank(&*file, len, log_len).map_err(Error::io("read", path))? {
         return Ok(());
     }
+    let kind = if is_finished { FindingKind::Batch } else { FindingKind::Leftover };
     let message = format!("{} bytes behind the last batch are none", log_len - len);
-    let is_torn = target.is_last(at) && !target.is_closed();
-    // A write that was cut short leaves such bytes. Who closed in order, or went on in another file, left none.
-    let kind = if is_torn { FindingKind::Leftover } else { FindingKind::Batch };
     findings.push(Finding::new(path, len, kind, message).len(log_len - len));
     Ok(())
 }
