@@ -155,6 +155,11 @@ pub(super) fn has_lock(disk: &dyn Disk, dir: &Path) -> bool {
     disk.metadata(&dir.join(LOCK)).is_ok()
 }
 
+/// Whether a broker says that it stopped in order.
+pub(super) fn has_clean_mark(disk: &dyn Disk, dir: &Path) -> bool {
+    disk.metadata(&dir.join(CLEAN_SHUTDOWN)).is_ok()
+}
+
 /// Removes the file by which a broker says that it stopped in order, durably: before the first change.
 pub(super) fn remove_clean_mark(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let path = dir.join(CLEAN_SHUTDOWN);

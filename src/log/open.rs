@@ -69,7 +69,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         adopt::adopt(&settings, adoption)?;
     }
     let found = Found::load(&settings, settings.read_only)?;
-    if !settings.read_only && broker::has_lock(disk, dir) {
+    if !settings.read_only && broker::has_clean_mark(disk, dir) {
         // A broker came and went. Who opens the directory next must not take its word for what is written from here on.
         broker::remove_clean_mark(disk, dir)?;
     }

@@ -92,7 +92,6 @@ fn what_a_broker_says_of_its_own_stop_is_taken_back_by_who_goes_on() {
     Log::open(dir.path()).unwrap().topic("orders").unwrap();
     let mark = dir.path().join(".kafka_cleanshutdown");
     std::fs::write(&mark, r#"{"version":0,"brokerEpoch":-1}"#).unwrap();
-    std::fs::write(dir.path().join(".lock"), "").unwrap();
 
     Log::builder(dir.path()).read_only().open().unwrap().close().unwrap();
     assert!(mark.exists(), "reading alone has changed something");
