@@ -37,7 +37,7 @@ impl Opened {
     /// The partition that an answer is about.
     fn partition(&self, answer: &Value) -> Partition {
         let (topic, number) = (text(&answer["topic"]), number(&answer["partition"]));
-        let topic = self.log.find_topic(topic).unwrap_or_else(|| panic!("{}: no topic {topic}", self.name));
+        let topic = self.log.find_topic(topic).expect("a topic that Kafka knows");
         topic.partition(number as u32).expect("a partition that is not damaged")
     }
 
