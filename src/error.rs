@@ -139,6 +139,11 @@ pub enum Error {
     #[error("{} is in use by {holder}", path.display())]
     Locked { path: PathBuf, holder: Box<str> },
 
+    /// A backup is not made there. Nothing was changed: name a directory that is empty, or is not there yet, outside of
+    /// the log's own.
+    #[error("cannot back up into {}: {reason}", path.display())]
+    BackupTarget { path: PathBuf, reason: &'static str },
+
     /// The directory was written by a newer version of this crate. Nothing was changed.
     #[error("{} has version {found}, this build reads up to {supported}", path.display())]
     NewerVersion { path: PathBuf, found: u32, supported: u32 },
@@ -187,6 +192,7 @@ impl Error {
     /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `PartitionElsewhere`, `RepeatedEntropy` | `Invalid` |
     /// | `NotAdopted`, `OpenTransaction` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
+    /// | `BackupTarget` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |
     /// | `EndMismatch`, `Locked` | `Retry` |
     /// | `ProducerFenced`, `CoordinatorFenced`, `LeaderFenced` | `Fenced` |

@@ -79,6 +79,7 @@
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
 //! | remember places | [`Log::group`], [`Group`] |
 //! | remove | [`TopicConfig::retention_time`], [`Log::delete_before`], [`Log::delete_topic`] |
+//! | back up | [`Log::backup`] |
 //! | watch | [`Log::stats`], [`Observer`], [`Log::damaged`] |
 //! | judge what is on disk | [`Log::verify`], [`Finding`] |
 //! | handle errors | [`Error::kind`] |
@@ -137,8 +138,8 @@ pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, T
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use group::{Committed, GroupOffset};
 pub use log::{
-    Adoption, Background, Damage, Group, InvalidVerifyPosition, Log, LogBuilder, Maintained, Staging, Topic,
-    VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
+    Adoption, BackedUp, Background, Backup, Damage, Group, InvalidVerifyPosition, Log, LogBuilder, Maintained,
+    Staging, Topic, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
 };
 pub use observe::{
     DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, StagingStats,

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checksum::Digest;
@@ -44,6 +44,11 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 
     /// Describes the file or directory of this name.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+
+    /// The one path of what is there, without symbolic links and dots. Where there are none, that is `path`.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_owned())
+    }
 
     /// Makes all changes of names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
@@ -160,6 +165,8 @@ pub struct Metadata {
     pub id: FileId,
     /// Whether it is a directory.
     pub is_dir: bool,
+    /// How many names the file has.
+    pub links: u64,
     /// When it was last written, in milliseconds since 1970; 0 if unknown.
     pub modified_ms: i64,
 }

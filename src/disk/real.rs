@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -54,6 +54,10 @@ impl Disk for RealDisk {
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         Ok(describe(&fs::metadata(path)?))
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::canonicalize(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -215,6 +219,7 @@ fn describe(metadata: &fs::Metadata) -> Metadata {
         len: metadata.len(),
         id: FileId { device: metadata.dev(), inode: metadata.ino(), born: nanos(metadata.created()) },
         is_dir: metadata.is_dir(),
+        links: metadata.nlink(),
         modified_ms: (nanos(metadata.modified()) / 1_000_000) as i64,
     }
 }

@@ -83,9 +83,7 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
         if let Some((_, config)) = given {
             topic.config = config.partitions(topic.config.partitions);
         }
-        let partitions =
-            (0..topic.config.partitions).map(|number| TopicPartition::new(Arc::clone(&topic.name), number));
-        topic.is_sparse = partitions.into_iter().any(|partition| !broker.is_dense(&partition, &topic.config));
+        topic.is_sparse |= topic.config.cleanup.compacts();
     }
     catalog.set_aborts_open(adoption.aborts_open);
     catalog.check_unique().map_err(|reason| Error::corrupt(dir, 0, reason))?;

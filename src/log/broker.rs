@@ -124,9 +124,12 @@ impl Broker {
                 state: TopicState::Live,
                 is_sparse: false,
             });
-        let catalog = Catalog::of(topics.collect(), LogId(random()));
+        let mut catalog = Catalog::of(topics.collect(), LogId(random()));
         let in_order = entries.iter().any(|entry| !entry.is_dir && entry.name == CLEAN_SHUTDOWN);
         let stopped = if in_order { Stopped::InOrder } else { Stopped::Killed };
+        for topic in catalog.topics_mut() {
+            topic.is_sparse = topic.config.cleanup.compacts() || cleaned.0.keys().any(|id| id.topic == topic.name);
+        }
         Ok(Self { catalog, stopped, starts, recovery_points, cleaned, held, flaws })
     }
 

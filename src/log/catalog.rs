@@ -101,6 +101,10 @@ impl Catalog {
         };
         Self::parse(&bytes).map(Some).map_err(|invalid| match invalid {
             Invalid::Newer(found) => Error::NewerVersion { path: path.to_owned(), found, supported: FORM.version },
+            // What a backup has in the place of a catalog until it is whole.
+            Invalid::At(..) if bytes.starts_with(UNFINISHED.as_bytes()) => {
+                Error::corrupt(path, 0, "a backup into this directory did not come to its end: remove it")
+            }
             Invalid::At(position, reason) => Error::corrupt(path, position as u64, reason),
         })
     }
@@ -369,6 +373,8 @@ fn parse_topic(line: &str) -> Result<CatalogTopic, String> {
     })
 }
 
+/// The first words of a file that stands for the catalog while a backup is made.
+pub(super) const UNFINISHED: &str = "chiplog unfinished backup";
 const FORM: Form = Form { what: "catalog", version: 1 };
 /// How many ids to draw for a topic. By chance none is ever taken.
 const ABORT_OPEN: &str = "abort-open";

@@ -140,6 +140,7 @@ fn is_of(disk: &dyn Disk, dir: &Path, catalog: &Catalog, topic: &CatalogTopic) -
     }
 }
 
+/// Removes a directory with what is in it.
 pub(super) fn remove_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let entries = match disk.list(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 mod adopt;
 mod background;
+mod backup;
 mod broker;
 mod builder;
 mod catalog;
@@ -29,6 +30,8 @@ mod topic;
 mod verify;
 
 #[cfg(all(test, feature = "sim"))]
+mod backup_tests;
+#[cfg(all(test, feature = "sim"))]
 mod crash_tests;
 #[cfg(test)]
 mod race_tests;
@@ -38,6 +41,7 @@ mod staging_tests;
 mod tests;
 
 pub use adopt::Adoption;
+pub use backup::{BackedUp, Backup};
 pub use builder::{Background, LogBuilder, Staging};
 #[cfg(any(fuzzing, test))]
 pub(crate) use catalog::Catalog;

@@ -181,7 +181,7 @@ impl Known {
 }
 
 /// Creates the directory and those above it, durably.
-fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
+pub(super) fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
     if disk.metadata(dir).is_ok_and(|found| found.is_dir) {
         return Ok(());
     }
@@ -208,7 +208,7 @@ fn take_locks(settings: &LogBuilder, is_brokers: bool) -> Result<Vec<Box<dyn Dis
     Ok(ours.into_iter().chain(kafkas).collect())
 }
 
-fn take_lock(disk: &dyn Disk, dir: &Path, read_only: bool) -> Result<Option<Box<dyn DiskLock>>> {
+pub(super) fn take_lock(disk: &dyn Disk, dir: &Path, read_only: bool) -> Result<Option<Box<dyn DiskLock>>> {
     let path = dir.join(LOCK_FILE);
     if read_only && disk.metadata(&path).is_err() {
         // Nobody can hold a lock that was never made, and a read-only open makes nothing.
@@ -535,4 +535,4 @@ fn check_metadata(context: &Context, dir: &Path, hints: &Hints) -> Result<()> {
     }
 }
 
-const METADATA_FILE: &str = "partition.metadata";
+pub(super) const METADATA_FILE: &str = "partition.metadata";

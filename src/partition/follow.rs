@@ -119,15 +119,19 @@ impl Followed {
 
     /// The aborted transactions that ended in `from..to`, as the file of one segment holds them.
     pub(crate) fn aborted_between(&self, from: Offset, to: Offset) -> Vec<u8> {
-        let entries = self.aborted.entries().iter();
-        let within = entries.filter(|entry| from <= entry.last_offset && entry.last_offset < to);
-        within.flat_map(AbortedTxn::encode).collect()
+        encode_between(self.aborted.entries(), from, to)
     }
 
     /// Writes the checkpoint of leader epochs.
     pub(crate) fn store_epochs(&self, context: &Context, dir: &Path) -> Result<()> {
         replace(context.disk(), &dir.join(EPOCHS_FILE), self.epochs.to_text().as_bytes())
     }
+}
+
+/// Those of `aborted` that ended in `from..to`, as the file of one segment holds them.
+pub(crate) fn encode_between(aborted: &[AbortedTxn], from: Offset, to: Offset) -> Vec<u8> {
+    let within = aborted.iter().filter(|entry| from <= entry.last_offset && entry.last_offset < to);
+    within.flat_map(AbortedTxn::encode).collect()
 }
 
 /// A data batch, as its producer numbered it.

@@ -16,6 +16,7 @@ use crate::types::{Offset, TopicId};
 mod aborted;
 mod append;
 mod batches;
+pub(crate) mod capture;
 mod close;
 pub(crate) mod context;
 pub(crate) mod core;

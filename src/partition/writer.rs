@@ -17,7 +17,7 @@ use super::stage::{MAX_RELATIVE, Tail};
 use crate::clock::Clock;
 use crate::config::{Durability, TopicConfig};
 use crate::disk::marks::Note;
-use crate::disk::replace::sync_parent;
+use crate::disk::replace::{sync_parent, unshare};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
@@ -186,6 +186,10 @@ impl Writer {
     fn first_segment(&mut self, core: &Core) -> Result<ActiveSegment> {
         let (shape, origin) = (self.shape(), core.context.origin());
         if let (Some(found), Some(last)) = (&mut self.found, core.last_segment()) {
+            // What is staged was staged for this very file.
+            if !self.tail.has_slot() {
+                unshare_files(core, &last)?;
+            }
             let active = ActiveSegment::resume(last, shape, origin, found)?;
             self.found = None;
             return Ok(active);
@@ -565,6 +569,22 @@ pub(crate) struct WriterParts {
     pub(crate) is_clean: bool,
     pub(crate) names_are_durable: bool,
     pub(crate) tail: Tail,
+}
+
+/// Takes the files of a segment that is to be written on away from whoever has them under other names: a backup, if this
+/// was a sealed one before a salvage.
+fn unshare_files(core: &Core, last: &SegmentData) -> Result<()> {
+    let disk = core.context.disk();
+    if disk.metadata(last.path()).map_err(Error::io("describe", last.path()))?.links < 2 {
+        return Ok(());
+    }
+    // The data file last: a crash before it is found again by it.
+    for kind in [FileKind::Index, FileKind::TimeIndex, FileKind::Log] {
+        unshare(disk, &file_path(&core.dir, last.base(), kind))?;
+    }
+    // Readers are to see what is appended to the new one.
+    last.drop_view();
+    Ok(())
 }
 
 /// Copies the bytes of a torn tail into a file of their own, durably, before they are cut off.

@@ -318,15 +318,18 @@ impl IndexWriter {
     /// Brings the files of the indexes up to date. They follow the data, and are not synced: nobody believes them
     /// without a seal or a note.
     pub(crate) fn persist(&mut self, disk: &dyn Disk, dir: &Path) -> Result<()> {
-        let kinds = [(FileKind::Index, &self.offsets), (FileKind::TimeIndex, &self.times)];
-        for (at, (kind, writer)) in kinds.into_iter().enumerate() {
-            let region = writer.region();
+        for (at, (kind, region)) in self.regions().into_iter().enumerate() {
             let bytes = region.readable();
             let path = file_path(dir, self.base, kind);
             write_from(disk, &path, bytes, self.persisted[at])?;
             self.persisted[at] = bytes.len();
         }
         Ok(())
+    }
+
+    /// What each of the two files holds once every entry is in it.
+    pub(crate) fn regions(&self) -> [(FileKind, Region); 2] {
+        [(FileKind::Index, self.offsets.region()), (FileKind::TimeIndex, self.times.region())]
     }
 
     /// Whether the files of the indexes hold every entry.
@@ -373,14 +376,23 @@ pub(crate) struct Grown {
     pub(crate) since_last: u64,
 }
 
-/// Makes the file at `path` hold `bytes`, of which the first `have` are there already.
+/// Makes the file at `path` hold `bytes`, of which the first `have` are there already. If none are, it is made anew: one
+/// that is there may be the file of a backup, too.
 fn write_from(disk: &dyn Disk, path: &Path, bytes: &[u8], have: usize) -> Result<()> {
-    let file = match disk.open(path, Open::Write) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            disk.open(path, Open::CreateNew).map_err(Error::io("create", path))?
-        }
-        Err(error) => return Err(Error::io("open", path)(error)),
+    let is_missing = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let opened = match have {
+        0 => match disk.remove_file(path) {
+            Err(error) if !is_missing(&error) => return Err(Error::io("remove", path)(error)),
+            _ => None,
+        },
+        _ => match disk.open(path, Open::Write) {
+            Err(error) if !is_missing(&error) => return Err(Error::io("open", path)(error)),
+            opened => opened.ok(),
+        },
+    };
+    let file = match opened {
+        Some(file) => file,
+        None => disk.open(path, Open::CreateNew).map_err(Error::io("create", path))?,
     };
     write_all_at(&*file, &bytes[have..], have as u64).map_err(Error::io("write", path))?;
     let len = file.metadata().map_err(Error::io("describe", path))?.len;

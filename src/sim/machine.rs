@@ -472,6 +472,7 @@ impl Machine {
             len: file.map_or(0, |file| file.cached.len()),
             id: FileId { device: 1, inode, born: file.map_or(inode, |file| file.born) },
             is_dir,
+            links: self.image.tree.links(inode),
             modified_ms: file.map_or(0, |file| file.modified_ms),
         }
     }

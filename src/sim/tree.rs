@@ -102,6 +102,11 @@ impl Tree {
         self.cached.values().flat_map(BTreeMap::values).map(|node| node.inode).collect()
     }
 
+    /// How many names lead to a file.
+    pub(super) fn links(&self, inode: u64) -> u64 {
+        self.cached.values().flat_map(BTreeMap::values).filter(|node| node.inode == inode).count() as u64
+    }
+
     /// How many names of files there are.
     pub(super) fn names_of_files(&self) -> usize {
         self.cached.values().map(|names| names.values().filter(|node| !node.is_dir).count()).sum()

@@ -1,7 +1,6 @@
 //! Bits flipped and files cut, anywhere in small directories, a broker's and our own: each is found by a verification, or
 //! makes no difference to anybody.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 
+/// A name, the kind of file, and what is done to it.
+type Flaw = (&'static str, &'static str, fn(&mut Vec<u8>));
+
 /// What is done to the last file of a kind, and by what that shows.
-const FLAWS: [(&str, &str, fn(&mut Vec<u8>)); 7] = [
+const FLAWS: [Flaw; 7] = [
     ("dump-record", "log", |bytes| flip(bytes, 2)),
     ("dump-position", "index", |bytes| flip(bytes, 1)),
     ("dump-time", "timeindex", |bytes| flip(bytes, 5)),

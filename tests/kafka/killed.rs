@@ -19,7 +19,7 @@ const KILLS: u64 = 2;
 /// Writes one log; every other one stages.
 pub(crate) fn write(dir: &Path, seed: u64) -> Result {
     let dir = dir.join(format!("killed-{seed}"));
-    let staging = if seed % 2 == 0 { Staging::On } else { Staging::Off };
+    let staging = if seed.is_multiple_of(2) { Staging::On } else { Staging::Off };
     let mut acknowledged = Vec::new();
     for kill in 0..KILLS {
         acknowledged.extend(run_child(&dir, seed * KILLS + kill, staging)?);

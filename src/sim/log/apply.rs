@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backup::{BACKUP, clear};
 use super::look::{Blind, FoundRecord, check, groups, look};
 use super::model::{Fate, Model, Numbering, Rec, records};
 use super::op::{At, Batch, Op, key, value};
@@ -71,12 +72,28 @@ impl Call<'_> {
             Op::OffsetAt(at, seed) => self.offset_at(*at, *seed),
             Op::ReadLast(at, count) => self.read_last(*at, *count),
             Op::LookOnly => Ok(()),
+            Op::Backup => self.backup(),
             Op::OpenTwice => match builder(&self.subject.world, &self.subject.options).open() {
                 Err(Error::Locked { .. }) => Ok(()),
                 Err(error) => self.explain(error).map(drop),
                 Ok(_) => Err(Violation::new("L1", "it was opened twice")),
             },
         }
+    }
+
+    fn backup(&mut self) -> Verdict {
+        let disk = Arc::clone(&self.subject.world.disk);
+        clear(&disk)?;
+        let checked = match self.log.backup(BACKUP) {
+            Ok(backup) if !backup.left_out.is_empty() => Err(Violation::new("L6", format!("{:?}", backup.left_out))),
+            Ok(_) => {
+                // What a failed change had left in doubt was settled first.
+                self.model.catalog_stored();
+                self.subject.check_backup(self.model)
+            }
+            Err(error) => self.explain(error).map(drop),
+        };
+        checked.and_then(|()| clear(&disk))
     }
 
     /// An error is a value that something explains: a call that failed, a full disk, what failed before.

@@ -5,12 +5,14 @@
 //! model     what must be there, and what may be
 //! look      everything there is to see of a log, with every payload checked
 //! subject   the log as the explorers run it      scenarios   the calls that are failed one by one
+//! backup    what a backup must hold
 //! planted   mistakes that must be found
 //! ```
 //!
 //! A record's bytes are derived from its id, which they begin with: what is read is checked without a copy of it.
 
 mod apply;
+mod backup;
 mod look;
 mod model;
 mod op;

@@ -181,7 +181,7 @@ impl Model {
             }
             Op::DeleteGroup(group) => self.groups.maybe = self.groups.without_group(*group),
             Op::Sync | Op::Advance(_) | Op::Read(..) | Op::OffsetAt(..) | Op::ReadLast(..) => {}
-            Op::LookOnly | Op::OpenTwice => {}
+            Op::LookOnly | Op::OpenTwice | Op::Backup => {}
         }
     }
 

@@ -94,12 +94,14 @@ pub enum Op {
     LookOnly,
     /// Trying to open what is open.
     OpenTwice,
+    /// A backup, which is looked at and removed.
+    Backup,
 }
 
 /// Limits and weights of one plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    pub(super) weights: [u32; 18],
+    pub(super) weights: [u32; 19],
     pub(super) topics: u8,
     pub(super) partitions: u32,
     pub(super) segment_bytes: u32,
@@ -120,7 +122,7 @@ pub struct Options {
 
 impl Options {
     pub(super) const TINY: Self = Self {
-        weights: [12, 4, 1, 3, 2, 3, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 0],
+        weights: [12, 4, 1, 3, 2, 3, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0],
         topics: 1,
         partitions: 1,
         segment_bytes: 300,
@@ -143,13 +145,13 @@ impl Options {
 
     pub(super) fn draw(rng: &mut Rng) -> Self {
         let mut weights = Self::TINY.weights;
-        for weight in &mut weights[1..] {
+        for weight in &mut weights[1..18] {
             *weight = if rng.chance(1, 2) { *weight * (1 + rng.below(3) as u32) } else { 0 };
         }
         let every = |records, ms: Option<u64>| Durability::Every { records, time: ms.map(Duration::from_millis) };
         let rules =
             [Durability::Os, Durability::Os, every(Some(3), None), every(None, Some(1_000)), Durability::Each];
-        Self {
+        let mut options = Self {
             weights,
             topics: 1 + u8::from(rng.chance(1, 3)),
             partitions: 1 + u32::from(rng.chance(1, 3)),
@@ -171,7 +173,10 @@ impl Options {
                 batch_len: *rng.pick(&[130, 200, 500, 2_000]),
                 stride: *rng.pick(&[1, 100, 256, 500, 512, 4_096]),
             }),
-        }
+        };
+        // Each is hundreds of calls: in few plans, or they would be most of what is explored.
+        options.weights[18] = u32::from(rng.chance(1, 12));
+        options
     }
 
     /// The settings of a new topic.
@@ -210,7 +215,8 @@ impl Options {
             14 => Op::OffsetAt(at, rng.draw()),
             15 => Op::ReadLast(at, rng.below(9) as u8),
             16 => Op::LookOnly,
-            _ => Op::OpenTwice,
+            17 => Op::OpenTwice,
+            _ => Op::Backup,
         }
     }
 

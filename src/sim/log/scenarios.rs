@@ -76,6 +76,7 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
         let delete = vec![Op::DeleteBefore(HERE, 128), append(50, 20), Op::DeleteBefore(HERE, 255), append(51, 20)];
         add("delete before", &used, End::Kill, delete.clone());
         add("delete before, after close", &used, End::Close, delete);
+        add("backup", &used, End::Kill, vec![append(50, 20), Op::Backup, append(51, 20)]);
         let topics = vec![Op::Delete(0), append(50, 20), Op::Alter(0, Change::Partition), append(51, 20)];
         add("topics", &used, End::Close, topics);
         let groups = vec![commit(2), commit(3), Op::DeleteGroup(0), commit(4)];

@@ -175,6 +175,11 @@ fn passed_by(log: &Log, met: &Error) -> Option<Violation> {
 
 /// A log as `options` have it.
 pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
+    builder_in(world, options, DIR)
+}
+
+/// The same, in another directory.
+pub(super) fn builder_in(world: &World, options: &Options, dir: &str) -> LogBuilder {
     let groups = TopicConfig::default()
         .cleanup(Cleanup::Compact)
         .segment_bytes(4_096)
@@ -185,7 +190,7 @@ pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
         Some(layout) => (Staging::On, layout),
         None => (Staging::Off, Options::STAGING),
     };
-    Log::builder(DIR)
+    Log::builder(dir)
         .staging(staging)
         .layout(layout)
         .linger(LINGER)
