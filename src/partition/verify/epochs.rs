@@ -81,8 +81,10 @@ impl<'a> EpochJudge<'a> {
         }
         match self.passed.checked_sub(1) {
             Some(at) => Some(Some(entries[at].epoch)),
-            // A broker drops what lies below the start, which it writes down later: of a killed one nobody knows it.
-            None if self.target.has_seals() || (self.target.is_closed() && offset >= self.target.start) => Some(None),
+            // A close, of a broker or of ours, drops what lies below the start. A broker writes the start down later: of a
+            // killed one nobody knows it.
+            None if offset < self.target.start => None,
+            None if self.target.has_seals() || self.target.is_closed() => Some(None),
             None => None,
         }
     }
