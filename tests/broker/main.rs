@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! broker [--damage N] [NAME...]    all facts, or those whose names hold one of these words; N flipped bits, and N cuts, are
-//!                                  judged (500)
+//!                                  judged (100)
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail as tests do")]
@@ -79,7 +79,7 @@ impl Counts {
 
 fn main() -> ExitCode {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
-    let mut times = 500;
+    let mut times = 100;
     if let Some(at) = words.iter().position(|word| word == "--damage") {
         times = words.get(at + 1).and_then(|number| number.parse().ok()).expect("a number after --damage");
         words.drain(at..at + 2);
