@@ -40,8 +40,11 @@ pub struct Adoption {
 impl Adoption {
     /// Sets the settings of a topic. Its number of partitions stays what it is.
     ///
-    /// Default: those of [`default_config`](LogBuilder::default_config). A broker keeps settings in the metadata of its
-    /// cluster, not in this directory.
+    /// Default: those of [`default_config`](LogBuilder::default_config), but nothing is removed by age or size. A broker
+    /// keeps settings in the metadata of its cluster, not in this directory, so for how long it was to keep records is not
+    /// known here: say so by this, or later by [`Log::alter_topic`](crate::Log::alter_topic).
+    ///
+    /// The adoption fails with [`Error::TopicNotFound`] if there is no such topic.
     pub fn topic(mut self, name: &str, config: TopicConfig) -> Self {
         self.configs.push((name.into(), config));
         self
@@ -72,6 +75,9 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
     let is_salvage = settings.recovery == RecoveryMode::Salvage;
     if let Some(damage) = inner.damaged.read().first().filter(|_| !is_salvage) {
         return Err(super::topic::again(&damage.error));
+    }
+    if let Some((topic, _)) = adoption.configs.iter().find(|(name, _)| broker.catalog.find(name).is_none()) {
+        return Err(Error::TopicNotFound { topic: topic.clone() });
     }
     refuse_elsewhere(&inner)?;
     if !adoption.aborts_open {

@@ -53,11 +53,13 @@ pub(super) struct Settings<'a> {
 }
 
 impl Settings<'_> {
+    /// Nothing goes by age or size: how long the broker was to keep it is not known here.
     fn of(&self, topic: &str) -> TopicConfig {
+        let kept = self.default.retention_time(None).retention_bytes(None);
         match topic {
             OFFSETS_TOPIC => *self.offsets,
-            _ if INTERNAL_TOPICS.contains(&topic) => self.default.cleanup(Cleanup::Compact),
-            _ => *self.default,
+            _ if INTERNAL_TOPICS.contains(&topic) => kept.cleanup(Cleanup::Compact),
+            _ => kept,
         }
     }
 }

@@ -22,10 +22,7 @@ pub(crate) fn all(dir: &Path) -> Result {
         if lines::is_described(&of("ours")) {
             lines::compare(&name, "written", &lines::load(&of("ours"))?, "read", &read)?;
         }
-        for state in ["loaded", "recovered"] {
-            lines::compare(&name, "read by us", &read, "read by Kafka", &lines::load(&of(state))?)?;
-            equal += read.len();
-        }
+        equal += compare(dir, &name, &read)?;
         let grown = lines::load(&of("appended"))?;
         appended += is_grown(&name, &read, &grown)?;
         partitions += go_on(&name, &of("appended"), grown)?;
@@ -34,6 +31,25 @@ pub(crate) fn all(dir: &Path) -> Result {
     println!("done records appended by Kafka {appended}");
     println!("done partitions gone on with {partitions}");
     Ok(())
+}
+
+/// Compares what Kafka delivered from directories that were adopted from a broker.
+pub(crate) fn adopted(dir: &Path) -> Result {
+    let mut equal = 0;
+    for name in lines::logs_in(&dir.join("ours"))? {
+        equal += compare(dir, &name, &lines::load(&dir.join("ours").join(&name))?)?;
+    }
+    println!("done records of adopted directories read by Kafka {equal}");
+    Ok(())
+}
+
+/// What Kafka delivered from two copies of a log equals what we read. Returns how many records that are.
+fn compare(dir: &Path, name: &str, read: &Lines) -> Result<usize> {
+    for state in ["loaded", "recovered"] {
+        let delivered = lines::load(&dir.join(state).join(name))?;
+        lines::compare(name, "read by us", read, "read by Kafka", &delivered)?;
+    }
+    Ok(2 * read.len())
 }
 
 /// Compares what Kafka delivered from the logs that it and we have appended to.

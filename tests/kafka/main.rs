@@ -5,6 +5,8 @@
 //! kafka write DIR      write logs into DIR/ours, and into DIR/flawed some that Kafka must complain about
 //! kafka check DIR      hold what Kafka read against what was written, go on in the logs it has appended to
 //! kafka recheck DIR    hold what Kafka read of those against what they should hold
+//! kafka adopt DIR      adopt a broker's directories and go on in them, in DIR/ours
+//! kafka compare DIR    hold what Kafka read of those against what is in them
 //!
 //! write --> ours/LOG --copied--> loaded/LOG, recovered/LOG, appended/LOG     and the last one again/LOG
 //!           ours/LOG.jsonl           |           |            |   Kafka        |  Kafka
@@ -17,9 +19,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+mod adopted;
 mod check;
 mod closed;
 mod flawed;
+#[path = "../kafka_dirs/mod.rs"]
+mod kafka_dirs;
 mod killed;
 mod lines;
 mod random;
@@ -37,6 +42,8 @@ fn main() -> ExitCode {
         ["write", dir] => write_flawed_too(Path::new(dir)),
         ["check", dir] => check::all(Path::new(dir)),
         ["recheck", dir] => check::again(Path::new(dir)),
+        ["adopt", dir] => adopted::write_all(&Path::new(dir).join("ours")),
+        ["compare", dir] => check::adopted(Path::new(dir)),
         ["child", dir, seed, staging] => killed::child(Path::new(dir), seed, staging),
         // What `cargo test` passes to every test means nothing here.
         _ => write_and_read(),
@@ -65,6 +72,7 @@ fn write_flawed_too(dir: &Path) -> Result {
 fn write_and_read() -> Result {
     let dir = tempfile::tempdir()?;
     write(dir.path())?;
+    adopted::write_all(dir.path())?;
     let mut records = 0;
     for name in lines::logs_in(dir.path())? {
         let written = lines::load(&dir.path().join(&name))?;

@@ -162,6 +162,20 @@ fn behind(
     if !is_finished && is_blank(&*file, len, log_len).map_err(Error::io("read", path))? {
         return Ok(());
     }
+    // Of ours, recovery has judged whether a crash explains what is there. A broker's ends at the first bad batch.
+    if !is_finished && !target.has_seals() {
+        let mut source = Source::open(&target.files, path, log_len)?;
+        let end = target.extents[at].end.unwrap_or_default();
+        if let Some(resumed) = source.resume(len, &(end..Offset::MAX))? {
+            let (to, offset) = (resumed.position, resumed.offset);
+            let message = format!(
+                "no batch of the log begins here, and one that verifies does at byte {to}, of offset {offset}"
+            );
+            findings
+                .push(Finding::new(path, len, FindingKind::Batch, message).len(log_len - len).missing(end, offset));
+            return Ok(());
+        }
+    }
     let kind = if is_finished { FindingKind::Batch } else { FindingKind::Leftover };
     let message = format!("{} bytes behind the last batch are none", log_len - len);
     findings.push(Finding::new(path, len, kind, message).len(log_len - len));
