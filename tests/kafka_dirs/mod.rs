@@ -14,6 +14,7 @@
 //! `zstd --ultra -22 --long=27`.
 
 #![allow(dead_code, reason = "each target uses a part of it")]
+#![allow(clippy::expect_used, reason = "a test without its input has failed")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
