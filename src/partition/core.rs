@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -258,10 +259,10 @@ impl Core {
         *self.config.write() = config;
     }
 
-    /// What was appended since the partition was opened; while another thread appends, without what has joined a batch
-    /// that is not complete.
+    /// What was appended since the partition was opened; while another thread holds the partition for long, without what
+    /// has joined a batch that is not complete.
     pub(crate) fn appended(&self) -> AppendCounts {
-        let joined = self.writer.try_lock().map(|writer| self.appended.with(writer.tail.joined()));
+        let joined = self.writer.try_lock_for(AT_WORK).map(|writer| self.appended.with(writer.tail.joined()));
         joined.unwrap_or_else(|| self.appended.with(AppendCounts::default()))
     }
 
@@ -388,3 +389,6 @@ impl Core {
         }
     }
 }
+
+/// How long a statistic waits for who appends. A disk may keep them for longer.
+const AT_WORK: Duration = Duration::from_millis(10);

@@ -79,8 +79,8 @@ impl Log {
     ///
     /// let log = Log::builder(dir.path()).read_only().open()?;
     /// let report = log.verify(&VerifyOptions::default().threads(2))?;
-    /// let found = &report.findings()[0];
-    /// assert_eq!((found.kind, found.position), (FindingKind::Batch, 0));
+    /// let found = report.findings().iter().find(|finding| finding.kind == FindingKind::Batch).unwrap();
+    /// assert_eq!(found.position, 0);
     /// assert!(found.path.ends_with("orders-0/00000000000000000000.log"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
