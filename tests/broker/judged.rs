@@ -15,7 +15,10 @@ use super::kafka_dirs::{KafkaDirs, contents};
 use super::odd::Random;
 
 /// All records of a log, as each reader gets them.
-type Everything = Vec<(String, bool, Offset, Option<Vec<u8>>, Option<Vec<u8>>)>;
+type Everything = Vec<Read>;
+
+/// The partition, whether committed data was asked for, offset, key and value.
+type Read = (String, bool, Offset, Option<Vec<u8>>, Option<Vec<u8>>);
 
 pub(super) fn flips(dirs: &KafkaDirs, counts: &mut Counts) {
     let times = counts.times;
@@ -66,7 +69,7 @@ fn judge(name: &str, dir: &Path, file: &Path, before: &Everything) {
     match everything(dir) {
         Ok(found) if is_found => {
             let mut rest = before.iter();
-            let is_there = |one: &_| rest.any(|there| there == one);
+            let is_there = |one: &Read| rest.any(|there| is_same(one, there, name.contains("compact")));
             assert!(found.iter().all(is_there), "{}: another record", what());
         }
         Ok(found) => {
@@ -74,6 +77,13 @@ fn judge(name: &str, dir: &Path, file: &Path, before: &Everything) {
         }
         Err(error) => assert!(is_found, "{}: nothing is found, and a read says {error}", what()),
     }
+}
+
+/// An offset is under no checksum: where compaction left gaps, one that is flipped into a gap passes for right in a read,
+/// and only a verification tells.
+fn is_same(one: &Read, there: &Read, has_gaps: bool) -> bool {
+    let is_same_but_for_offset = (&one.0, one.1, &one.3, &one.4) == (&there.0, there.1, &there.3, &there.4);
+    is_same_but_for_offset && (has_gaps || one.2 == there.2)
 }
 
 /// What each reader of the log gets, up to the first error of each partition, if a verification tells of it.
