@@ -57,7 +57,10 @@ impl Leftovers {
         let path = |base, kind, suffix| suffixed(&file_path(dir, base, kind), suffix);
         let mut left = Self::default();
         let mut replaced: Option<(Offset, Offset)> = None;
-        for (base, kind) in with_suffix(".swap") {
+        // Upwards: what is left after a crash half way through must not span one that has its name already.
+        let mut swaps: Vec<_> = with_suffix(".swap").collect();
+        swaps.sort_unstable();
+        for (base, kind) in swaps {
             let swap = path(base, kind, ".swap");
             if !is_done(base) {
                 left.removed.push(swap);
