@@ -33,6 +33,8 @@ pub(super) struct Tree {
     cached: Dirs,
     durable: Dirs,
     pending: Vec<Change>,
+    /// How many of the cached names lead to each file and directory.
+    links: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -45,7 +47,15 @@ enum Change {
 impl Tree {
     pub(super) fn new() -> Self {
         let dirs = Dirs::from([(ROOT, BTreeMap::new())]);
-        Self { cached: dirs.clone(), durable: dirs, pending: Vec::new() }
+        Self::of(dirs)
+    }
+
+    fn of(dirs: Dirs) -> Self {
+        let mut links = BTreeMap::new();
+        for node in dirs.values().flat_map(BTreeMap::values) {
+            *links.entry(node.inode).or_default() += 1;
+        }
+        Self { cached: dirs.clone(), durable: dirs, pending: Vec::new(), links }
     }
 
     pub(super) fn find(&self, path: &Path) -> io::Result<Node> {
@@ -89,8 +99,26 @@ impl Tree {
     }
 
     fn change(&mut self, change: Change) {
+        match &change {
+            Change::Add { node, .. } => *self.links.entry(node.inode).or_default() += 1,
+            Change::Remove { node, .. } => self.unlink(*node),
+            Change::Rename { from, to, .. } => {
+                if let Some(replaced) = self.get(to).filter(|_| from != to) {
+                    self.unlink(replaced);
+                }
+            }
+        }
         apply(&mut self.cached, &change);
         self.pending.push(change);
+    }
+
+    fn unlink(&mut self, node: Node) {
+        if let Some(links) = self.links.get_mut(&node.inode) {
+            *links -= 1;
+            if *links == 0 {
+                self.links.remove(&node.inode);
+            }
+        }
     }
 
     pub(super) fn list(&self, dir: u64) -> impl Iterator<Item = (&Arc<str>, &Node)> {
@@ -99,12 +127,12 @@ impl Tree {
 
     /// Every file and directory that a name leads to.
     pub(super) fn linked(&self) -> BTreeSet<u64> {
-        self.cached.values().flat_map(BTreeMap::values).map(|node| node.inode).collect()
+        self.links.keys().copied().collect()
     }
 
     /// How many names lead to a file.
     pub(super) fn links(&self, inode: u64) -> u64 {
-        self.cached.values().flat_map(BTreeMap::values).filter(|node| node.inode == inode).count() as u64
+        self.links.get(&inode).copied().unwrap_or(0)
     }
 
     /// How many names of files there are.
@@ -174,7 +202,7 @@ impl Tree {
         }
         let reachable = reachable(&found);
         found.retain(|dir, _| reachable.contains(dir));
-        Self { cached: found.clone(), durable: found, pending: Vec::new() }
+        Self::of(found)
     }
 
     /// Every file and directory that a path leads to.
