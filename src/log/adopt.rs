@@ -16,7 +16,8 @@ use super::broker;
 use super::builder::LogBuilder;
 use super::checkpoints::{Checkpoint, Checkpoints};
 use super::names::{DirName, classify_dir};
-use super::open::{self, CATALOG_FILE, CHECKPOINTS_FILE};
+use super::open::{self, CATALOG_FILE, CHECKPOINTS_FILE, METADATA_FILE};
+use super::topic::Damage;
 use super::{FirstError, Inner, delete};
 use crate::config::TopicConfig;
 use crate::disk::Disk;
@@ -73,7 +74,9 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
     let (disk, dir) = (&*settings.disk, &*settings.dir);
     let (inner, Some(broker)) = open::look(settings)? else { return Ok(()) };
     let is_salvage = settings.recovery == RecoveryMode::Salvage;
-    if let Some(damage) = inner.damaged.read().first().filter(|_| !is_salvage) {
+    // What cannot be read now may be whole.
+    let refuses = |damage: &&Damage| !is_salvage || matches!(*damage.error, Error::Io { .. });
+    if let Some(damage) = inner.damaged.read().iter().find(refuses) {
         return Err(super::topic::again(&damage.error));
     }
     if let Some((topic, _)) = adoption.configs.iter().find(|(name, _)| broker.catalog.find(name).is_none()) {
@@ -97,18 +100,29 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
     probe::reached("adopt.begins");
     broker::remove_clean_mark(disk, dir)?;
     let mut checkpoints = Checkpoints::default();
-    for core in inner.cores() {
-        let entries = disk.list(&core.dir).map_err(Error::io("list", &*core.dir))?;
-        Leftovers::find(disk, &core.dir, &entries)?.finish(disk, &core.dir)?;
-        if PartitionMetadata::read(disk, &core.dir.join("partition.metadata"))?.is_none() {
-            PartitionMetadata { topic: core.topic }.write(disk, &core.dir.join("partition.metadata"))?;
+    for (topic, id) in broker.held_partitions() {
+        let dir = inner.partition_dir(id);
+        let entries = disk.list(&dir).map_err(Error::io("list", &*dir))?;
+        Leftovers::find(disk, &dir, &entries, settings.recovery)?.finish(disk, &dir)?;
+        let metadata = dir.join(METADATA_FILE);
+        match PartitionMetadata::read(disk, &metadata) {
+            Ok(Some(_)) => {}
+            Err(error @ Error::Io { .. }) => return Err(error),
+            // Of a damaged one nothing else says to which topic the directory belongs than its name.
+            Ok(None) | Err(_) => PartitionMetadata { topic }.write(disk, &metadata)?,
         }
-        // All of what a broker closed was flushed.
-        let flushed = match broker.stopped {
-            Stopped::InOrder => core.end(),
-            Stopped::Killed => broker.recovery_point(&core.id).unwrap_or_default().min(core.end()),
+        let (start, flushed) = (broker.start(id), broker.recovery_point(id).unwrap_or_default());
+        let opened = inner.topics.read().get(&*id.topic).and_then(|topic| topic.core(id.partition).ok());
+        let checkpoint = match opened {
+            // All of what a broker closed was flushed.
+            Some(core) if broker.stopped == Stopped::InOrder => {
+                Checkpoint { start: core.start(), synced: core.end() }
+            }
+            Some(core) => Checkpoint { start: core.start(), synced: flushed.min(core.end()) },
+            // A salvage opens it.
+            None => Checkpoint { start: start.unwrap_or_default(), synced: flushed },
         };
-        checkpoints.raise(core.topic, core.id.partition, Checkpoint { start: core.start(), synced: flushed });
+        checkpoints.raise(topic, id.partition, checkpoint);
     }
     remove_deleted(disk, dir)?;
     checkpoints.store(disk, &dir.join(CHECKPOINTS_FILE), catalog.log_id())?;
@@ -151,8 +165,14 @@ fn remove_deleted(disk: &dyn Disk, dir: &Path) -> Result<()> {
 }
 
 impl Inner {
+    /// Whether all partitions could be opened.
+    fn is_whole(&self) -> bool {
+        let topics = self.topics.read();
+        topics.values().all(|topic| topic.partitions.read().iter().all(|slot| slot.core().is_ok()))
+    }
+
     /// Aborts the transactions that a broker left open, if that was chosen when its directory was adopted, and was not
-    /// done yet. Durable when this returns.
+    /// done yet in each partition. Durable when this returns.
     pub(super) fn abort_open(&self) -> Result<()> {
         let mut catalog = self.catalog.lock();
         if !catalog.aborts_open() {
@@ -163,6 +183,10 @@ impl Inner {
             errors.keep(core.abort_open());
         }
         errors.into_result()?;
+        if !self.is_whole() {
+            // A salvage may open the rest, with what is open there.
+            return Ok(());
+        }
         let mut with = (**catalog).clone();
         with.set_aborts_open(false);
         self.context.before_change()?;

@@ -103,7 +103,6 @@ impl Broker {
         for partition in &held {
             let path = dir.join(partition.to_string()).join("partition.metadata");
             let id = match PartitionMetadata::read(disk, &path) {
-                Err(error @ Error::Io { .. }) => return Err(error),
                 // Whoever opens the partition says so.
                 Err(_) => None,
                 Ok(found) => found.map(|found| found.topic),
@@ -138,6 +137,15 @@ impl Broker {
     /// Whether the partition's directory is here: a broker holds some of a topic's partitions, not all.
     pub(super) fn holds(&self, partition: &TopicPartition) -> bool {
         self.held.binary_search(partition).is_ok()
+    }
+
+    /// The partitions whose directories are here, and the ids of their topics.
+    pub(super) fn held_partitions(&self) -> impl Iterator<Item = (TopicId, &TopicPartition)> {
+        let known =
+            |id: &TopicPartition| self.catalog.find(&id.topic).map(|topic| (topic.id, topic.config.partitions));
+        self.held
+            .iter()
+            .filter_map(move |id| known(id).filter(|(_, count)| id.partition < *count).map(|(topic, _)| (topic, id)))
     }
 
     pub(super) fn start(&self, partition: &TopicPartition) -> Option<Offset> {
@@ -190,11 +198,12 @@ pub(super) fn take_lock(disk: &dyn Disk, dir: &Path, how: Lock) -> Result<Option
     }
 }
 
-/// Whether the entries are those of a broker's directory, and not of a log of ours that lost its catalog.
-pub(super) fn is_broker_dir(entries: &[DirEntry]) -> bool {
+/// Whether the entries of `dir` are those of a broker's directory, and not of a log of ours that lost its catalog.
+pub(super) fn is_broker_dir(disk: &dyn Disk, dir: &Path, entries: &[DirEntry]) -> bool {
     let is_there = |name: &str| entries.iter().any(|entry| entry.name == name);
-    // An adoption that was cut short leaves our lock beside a broker's files.
-    !is_there(NOTES_FILE) && !is_there(CLEAN_FILE) && (is_there("meta.properties") || !is_there(LOCK_FILE))
+    // An adoption that was refused or cut short leaves our lock beside a broker's files. It is signed by whose log it is.
+    let is_signed = || disk.metadata(&dir.join(LOCK_FILE)).is_ok_and(|lock| lock.len > 0);
+    !is_there(NOTES_FILE) && !is_there(CLEAN_FILE) && (is_there("meta.properties") || !is_signed())
 }
 
 const CLEANED: &str = "cleaner-offset-checkpoint";

@@ -154,7 +154,7 @@ fn is_of_broker(disk: &dyn Disk, dir: &Path) -> Result<bool> {
         return Ok(false);
     }
     let entries = disk.list(dir).map_err(Error::io("list", dir))?;
-    Ok(entries.iter().any(is_partition) && broker::is_broker_dir(&entries))
+    Ok(entries.iter().any(is_partition) && broker::is_broker_dir(disk, dir, &entries))
 }
 
 fn is_partition(entry: &DirEntry) -> bool {
@@ -259,7 +259,7 @@ impl Found {
         }
         let entries = disk.list(dir).map_err(Error::io("list", dir))?;
         if let Some(orphan) = entries.iter().find(|entry| is_partition(entry)) {
-            if read_only && broker::is_broker_dir(&entries) {
+            if read_only && broker::is_broker_dir(disk, dir, &entries) {
                 let offsets = settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups));
                 let configs = broker::Settings { default: &settings.default_config, offsets: &offsets };
                 let broker = Broker::read(disk, dir, &entries, &configs, &*settings.entropy)?;
@@ -361,7 +361,6 @@ impl Inner {
         Ok(())
     }
 
-    /// Reports staged records that cannot be given to a partition: they are kept, and nobody reads them.
     /// Cuts damage out of the middle of partitions. Their offsets have gaps then, which the catalog says first.
     fn cut_out_damage(&self) -> Result<()> {
         let mut catalog = self.catalog.lock();
@@ -370,8 +369,16 @@ impl Inner {
             for number in 0..topic.config.partitions {
                 let id = TopicPartition::new(Arc::clone(&topic.name), number);
                 let dir = self.partition_dir(&id);
-                // One that cannot be read is damaged, and told of when it is opened.
-                let Ok(found) = Damaged::find(self.context.disk(), &dir, !topic.is_sparse) else { continue };
+                let found = match Damaged::find(self.context.disk(), &dir, !topic.is_sparse) {
+                    Ok(found) => found,
+                    // That it is missing is told when it is opened.
+                    Err(Error::Io { ref source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => {
+                        // It may open all the same, without what could not be read.
+                        self.note_damage(&id, error);
+                        continue;
+                    }
+                };
                 if found.is_none() {
                     continue;
                 }
@@ -388,6 +395,7 @@ impl Inner {
         Ok(())
     }
 
+    /// Reports staged records that cannot be given to a partition: they are kept, and nobody reads them.
     fn note_lost(&self, lost: impl IntoIterator<Item = Error>) {
         let catalog = self.catalog.lock();
         let is_known = |(topic, partition): &(TopicId, u32)| {

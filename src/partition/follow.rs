@@ -18,7 +18,7 @@ use crate::probe;
 use crate::record::{BatchHeader, BatchRef, Control};
 use crate::segment::txn_index::{AbortedTxn, AbortedTxns};
 use crate::segment::{FileKind, file_path};
-use crate::types::{Offset, ProducerId};
+use crate::types::{LeaderEpoch, Offset, ProducerId};
 
 /// Everything derived from the batches of a partition.
 #[derive(Debug, Default)]
@@ -50,6 +50,17 @@ impl Followed {
     /// Whether the checkpoint of epochs can be read: else they are known only from the batches.
     pub(crate) fn has_epochs(context: &Context, dir: &Path) -> bool {
         Self::epochs(context, dir).is_ok_and(|epochs| epochs.is_some_and(|epochs| epochs.latest().is_some()))
+    }
+
+    /// Whether the checkpoint of epochs says of a batch what the batch says itself.
+    pub(crate) fn epochs_say(context: &Context, dir: &Path, batch: &BatchHeader) -> bool {
+        let epochs = Self::epochs(context, dir).ok().flatten().unwrap_or_default();
+        let agrees = match epochs.epoch_for(batch.base_offset) {
+            Some(epoch) => epoch == batch.leader_epoch,
+            // The first epoch begins where the log does, which may be behind the first batches of a segment.
+            None => epochs.entries().first().is_some_and(|first| batch.leader_epoch <= first.epoch),
+        };
+        agrees || batch.leader_epoch == LeaderEpoch::NONE
     }
 
     pub(crate) fn epochs_path(dir: &Path) -> PathBuf {

@@ -166,7 +166,20 @@ struct From {
 
 /// Opens the partition in `dir`.
 pub(crate) fn recover(context: &Context, home: &Arc<Home>, shape: Shape, hints: &Hints) -> Result<Recovered> {
-    Recovery { context, home, dir: &home.dir, shape, hints, began: context.clock.monotonic() }.run()
+    let began = context.clock.monotonic();
+    let recovered = Recovery { context, home, dir: &home.dir, shape, hints, began }.run()?;
+    let is_all_below = recovered.segments.is_empty() && !recovered.plan.expired.is_empty();
+    if hints.broker.is_none() || !is_all_below {
+        return Ok(recovered);
+    }
+    // Not more than a number in a file without a checksum says so, and all records would go.
+    probe::reached("recover.broker_all_below_start");
+    if context.recovery == RecoveryMode::Salvage {
+        let hints = Hints { start: None, ..hints.clone() };
+        return Recovery { context, home, dir: &home.dir, shape, hints: &hints, began }.run();
+    }
+    let reason = format!("the broker says that the log starts at {}, and no record is as high", recovered.start);
+    Err(Error::corrupt(&home.dir, 0, reason))
 }
 
 struct Recovery<'a> {
@@ -391,7 +404,7 @@ impl Recovery<'_> {
         let is_foreign = self.hints.broker.is_some();
         let (settled, aborted) = if is_foreign { (last, Vec::new()) } else { self.settled(candidates) };
         // Epochs come from a file or from the batches, and appends go on under the latest: they must not fall.
-        let has_epochs = Followed::has_epochs(self.context, self.dir);
+        let has_epochs = Followed::has_epochs(self.context, self.dir) && self.epochs_agree(&candidates[last], 0)?;
         if let Some((segment, note)) = note
             && segment == last
             && note.position <= candidates[last].limit
@@ -440,6 +453,18 @@ impl Recovery<'_> {
         Ok((From { segment, position: 0, offset }, followed, None))
     }
 
+    /// Whether the checkpoint of epochs, which has no checksum, says of the batch at `position` what it says itself.
+    fn epochs_agree(&self, candidate: &Candidate, position: u64) -> Result<bool> {
+        let file = candidate.open(self.context.disk())?;
+        let mut scan = Scan::new(&*file, position.min(candidate.limit), candidate.limit, candidate.base, false);
+        let Ok(batch) = scan.next().map_err(Error::io("read", &candidate.path))? else { return Ok(true) };
+        let agree = Followed::epochs_say(self.context, self.dir, &batch.header);
+        if !agree {
+            probe::reached("recover.epochs_disagree");
+        }
+        Ok(agree)
+    }
+
     /// How many segments, from the first one on, are as their seals say, and the transactions aborted in them.
     fn settled(&self, candidates: &[Candidate]) -> (usize, Vec<AbortedTxn>) {
         let mut all = Vec::new();
@@ -480,6 +505,9 @@ impl Recovery<'_> {
         if !salvage && let Some(reason) = self.unlike_a_broker(found, behind, later) {
             return Err(corrupt(&reason));
         }
+        if !salvage && is_torn && !self.hints.dense && self.is_lower(&*file, at, found)? {
+            return Err(corrupt("a whole batch of a lower offset: that of the one before it was raised"));
+        }
         let mut plan = Plan { behind, ..Plan::default() };
         if is_torn {
             probe::reached("recover.torn_tail");
@@ -499,6 +527,14 @@ impl Recovery<'_> {
                 .collect();
         }
         Ok(plan)
+    }
+
+    /// Whether the log ends before a batch that is whole, and lower than where it ends. It was written after the one before
+    /// it, so that one has a wrong offset, which may be where offsets are missing.
+    fn is_lower(&self, file: &dyn DiskFile, at: &Candidate, found: &End) -> Result<bool> {
+        let mut scan = Scan::new(file, found.position, at.limit, at.base, false);
+        let next = scan.next().map_err(Error::io("read", &at.path))?;
+        Ok(next.is_ok_and(|batch| batch.header.base_offset < found.offset))
     }
 
     /// Whether what lies behind the end can be one write that a kill cut short: part of one batch, then nothing.
@@ -668,7 +704,10 @@ impl Recovery<'_> {
         let file = self.context.disk().open(&path, Open::Read).map_err(Error::io("open", &path))?;
         let mut scan = Scan::new(&*file, position.min(len), len, base, false);
         let verified = match scan.next().map_err(Error::io("read", &path))? {
-            Ok(batch) => batch.header.crc == crc && batch.header.next_offset() == clean.end && batch.end() == len,
+            Ok(batch) => {
+                let is_last = batch.header.next_offset() == clean.end && batch.end() == len;
+                batch.header.crc == crc && is_last && Followed::epochs_say(self.context, self.dir, &batch.header)
+            }
             Err(_) => false,
         };
         Ok(verified)

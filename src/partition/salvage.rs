@@ -10,6 +10,8 @@
 //! offset cannot be right counts as damaged. The segment is then written anew without what lies between, beside the old
 //! one, and renamed over it. What lies behind the last batch of the log is a torn tail, which recovery judges.
 //!
+//! A batch can be whole and too high: neither its offset nor its leader epoch is under a checksum. The two behind it tell.
+//!
 //! Offsets are missing then, so the catalog must say of the topic that they may be, durably and before.
 
 use std::path::{Path, PathBuf};
@@ -23,8 +25,9 @@ use crate::observe::{DamageCut, tell};
 use crate::probe;
 use crate::record::BatchHeader;
 use crate::segment::scan::Scan;
+use crate::segment::seal::Seal;
 use crate::segment::{FileKind, file_path, parse_file_name};
-use crate::types::{Offset, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// What is damaged in a partition, and can be cut out.
 #[derive(Debug, Default)]
@@ -62,6 +65,8 @@ impl Damaged {
                 limit,
                 upper: bases.get(at + 1).copied(),
                 dense,
+                is_cut: Seal::read(disk, dir, *base).is_some_and(|seal| seal.log_len > limit),
+                tries: limit.saturating_mul(MOST_TRIED).max(LEAST_TRIED),
                 found: Vec::new(),
             };
             found.has_gaps |= look.run().map_err(Error::io("read", &*path))?;
@@ -111,34 +116,65 @@ struct Look<'f> {
     /// Where the next segment begins; none for the last.
     upper: Option<Offset>,
     dense: bool,
+    /// Whether it was longer when it was sealed.
+    is_cut: bool,
+    /// What looks like the head of a long batch costs its checksum. Of a file made up of such, not all is tried.
+    tries: u64,
     found: Vec<Hole>,
 }
 
-impl Look<'_> {
+/// A place between two batches: where the next one begins, and what it must not fall below.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    position: u64,
+    next: Offset,
+    epoch: LeaderEpoch,
+}
+
+impl<'f> Look<'f> {
     /// Returns whether records are missing where no byte is damaged.
     fn run(&mut self) -> std::io::Result<bool> {
-        let (mut position, mut next, mut has_gaps) = (0, self.base, false);
+        let mut at = Place { position: 0, next: self.base, epoch: LeaderEpoch::NONE };
+        let mut has_gaps = false;
         loop {
-            let mut scan = Scan::new(self.file, position, self.limit, next, self.dense);
-            while scan.next()?.is_ok() {}
-            (position, next) = (scan.position(), scan.next_offset());
-            if position == self.limit {
-                return Ok(has_gaps || (self.dense && self.upper.is_some_and(|upper| upper > next)));
+            let mut scan = self.scan(at, self.dense);
+            // Before the last batch that seems right.
+            let mut before = None;
+            loop {
+                let place = Place::of(&scan);
+                match scan.next()? {
+                    Ok(_) => before = Some(place),
+                    Err(_) => break,
+                }
+            }
+            at = Place::of(&scan);
+            if at.position == self.limit {
+                if let Some(upper) = self.upper.filter(|upper| self.is_cut && *upper > at.next) {
+                    self.cut(at, self.limit, upper);
+                }
+                return Ok(has_gaps || (self.dense && self.upper.is_some_and(|upper| upper > at.next)));
             }
             if self.dense
-                && let Some(later) = self.begins_late(position, next)?
+                && let Some(later) = self.begins_late(at)?
             {
-                (next, has_gaps) = (later, true);
+                (at.next, has_gaps) = (later, true);
                 continue;
             }
-            let hole = |to, behind| Hole { from: position, to, first: next, next: behind };
-            match (self.next_batch(position + 1, next)?, self.upper) {
-                (Some((to, behind)), _) => {
-                    self.found.push(hole(to, behind));
-                    (position, next) = (to, behind);
+            if let Some(before) = before
+                && let Some(next) = self.is_too_high(before, at)?
+            {
+                probe::reached("salvage.too_high");
+                self.cut(before, at.position, next);
+                at = Place { next, epoch: before.epoch, ..at };
+                continue;
+            }
+            match (self.next_batch(at)?, self.upper) {
+                (Some(batch), _) => {
+                    self.cut(at, batch.position, batch.first);
+                    at = Place { position: batch.position, next: batch.first, ..at };
                 }
-                (None, Some(upper)) if upper > next => {
-                    self.found.push(hole(self.limit, upper));
+                (None, Some(upper)) if upper > at.next => {
+                    self.cut(at, self.limit, upper);
                     return Ok(has_gaps);
                 }
                 // For recovery to judge, or room that was never used.
@@ -147,50 +183,127 @@ impl Look<'_> {
         }
     }
 
-    /// The offset of the batch at `position`, if it is whole, and records before it are missing: what follows agrees
-    /// with it. Else its offset, which no checksum covers, is what is damaged.
-    fn begins_late(&self, position: u64, next: Offset) -> std::io::Result<Option<Offset>> {
-        let mut scan = Scan::new(self.file, position, self.limit, next, false);
-        let Ok(batch) = scan.next()? else { return Ok(None) };
-        let (begin, end) = (batch.header.base_offset, batch.header.next_offset());
-        if self.upper.is_some_and(|upper| end > upper) {
-            return Ok(None);
-        }
-        let at = scan.position();
-        let mut behind = Scan::new(self.file, at, self.limit, end, true);
-        let agrees = at == self.limit || behind.next()?.is_ok();
-        Ok(agrees.then_some(begin))
+    fn scan(&self, at: Place, dense: bool) -> Scan<'f> {
+        Scan::new(self.file, at.position, self.limit, at.next, dense).below(self.upper).after(at.epoch)
     }
 
-    /// The first whole batch from `from` on whose offsets may be right: its position and first offset.
-    fn next_batch(&self, from: u64, next: Offset) -> std::io::Result<Option<(u64, Offset)>> {
-        // What looks like the head of a long batch costs its checksum. Of a file made up of such, not all is tried.
-        let mut tries = MOST_TRIED.saturating_mul(self.limit);
-        let mut at = from;
+    fn cut(&mut self, at: Place, to: u64, next: Offset) {
+        self.found.push(Hole { from: at.position, to, first: at.next, next });
+    }
+
+    /// The offset of the batch at `at`, if it is whole, and records before it are missing: what follows agrees with it.
+    /// Else its offset, which no checksum covers, is what is damaged.
+    fn begins_late(&self, at: Place) -> std::io::Result<Option<Offset>> {
+        let mut scan = self.scan(at, false);
+        let Ok(batch) = scan.next()? else { return Ok(None) };
+        let (begin, end) = (batch.header.base_offset, batch.header.next_offset());
+        let agrees = match scan.position() == self.limit {
+            true => self.upper == Some(end),
+            false => self.scan(Place::of(&scan), true).next()?.is_ok(),
+        };
+        Ok((begin > at.next && agrees).then_some(begin))
+    }
+
+    /// Whether the batch between `before` and `at` is what is damaged, and not the one behind it, which is whole and would
+    /// follow without it: neither offset nor leader epoch is under a checksum, and one that is too high looks right until
+    /// the next batch. Two against one. The offset of the next batch, then.
+    fn is_too_high(&self, before: Place, at: Place) -> std::io::Result<Option<Offset>> {
+        let mut scan = self.scan(Place { position: at.position, ..before }, false);
+        let Ok(second) = scan.next()? else { return Ok(None) };
+        let (next, epoch) = (second.header.base_offset, second.header.leader_epoch);
+        if next >= at.next && (epoch >= at.epoch || epoch == LeaderEpoch::NONE) {
+            return Ok(None);
+        }
+        let agrees = match scan.next()? {
+            Ok(third) => third.header.base_offset < at.next || third.header.leader_epoch < at.epoch,
+            Err(_) => true,
+        };
+        Ok(agrees.then_some(next))
+    }
+
+    /// The first whole batch behind `at` whose offsets may be right.
+    fn next_batch(&mut self, at: Place) -> std::io::Result<Option<Batch>> {
+        // A record may hold what looks like a batch. Where the damaged one says that it ends comes first, then.
+        if let Some(claimed) = self.claimed_end(at)?
+            && let Some(batch) = self.batch_at(Place { position: claimed, ..at })?
+        {
+            return Ok(Some(batch));
+        }
+        let mut from = at.position + 1;
+        let mut doubtful: Option<Batch> = None;
         let mut piece = vec![0; PIECE.min((self.limit - from.min(self.limit)) as usize)];
-        while self.limit.saturating_sub(at) >= BatchHeader::LEN as u64 {
-            let bytes = &mut piece[..PIECE.min((self.limit - at) as usize)];
-            read_exact_at(self.file, bytes, at)?;
+        while self.limit.saturating_sub(from) >= BatchHeader::LEN as u64 {
+            let bytes = &mut piece[..PIECE.min((self.limit - from) as usize)];
+            read_exact_at(self.file, bytes, from)?;
             for (skip, head) in bytes.windows(BatchHeader::LEN).enumerate() {
                 if head[BatchHeader::MAGIC_FROM] != BatchHeader::MAGIC {
                     continue;
                 }
-                let Ok(header) = BatchHeader::read(head) else { continue };
-                let may_be = header.base_offset >= next
-                    && self.upper.is_none_or(|upper| header.next_offset() <= upper)
-                    && u64::from(header.batch_len) <= tries;
-                if !may_be {
-                    continue;
-                }
-                tries -= u64::from(header.batch_len);
-                let position = at + skip as u64;
-                if Scan::new(self.file, position, self.limit, header.base_offset, true).next()?.is_ok() {
-                    return Ok(Some((position, header.base_offset)));
+                match self.batch_at(Place { position: from + skip as u64, ..at })? {
+                    // One that nothing follows counts only if the next that something does follow agrees.
+                    Some(batch) if batch.is_followed => {
+                        let agrees = |doubtful: &Batch| doubtful.end <= batch.first;
+                        return Ok(Some(doubtful.filter(agrees).unwrap_or(batch)));
+                    }
+                    Some(batch) => doubtful = doubtful.or(Some(batch)),
+                    None => {}
                 }
             }
-            at += (bytes.len() - (BatchHeader::LEN - 1)) as u64;
+            from += (bytes.len() - (BatchHeader::LEN - 1)) as u64;
         }
-        Ok(None)
+        Ok(doubtful)
+    }
+
+    /// Where the damaged batch says that it ends, if the file goes on there.
+    fn claimed_end(&self, at: Place) -> std::io::Result<Option<u64>> {
+        if self.limit - at.position < BatchHeader::LEN as u64 {
+            return Ok(None);
+        }
+        let mut head = [0; BatchHeader::LEN];
+        read_exact_at(self.file, &mut head, at.position)?;
+        let end = BatchHeader::read(&head).ok().map(|header| at.position + u64::from(header.batch_len));
+        Ok(end.filter(|end| *end < self.limit))
+    }
+
+    /// The batch at a position, if it is whole and may follow.
+    fn batch_at(&mut self, at: Place) -> std::io::Result<Option<Batch>> {
+        let room = self.limit.saturating_sub(at.position);
+        if room < BatchHeader::LEN as u64 {
+            return Ok(None);
+        }
+        let mut head = [0; BatchHeader::LEN];
+        read_exact_at(self.file, &mut head, at.position)?;
+        let Ok(header) = BatchHeader::read(&head) else { return Ok(None) };
+        let len = u64::from(header.batch_len);
+        let cost = len.max(room.min(PIECE as u64));
+        let may_be = header.base_offset >= at.next && len <= room && header.check_range().is_ok();
+        if !may_be || cost > self.tries {
+            return Ok(None);
+        }
+        self.tries -= cost;
+        let mut scan = self.scan(Place { next: header.base_offset, ..at }, true);
+        if scan.next()?.is_err() {
+            return Ok(None);
+        }
+        let (position, end) = (at.position, scan.next_offset());
+        let is_followed = scan.position() == self.limit || self.scan(Place::of(&scan), false).next()?.is_ok();
+        Ok(Some(Batch { position, first: header.base_offset, end, is_followed }))
+    }
+}
+
+/// A whole batch behind damage.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    position: u64,
+    first: Offset,
+    end: Offset,
+    /// Whether the file ends behind it, or another batch follows.
+    is_followed: bool,
+}
+
+impl Place {
+    fn of(scan: &Scan<'_>) -> Self {
+        Self { position: scan.position(), next: scan.next_offset(), epoch: scan.epoch() }
     }
 }
 
@@ -246,5 +359,6 @@ fn write_anew(disk: &dyn Disk, dir: &Path, base: Offset, holes: &[Hole]) -> Resu
 }
 
 const PIECE: usize = 256 << 10;
-/// How many times the length of a file is checksummed at most in search of a batch.
+/// How many times the length of a file is read at most in search of batches, and how many bytes of a small one.
 const MOST_TRIED: u64 = 16;
+const LEAST_TRIED: u64 = 64 << 20;

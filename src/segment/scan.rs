@@ -51,6 +51,8 @@ pub(crate) struct Scan<'f> {
     next_offset: Offset,
     /// Whether each batch must begin exactly at `next_offset`: true unless compaction has left gaps.
     dense: bool,
+    /// Offsets must stay below this, if it is known.
+    upper: Option<Offset>,
     /// Leader epochs must not fall below this.
     epoch: LeaderEpoch,
     buffer: Vec<u8>,
@@ -62,7 +64,18 @@ impl<'f> Scan<'f> {
     /// Walks `file` from `position`, where the batch that holds or follows `next_offset` begins, to `limit`.
     pub(crate) fn new(file: &'f dyn DiskFile, position: u64, limit: u64, next_offset: Offset, dense: bool) -> Self {
         let (epoch, buffer) = (LeaderEpoch::NONE, Vec::new());
-        Self { file, position, limit, next_offset, dense, epoch, buffer, buffered_at: position }
+        Self { file, position, limit, next_offset, dense, upper: None, epoch, buffer, buffered_at: position }
+    }
+
+    /// Holds it to offsets below `upper`, where the next segment begins. Where offsets may be missing, nothing else tells
+    /// that one was raised: no checksum covers it.
+    pub(crate) fn below(self, upper: Option<Offset>) -> Self {
+        Self { upper, ..self }
+    }
+
+    /// Holds it to leader epochs of at least `epoch`.
+    pub(crate) fn after(self, epoch: LeaderEpoch) -> Self {
+        Self { epoch, ..self }
     }
 
     /// Where the next batch is expected.
@@ -73,6 +86,11 @@ impl<'f> Scan<'f> {
     /// The offset after the last batch.
     pub(crate) fn next_offset(&self) -> Offset {
         self.next_offset
+    }
+
+    /// The largest leader epoch so far.
+    pub(crate) fn epoch(&self) -> LeaderEpoch {
+        self.epoch
     }
 
     /// The next batch; `Ok(Err(stop))` where the valid ones end, at the limit too.
@@ -116,6 +134,9 @@ impl<'f> Scan<'f> {
         // Under no checksum, as are length and offset; but along a log it never falls.
         if header.leader_epoch < self.epoch && header.leader_epoch != LeaderEpoch::NONE {
             return Some("leader epoch falls");
+        }
+        if self.upper.is_some_and(|upper| header.next_offset() > upper) {
+            return Some("offsets reach into the next segment");
         }
         match header.base_offset.cmp(&self.next_offset) {
             std::cmp::Ordering::Less => Some("offset does not rise"),

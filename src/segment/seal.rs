@@ -98,9 +98,13 @@ impl Seal {
     /// The seal of segment `base` in `dir`, if there is one that fits a `.log` of `log_len` bytes. A missing or
     /// damaged seal is none: it is never evidence about the log, only for the files it vouches for.
     pub(crate) fn load(disk: &dyn Disk, dir: &Path, base: Offset, log_len: u64) -> Option<Self> {
+        Self::read(disk, dir, base).filter(|seal| seal.log_len == log_len)
+    }
+
+    /// The same, whatever the length of the `.log` is now.
+    pub(crate) fn read(disk: &dyn Disk, dir: &Path, base: Offset) -> Option<Self> {
         let bytes = disk::read_file(disk, &file_path(dir, base, FileKind::Seal), LEN as u64).ok()?;
-        let seal = Self::decode(&bytes).ok()?;
-        (seal.base == base && seal.log_len == log_len).then_some(seal)
+        Self::decode(&bytes).ok().filter(|seal| seal.base == base)
     }
 }
 

@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail as tests do")]
 
+mod adopted;
 mod answers;
 #[path = "../../examples/dump.rs"]
 #[allow(dead_code, reason = "its main is not called here")]
@@ -46,6 +47,9 @@ const FACTS: &[Fact] = &[
     ("what_is_no_partition_is_in_nobodys_way", odd::strangers),
     ("dump_prints_logs_of_our_own", odd::logs_of_our_own),
     ("dump_ends_quietly_when_nobody_reads", odd::nobody_reads),
+    ("a_start_above_the_end_removes_nothing", adopted::start_above_the_end),
+    ("leader_epochs_are_those_of_the_batches", adopted::epochs_that_are_wrong),
+    ("what_a_salvage_opens_has_its_transactions_aborted", adopted::open_transactions_of_what_is_damaged),
     ("a_flipped_bit_serves_nothing_else_and_is_told", odd::flips),
     ("a_flipped_bit_is_found_or_harmless", judged::flips),
     ("a_cut_is_found_or_harmless", judged::cuts),

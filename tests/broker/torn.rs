@@ -74,7 +74,7 @@ const ROWS: [Row; 31] = [
     Row { variant: "no-snapshots",          served: (218, 141), told: Nothing,                       rebuilt: &[] },
     Row { variant: "no-txnindex",           served: (102, 14),  told: Rebuilt("102.txnindex"),       rebuilt: &["102.txnindex", "125.txnindex"] },
     Row { variant: "snapshot-crc",          served: (146, 82),  told: Rebuilt("185.snapshot"),       rebuilt: &[] },
-    Row { variant: "swap-pending",          served: (73, 73),   told: Rebuilt("687.snapshot"),       rebuilt: &[] },
+    Row { variant: "swap-pending",          served: (73, 73),   told: Nothing,                       rebuilt: &[] },
     Row { variant: "timeindex-size",        served: (225, 225), told: Nothing,                       rebuilt: &[] },
     Row { variant: "txnindex-size",         served: (152, 107), told: Rebuilt("72.txnindex"),        rebuilt: &["72.txnindex"] },
     Row { variant: "zero-tail",             served: (257, 257), told: Nothing,                       rebuilt: &[] },

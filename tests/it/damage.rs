@@ -190,3 +190,166 @@ fn a_raised_start_stays_when_the_checkpoints_are_damaged() -> Result<()> {
     assert_eq!((offsets.start, offsets.synced, offsets.end), (Offset(3), Offset(5), Offset(5)));
     Ok(())
 }
+
+/// A log of sixty batches in segments of about ten, closed, and where its segments begin.
+fn sixty(dir: &std::path::Path) -> Result<Vec<u64>> {
+    let log = Log::open(dir)?;
+    let topic = log.create_topic("orders", TopicConfig::default().segment_bytes(1000))?;
+    let partition = topic.partition(0)?;
+    append_padded(&partition, 0..60)?;
+    let bases = partition.segments().iter().map(|segment| segment.base().0).collect();
+    drop((topic, partition));
+    log.close()?;
+    Ok(bases)
+}
+
+fn append_padded(partition: &chiplog::Partition, numbers: std::ops::Range<u64>) -> Result<()> {
+    for number in numbers {
+        partition.append_all([&*format!("{number:02}")])?;
+    }
+    Ok(())
+}
+
+/// What is left after a salvage of the log in `dir`, which is an ordinary one from then on.
+fn salvaged(dir: &std::path::Path) -> Result<Vec<String>> {
+    let log = Log::builder(dir).recovery(RecoveryMode::Salvage).strict().open()?;
+    let found = values(&log.topic("orders")?.partition(0)?);
+    log.close()?;
+    let log = Log::builder(dir).strict().open()?;
+    assert_eq!(values(&log.topic("orders")?.partition(0)?), found);
+    log.close()?;
+    Ok(found)
+}
+
+fn without(lost: &[u64]) -> Vec<String> {
+    (0..60).filter(|number| !lost.contains(number)).map(|number| format!("{number:02}")).collect()
+}
+
+/// Removes what vouches for the files: every batch is looked at then.
+fn forget(dir: &std::path::Path) {
+    for name in ["clean", "notes"] {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+}
+
+/// No checksum covers a leader epoch. The batch with the wrong one was believed, and all that came behind it was cut off.
+#[test]
+fn a_salvage_drops_the_batch_whose_epoch_was_raised_and_none_behind_it() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let bases = sixty(dir.path())?;
+    let path = dir.path().join(format!("orders-0/{:020}.log", bases[1]));
+    let len = std::fs::metadata(&path)?.len() / (bases[2] - bases[1]);
+    flip(&path, 2 * len as usize + 12);
+    forget(dir.path());
+    assert_eq!(salvaged(dir.path())?, without(&[bases[1] + 2]));
+    Ok(())
+}
+
+/// Where offsets may be missing, a raised one passed for a gap: what came behind it was "torn", or cut out.
+#[test]
+fn a_raised_offset_among_gaps_is_damage_and_a_salvage_drops_no_other_batch() -> Result<()> {
+    // In the middle of a segment, and last in one.
+    for is_last in [false, true] {
+        let dir = tempfile::tempdir()?;
+        let bases = sixty(dir.path())?;
+        let path = |at: usize| dir.path().join(format!("orders-0/{:020}.log", bases[at]));
+        let len = std::fs::metadata(path(0))?.len() / bases[1];
+        // From the first salvage on, offsets are missing.
+        flip(&path(0), 2 * len as usize + 65);
+        forget(dir.path());
+        assert_eq!(salvaged(dir.path())?, without(&[2]));
+
+        let raised = if is_last { bases[3] - 1 } else { bases[2] + 3 };
+        flip(&path(2), ((raised - bases[2]) * len) as usize + 3);
+        forget(dir.path());
+        // By its seal the segment is whole. Who reads it is told.
+        let log = Log::open(dir.path())?;
+        let partition = log.topic("orders")?.partition(0)?;
+        let found: Vec<_> =
+            (0..60).map(|from| partition.read(Offset(from)).err().map(|error| error.kind())).collect();
+        assert_eq!(found[raised as usize], Some(ErrorKind::Corrupt), "{is_last}");
+        drop(partition);
+        log.close()?;
+        // What was adopted has no seals at first.
+        std::fs::remove_file(path(2).with_extension("seal"))?;
+        forget(dir.path());
+        let before = crate::support::files(&dir.path().join("orders-0"));
+        let log = Log::open(dir.path())?;
+        assert_eq!(log.damaged().len(), 1, "a raised offset passed for a gap");
+        log.close()?;
+        assert_eq!(crate::support::files(&dir.path().join("orders-0")), before);
+        assert_eq!(salvaged(dir.path())?, without(&[2, raised]), "{is_last}");
+    }
+    Ok(())
+}
+
+/// A record can hold what is a batch. A salvage took one for what comes behind the damage, invented its records, and dropped
+/// the true ones, whose offsets were lower.
+#[test]
+fn a_salvage_does_not_take_what_a_record_holds_for_a_batch() -> Result<()> {
+    let other = tempfile::tempdir()?;
+    sixty(other.path())?;
+    let mut batch = std::fs::read(other.path().join("orders-0/00000000000000000000.log"))?;
+    let len = 12 + u32::from_be_bytes(batch[8..12].try_into()?) as usize;
+    batch.truncate(len);
+    batch[..8].copy_from_slice(&5_000_000u64.to_be_bytes());
+
+    // Its timestamp is damaged, which the checksum covers; or the length too, so that where it ends is not known.
+    for flips in [&[30][..], &[30, 9]] {
+        let dir = tempfile::tempdir()?;
+        let log = Log::open(dir.path())?;
+        let partition = log.topic("orders")?.partition(0)?;
+        append_padded(&partition, 0..30)?;
+        partition.append_all([chiplog::Record::new(&batch)])?;
+        append_padded(&partition, 31..60)?;
+        drop(partition);
+        log.close()?;
+        let path = dir.path().join("orders-0/00000000000000000000.log");
+        let bytes = std::fs::read(&path)?;
+        let holder = (0..30)
+            .fold(0, |at, _| at + 12 + u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize);
+        for position in flips {
+            flip(&path, holder + position);
+        }
+        forget(dir.path());
+        assert_eq!(salvaged(dir.path())?, without(&[30]), "{flips:?}");
+    }
+    Ok(())
+}
+
+/// Nothing follows the last batch that could tell whether records are missing before it, or its offset was raised.
+#[test]
+fn a_salvage_does_not_serve_the_last_batch_at_an_offset_that_nothing_confirms() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let bases = sixty(dir.path())?;
+    let last = *bases.last().ok_or("no segment")?;
+    let path = dir.path().join(format!("orders-0/{last:020}.log"));
+    let bytes = std::fs::read(&path)?;
+    let len = 12 + u32::from_be_bytes(bytes[8..12].try_into()?) as usize;
+    flip(&path, (59 - last) as usize * len + 4);
+    forget(dir.path());
+    assert_eq!(salvaged(dir.path())?, without(&[59]));
+    Ok(())
+}
+
+/// A file of a sealed segment that ends at a batch, but earlier than it did, passed for what compaction leaves.
+#[test]
+fn a_sealed_segment_that_was_cut_is_no_gap() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let bases = sixty(dir.path())?;
+    let path = |at: usize| dir.path().join(format!("orders-0/{:020}.log", bases[at]));
+    let len = std::fs::metadata(path(0))?.len() / bases[1];
+    flip(&path(0), 2 * len as usize + 65);
+    forget(dir.path());
+    assert_eq!(salvaged(dir.path())?, without(&[2]));
+    for kept in [3, 0] {
+        std::fs::File::options().write(true).open(path(2))?.set_len(kept * len)?;
+        forget(dir.path());
+        let log = Log::open(dir.path())?;
+        assert_eq!(log.damaged().len(), 1, "{kept} batches are left, and the rest was not missed");
+        log.close()?;
+    }
+    let lost: Vec<u64> = std::iter::once(2).chain(bases[2]..bases[3]).collect();
+    assert_eq!(salvaged(dir.path())?, without(&lost));
+    Ok(())
+}

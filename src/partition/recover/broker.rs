@@ -11,6 +11,8 @@
 //!
 //! A `.swap` at or above the lowest `.cleaned` is from a split that did not come to the end: not there. (Kafka's
 //! `LogLoader`, KAFKA-6264.)
+//!
+//! A `.swap` that is damaged replaces nothing: it is an error, and to a salvage not there if what it was made of is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,9 +22,11 @@ use super::walk::End;
 use super::{Candidate, Plan, Recovered, Recovery};
 use crate::disk::{DirEntry, Disk, Open, read_file};
 use crate::error::{Error, Result};
+use crate::partition::context::RecoveryMode;
 use crate::partition::follow::Followed;
 use crate::partition::hints::Stopped;
 use crate::probe;
+use crate::record::BatchHeader;
 use crate::segment::data::SegmentData;
 use crate::segment::offset_index::{self, OffsetEntry};
 use crate::segment::scan::Scan;
@@ -40,6 +44,8 @@ pub(super) struct Listing {
 /// What a broker left half done, and how it is to be finished: first the removals.
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers {
+    /// Of a split that did not come to the end. These go before the `.cleaned`, which tell that it did not.
+    pub(crate) undone: Vec<PathBuf>,
     pub(crate) removed: Vec<PathBuf>,
     pub(crate) renamed: Vec<(PathBuf, PathBuf)>,
     counting: Listing,
@@ -47,7 +53,11 @@ pub(crate) struct Leftovers {
 
 impl Leftovers {
     /// Those in `dir`, of these entries.
-    pub(crate) fn find(disk: &dyn Disk, dir: &Path, entries: &[DirEntry]) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if a `.swap` is not whole; `recovery` says what a salvage makes of it.
+    pub(crate) fn find(disk: &dyn Disk, dir: &Path, entries: &[DirEntry], recovery: RecoveryMode) -> Result<Self> {
         let with_suffix = |suffix: &'static str| {
             let stems = entries.iter().filter_map(move |entry| entry.name.strip_suffix(suffix));
             stems.filter_map(parse_file_name)
@@ -56,30 +66,44 @@ impl Leftovers {
         let is_done = |base: Offset| cleaned.is_none_or(|cleaned| base < cleaned);
         let path = |base, kind, suffix| suffixed(&file_path(dir, base, kind), suffix);
         let mut left = Self::default();
-        let mut replaced: Option<(Offset, Offset)> = None;
-        // Upwards: what is left after a crash half way through must not span one that has its name already.
+        let is_there = |base| entries.iter().any(|entry| parse_file_name(&entry.name) == Some((base, FileKind::Log)));
+        let mut replaced = Vec::new();
+        let mut spoiled = Vec::new();
+        // Upwards, the `.log` of a segment first.
         let mut swaps: Vec<_> = with_suffix(".swap").collect();
         swaps.sort_unstable();
         for (base, kind) in swaps {
             let swap = path(base, kind, ".swap");
-            if !is_done(base) {
-                left.removed.push(swap);
+            if kind == FileKind::Log && is_done(base) {
+                probe::reached("recover.swap");
+                match end_of(disk, &swap, base) {
+                    Err(Error::Corrupt { .. }) if recovery == RecoveryMode::Salvage => match is_there(base) {
+                        true => spoiled.push(base),
+                        // Nothing else is left of these records.
+                        false => replaced.push((base, base)),
+                    },
+                    end => replaced.push((base, end?)),
+                }
+            }
+            if !is_done(base) || spoiled.contains(&base) {
+                left.undone.push(swap);
                 continue;
             }
             if kind == FileKind::Log {
-                probe::reached("recover.swap");
-                let end = end_of(disk, &swap, base)?;
-                let (from, to) = replaced.unwrap_or((base, end));
-                replaced = Some((from.min(base), to.max(end)));
                 left.counting.swapped.insert(base, swap.clone());
             }
             left.renamed.push((swap, file_path(dir, base, kind)));
         }
+        // A snapshot is of what lies below its segment.
+        let is_replaced = |base: Offset, kind| {
+            let is_within = |(from, to): &(Offset, Offset)| *from == base || (*from..*to).contains(&base);
+            kind != FileKind::Snapshot && replaced.iter().any(is_within)
+        };
         left.removed.extend(with_suffix(".cleaned").map(|(base, kind)| path(base, kind, ".cleaned")));
         left.removed.extend(with_suffix(".deleted").map(|(base, kind)| path(base, kind, ".deleted")));
         let files = &mut left.counting.files;
         for (base, kind) in entries.iter().filter_map(|entry| parse_file_name(&entry.name)) {
-            match replaced.is_some_and(|(from, to)| (from..to).contains(&base)) {
+            match is_replaced(base, kind) {
                 true => left.removed.push(file_path(dir, base, kind)),
                 false => files.push((base, kind)),
             }
@@ -92,14 +116,17 @@ impl Leftovers {
 
     /// Finishes it. Durable when this returns; a broker may still load the directory if it does not.
     pub(crate) fn finish(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
-        if self.removed.is_empty() && self.renamed.is_empty() {
+        // Step by step: a crash could keep any of what was not synced. A name that was replaced would stay, or a `.cleaned`
+        // be gone that tells what a `.swap` is.
+        for paths in [&self.undone, &self.removed].into_iter().filter(|paths| !paths.is_empty()) {
+            for path in paths {
+                disk.remove_file(path).map_err(Error::io("remove", &**path))?;
+            }
+            disk.sync_dir(dir).map_err(Error::io("sync directory", dir))?;
+        }
+        if self.renamed.is_empty() {
             return Ok(());
         }
-        for path in &self.removed {
-            disk.remove_file(path).map_err(Error::io("remove", &**path))?;
-        }
-        // Else a crash could keep a name that was replaced, and drop the one that takes its place.
-        disk.sync_dir(dir).map_err(Error::io("sync directory", dir))?;
         for (from, to) in &self.renamed {
             disk.rename(from, to).map_err(Error::io("rename", &**from))?;
         }
@@ -112,14 +139,21 @@ fn end_of(disk: &dyn Disk, path: &Path, base: Offset) -> Result<Offset> {
     let file = disk.open(path, Open::Read).map_err(Error::io("open", path))?;
     let len = file.metadata().map_err(Error::io("describe", path))?.len;
     let mut scan = Scan::new(&*file, 0, len, base, false);
-    while scan.next().map_err(Error::io("read", path))?.is_ok() {}
-    Ok(scan.next_offset())
+    let stop = loop {
+        if let Err(stop) = scan.next().map_err(Error::io("read", path))? {
+            break stop;
+        }
+    };
+    match stop.position == len {
+        true => Ok(scan.next_offset()),
+        false => Err(Error::corrupt(path, stop.position, stop.reason)),
+    }
 }
 
 impl Recovery<'_> {
     /// The files that count, of all there are in a broker's directory.
     pub(super) fn list_of_broker(&self, entries: &[DirEntry]) -> Result<Listing> {
-        Ok(Leftovers::find(self.context.disk(), self.dir, entries)?.counting)
+        Ok(Leftovers::find(self.context.disk(), self.dir, entries, self.context.recovery)?.counting)
     }
 
     /// Opens a partition that a broker closed in order, from its last batches alone; `None` if anything there is not as
@@ -134,9 +168,12 @@ impl Recovery<'_> {
             return Ok(None);
         }
         let Some(last) = candidates.last() else { return Ok(None) };
-        let Some(end) = self.whole_to_its_end(last)? else { return Ok(None) };
+        let Some((end, header)) = self.whole_to_its_end(last)? else { return Ok(None) };
         let is_short = self.hints.recovery_point.is_some_and(|point| point > end);
-        let has_epochs = end == Offset::ZERO || Followed::has_epochs(self.context, self.dir);
+        let has_epochs = match header {
+            Some(header) => Followed::epochs_say(self.context, self.dir, &header),
+            None => end == Offset::ZERO || Followed::has_epochs(self.context, self.dir),
+        };
         if is_short || !has_epochs {
             return Ok(None);
         }
@@ -188,8 +225,9 @@ impl Recovery<'_> {
         }
     }
 
-    /// The end of the last segment, if all its bytes from the last batch on that its index leads to are whole batches.
-    fn whole_to_its_end(&self, last: &Candidate) -> Result<Option<Offset>> {
+    /// The end of the last segment and its last batch, if all its bytes from the last batch on that its index leads to are
+    /// whole batches.
+    fn whole_to_its_end(&self, last: &Candidate) -> Result<Option<(Offset, Option<BatchHeader>)>> {
         let file = last.open(self.context.disk())?;
         let path = file_path(self.dir, last.base, FileKind::Index);
         let index = read_file(self.context.disk(), &path, last.limit).unwrap_or_default();
@@ -198,18 +236,20 @@ impl Recovery<'_> {
         let (position, first) =
             from.map_or((0, last.base), |entry: OffsetEntry| (u64::from(entry.position), last.base));
         let mut scan = Scan::new(&*file, position, last.limit, first, false);
-        let mut is_first = true;
+        let mut header = None;
         let stop = loop {
             match scan.next().map_err(Error::io("read", &last.path))? {
                 // An entry leads to the batch of its offset, or to one that was appended together with it.
-                Ok(batch) if is_first && from.is_some_and(|entry| batch.header.base_offset > entry.offset) => {
+                Ok(batch)
+                    if header.is_none() && from.is_some_and(|entry| batch.header.base_offset > entry.offset) =>
+                {
                     return Ok(None);
                 }
-                Ok(_) => is_first = false,
+                Ok(batch) => header = Some(batch.header),
                 Err(stop) => break stop,
             }
         };
-        Ok((stop.position == last.limit).then(|| scan.next_offset()))
+        Ok((stop.position == last.limit).then(|| (scan.next_offset(), header)))
     }
 }
 

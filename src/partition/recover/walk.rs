@@ -77,8 +77,10 @@ impl Walk<'_> {
     /// a broker compacted has none.
     fn is_gap(&self, segment: usize, end: &End, next: Offset) -> bool {
         let (recovery, candidate) = (self.recovery, &self.candidates[segment]);
-        let seal = Seal::load(recovery.context.disk(), recovery.dir, candidate.base, end.position);
-        next > end.offset && end.position == candidate.limit && seal.is_none_or(|seal| seal.end == next)
+        let seal = Seal::read(recovery.context.disk(), recovery.dir, candidate.base);
+        // A file that is shorter than it was when it was sealed is no gap.
+        let is_whole = seal.is_none_or(|seal| seal.end == next && seal.log_len <= end.position);
+        next > end.offset && end.position == candidate.limit && is_whole
     }
 
     fn segment(&mut self, segment: usize, position: u64, offset: Offset) -> Result<End> {
@@ -95,7 +97,8 @@ impl Walk<'_> {
             // The age of a segment is counted from its first batch, wherever the walk begins.
             _ => first_timestamp(&*file).map_err(Error::io("read", &candidate.path))?,
         };
-        let mut scan = Scan::new(&*file, position, candidate.limit, offset, dense);
+        let upper = self.candidates.get(segment + 1).map(|next| next.base).filter(|_| !dense);
+        let mut scan = Scan::new(&*file, position, candidate.limit, offset, dense).below(upper);
         let stop = loop {
             match scan.next().map_err(Error::io("read", &candidate.path))? {
                 Ok(batch) => {
