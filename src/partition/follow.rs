@@ -60,7 +60,7 @@ impl Followed {
             // The first epoch begins where the log does, which may be behind the first batches of a segment.
             None => epochs.entries().first().is_some_and(|first| batch.leader_epoch <= first.epoch),
         };
-        agrees || batch.leader_epoch == LeaderEpoch::NONE
+        epochs.latest().is_some() && (agrees || batch.leader_epoch == LeaderEpoch::NONE)
     }
 
     pub(crate) fn epochs_path(dir: &Path) -> PathBuf {

@@ -40,7 +40,7 @@ use crate::segment::active::{Found, Shape};
 use crate::segment::data::SegmentData;
 use crate::segment::files::Home;
 use crate::segment::index::{Grown, IndexWriter};
-use crate::segment::scan::{Scan, last_data};
+use crate::segment::scan::{Scan, Scanned, last_data};
 use crate::segment::seal::Seal;
 use crate::segment::txn_index::AbortedTxn;
 use crate::segment::{FileKind, file_path, parse_file_name};
@@ -404,7 +404,8 @@ impl Recovery<'_> {
         let is_foreign = self.hints.broker.is_some();
         let (settled, aborted) = if is_foreign { (last, Vec::new()) } else { self.settled(candidates) };
         // Epochs come from a file or from the batches, and appends go on under the latest: they must not fall.
-        let has_epochs = Followed::has_epochs(self.context, self.dir) && self.epochs_agree(&candidates[last], 0)?;
+        let has_epochs =
+            Followed::has_epochs(self.context, self.dir) && (!is_foreign || self.epochs_agree(&candidates[last])?);
         if let Some((segment, note)) = note
             && segment == last
             && note.position <= candidates[last].limit
@@ -453,10 +454,11 @@ impl Recovery<'_> {
         Ok((From { segment, position: 0, offset }, followed, None))
     }
 
-    /// Whether the checkpoint of epochs, which has no checksum, says of the batch at `position` what it says itself.
-    fn epochs_agree(&self, candidate: &Candidate, position: u64) -> Result<bool> {
+    /// Whether a broker's checkpoint of epochs, which has no checksum, says of the first batch of a segment what it says
+    /// itself.
+    fn epochs_agree(&self, candidate: &Candidate) -> Result<bool> {
         let file = candidate.open(self.context.disk())?;
-        let mut scan = Scan::new(&*file, position.min(candidate.limit), candidate.limit, candidate.base, false);
+        let mut scan = Scan::new(&*file, 0, candidate.limit, candidate.base, false);
         let Ok(batch) = scan.next().map_err(Error::io("read", &candidate.path))? else { return Ok(true) };
         let agree = Followed::epochs_say(self.context, self.dir, &batch.header);
         if !agree {
@@ -646,9 +648,7 @@ impl Recovery<'_> {
             }
         }
         let Some((last_base, last_len)) = clean.segments.last().copied() else { return Ok(None) };
-        if !self.last_batch_verifies(clean, last_base, last_len)? {
-            return Ok(None);
-        }
+        let Some(last) = self.last_batch(clean, last_base, last_len)? else { return Ok(None) };
         let Some(index) = self.restore_index(last_base, clean.index, clean.time_index, clean.grown) else {
             return Ok(None);
         };
@@ -656,7 +656,11 @@ impl Recovery<'_> {
         if clean.has_aborted {
             return Ok(None);
         }
-        if clean.end > Offset::ZERO && !Followed::has_epochs(self.context, self.dir) {
+        let has_epochs = match &last {
+            Some(header) => Followed::epochs_say(self.context, self.dir, header),
+            None => clean.end == Offset::ZERO || Followed::has_epochs(self.context, self.dir),
+        };
+        if !has_epochs {
             return Ok(None);
         }
         let snapshot = match listing.binary_search(&(clean.end, FileKind::Snapshot)) {
@@ -698,19 +702,17 @@ impl Recovery<'_> {
         }))
     }
 
-    fn last_batch_verifies(&self, clean: &CleanPartition, base: Offset, len: u64) -> Result<bool> {
-        let Some((position, crc)) = clean.last_batch else { return Ok(len == 0) };
+    /// The last batch, or that there is none, if it is as an orderly close left it.
+    fn last_batch(&self, clean: &CleanPartition, base: Offset, len: u64) -> Result<Option<Option<BatchHeader>>> {
+        let Some((position, crc)) = clean.last_batch else { return Ok((len == 0).then_some(None)) };
         let path = file_path(self.dir, base, FileKind::Log);
         let file = self.context.disk().open(&path, Open::Read).map_err(Error::io("open", &path))?;
         let mut scan = Scan::new(&*file, position.min(len), len, base, false);
-        let verified = match scan.next().map_err(Error::io("read", &path))? {
-            Ok(batch) => {
-                let is_last = batch.header.next_offset() == clean.end && batch.end() == len;
-                batch.header.crc == crc && is_last && Followed::epochs_say(self.context, self.dir, &batch.header)
-            }
-            Err(_) => false,
+        let batch = scan.next().map_err(Error::io("read", &path))?.ok();
+        let is_same = |batch: &Scanned<'_>| {
+            batch.header.crc == crc && batch.header.next_offset() == clean.end && batch.end() == len
         };
-        Ok(verified)
+        Ok(batch.filter(is_same).map(|batch| Some(batch.header)))
     }
 }
 
