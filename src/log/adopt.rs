@@ -95,7 +95,9 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
     catalog.check_unique().map_err(|reason| Error::corrupt(dir, 0, reason))?;
 
     probe::reached("adopt.begins");
-    broker::remove_clean_mark(disk, dir)?;
+    if !probe::planted("adopt.mark_kept") {
+        broker::remove_clean_mark(disk, dir)?;
+    }
     let mut checkpoints = Checkpoints::default();
     for core in inner.cores() {
         let entries = disk.list(&core.dir).map_err(Error::io("list", &*core.dir))?;
@@ -111,6 +113,9 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
         checkpoints.raise(core.topic, core.id.partition, Checkpoint { start: core.start(), synced: flushed });
     }
     remove_deleted(disk, dir)?;
+    if probe::planted("adopt.catalog_first") {
+        catalog.store(disk, &dir.join(CATALOG_FILE))?;
+    }
     checkpoints.store(disk, &dir.join(CHECKPOINTS_FILE), catalog.log_id())?;
     catalog.store(disk, &dir.join(CATALOG_FILE))?;
     probe::reached("adopt.done");

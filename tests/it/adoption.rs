@@ -177,6 +177,20 @@ fn a_crash_at_any_call_of_an_adoption_loses_nothing_and_brings_nothing_back() {
     }
 }
 
+/// A test that cannot fail is none.
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn each_planted_mistake_of_adoption_is_found_by_crashing_it() {
+    use std::panic::catch_unwind;
+
+    for bug in chiplog::sim::log::ADOPTION {
+        chiplog::sim::explore::plant(Some(bug));
+        let is_found = catch_unwind(|| crash_everywhere(Stopped::InOrder)).is_err();
+        chiplog::sim::explore::plant(None);
+        assert!(is_found, "{bug}");
+    }
+}
+
 /// Who believes the mark believes every file.
 #[test]
 fn the_brokers_clean_mark_is_durably_gone_before_any_other_change() {
