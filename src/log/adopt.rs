@@ -98,7 +98,9 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
     catalog.check_unique().map_err(|reason| Error::corrupt(dir, 0, reason))?;
 
     probe::reached("adopt.begins");
-    broker::remove_clean_mark(disk, dir)?;
+    if !probe::planted("adopt.mark_kept") {
+        broker::remove_clean_mark(disk, dir)?;
+    }
     let mut checkpoints = Checkpoints::default();
     for (topic, id) in broker.held_partitions() {
         let dir = inner.partition_dir(id);
@@ -125,6 +127,9 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
         checkpoints.raise(topic, id.partition, checkpoint);
     }
     remove_deleted(disk, dir)?;
+    if probe::planted("adopt.catalog_first") {
+        catalog.store(disk, &dir.join(CATALOG_FILE))?;
+    }
     checkpoints.store(disk, &dir.join(CHECKPOINTS_FILE), catalog.log_id())?;
     catalog.store(disk, &dir.join(CATALOG_FILE))?;
     probe::reached("adopt.done");

@@ -71,6 +71,15 @@ impl Contents {
         }
     }
 
+    /// Whether there is anything but zeros in a range.
+    pub(super) fn holds_data(&self, range: Range<u64>) -> bool {
+        let end = range.end.min(self.len).min((self.pages.len() * PAGE) as u64);
+        pieces(range.start, end.saturating_sub(range.start)).any(|(index, within, _)| match &self.pages[index] {
+            Some(page) => page[within.clone()] != [0; PAGE][within],
+            None => false,
+        })
+    }
+
     /// Reads what there is at `position`, and tells how many bytes that were.
     pub(super) fn read(&self, position: u64, into: &mut [u8]) -> usize {
         let count = (self.len.saturating_sub(position)).min(into.len() as u64);

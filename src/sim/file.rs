@@ -107,7 +107,7 @@ impl File {
     pub(super) fn zero(&mut self, at: u64, position: u64, len: u64) {
         let end = position.saturating_add(len).min(self.cached.len());
         let len = end.saturating_sub(position);
-        let erases = self.holds_data(position..position + len);
+        let erases = self.cached.holds_data(position..position + len);
         self.cached.zero(position, len);
         self.touch(position..position + len);
         self.pending.push(Pending { at, change: Change::Zeros { position, len }, erases });
@@ -118,16 +118,10 @@ impl File {
             true => Change::Cut { len },
             false => Change::Grow { len },
         };
-        let erases = self.holds_data(len..self.cached.len());
+        let erases = self.cached.holds_data(len..self.cached.len());
         self.touch(len..u64::MAX);
         self.cached.set_len(len);
         self.pending.push(Pending { at, change, erases });
-    }
-
-    fn holds_data(&self, range: Range<u64>) -> bool {
-        let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
-        let count = self.cached.read(range.start, &mut bytes);
-        bytes[..count].iter().any(|byte| *byte != 0)
     }
 
     fn touch(&mut self, range: Range<u64>) {

@@ -9,6 +9,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a fuzz target fails by it")]
 
+mod directory;
+
+pub use directory::directory;
+
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 

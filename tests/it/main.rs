@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail as tests do")]
 
+#[cfg(feature = "sim")]
+mod adoption;
 mod backup;
 mod closed;
 mod damage;

@@ -289,13 +289,15 @@ fn stage(
     }
 }
 
+/// Switches one planted mistake on for this thread, or all off. Nothing without the feature `planted-bugs`.
 #[cfg(feature = "planted-bugs")]
-fn plant(name: Option<&'static str>) {
+pub fn plant(name: Option<&'static str>) {
     registry::plant(name);
 }
 
+/// Switches one planted mistake on for this thread, or all off. Nothing without the feature `planted-bugs`.
 #[cfg(not(feature = "planted-bugs"))]
-fn plant(_: Option<&'static str>) {}
+pub fn plant(_: Option<&'static str>) {}
 
 /// Runs a plan, gives its digest, or the step at which it fails.
 type Explore<S> = fn(&Plan<S>, &Tally, &Budget) -> Result<u64, (usize, Violation)>;

@@ -59,6 +59,9 @@ pub(super) const PLANTED: &[&str] = &[
 /// Mistakes that are not found within the budget, or not each time: the explorers are still blind to them.
 pub const ELUSIVE: &[&str] = &["partition.note_kept_while_cutting"];
 
+/// Mistakes in what no explorer does, each with a test of its own: `tests/it/adoption.rs` crashes adoptions.
+pub const ADOPTION: &[&str] = &["adopt.catalog_first", "adopt.leftovers_unsynced", "adopt.mark_kept"];
+
 /// The states. Left out are those that a run of some minutes reaches too seldom (`delete.resumed`, `delete.unknown`,
 /// `segment.widen`, `staging.adopted_in_part`), and those that only time (a week, for a roll), another thread, a salvage or somebody else's
 /// directory leads to: tests of their own reach them.
