@@ -6,7 +6,8 @@ use crate::disk::{Disk, Open};
 use crate::error::{Error, ErrorKind};
 use crate::partition::testing::{Bed, T0, check, fill, value};
 use crate::partition::{ReadOptions, RecordsIter};
-use crate::record::Record;
+use crate::record::{BatchHeader, Record};
+use crate::segment::index::IndexWriter;
 use crate::segment::{FileKind, ReadPath};
 use crate::types::{Offset, Timestamp};
 
@@ -184,4 +185,23 @@ proptest! {
         let first = times.iter().position(|at| *at == largest).unwrap();
         prop_assert_eq!(partition.largest_timestamp().unwrap(), Some((Offset(first as u64), Timestamp(T0 + largest))));
     }
+}
+
+/// Who read at the end of a log while a batch was appended was told that the index was damaged: how far the segment reached
+/// had been read before, and the index then led to the new batch.
+#[test]
+fn an_index_that_is_ahead_of_what_a_reader_saw_is_no_damage() {
+    let bed = Bed::new();
+    let partition = bed.open().unwrap();
+    fill(&partition, 1);
+    partition.sync().unwrap();
+    let bytes = bed.bytes(&Bed::path(0, FileKind::Log));
+    let first = BatchHeader::read(&bytes).unwrap();
+    let second = BatchHeader { base_offset: first.next_offset(), ..first };
+    // As the writer leaves it between its index and its length.
+    let mut index = IndexWriter::new(Offset::ZERO, 100, 1).unwrap();
+    index.push(&first, 0, u64::from(first.batch_len));
+    index.push(&second, u64::from(first.batch_len), u64::from(first.batch_len));
+    partition.core.segments()[0].set_index(Some(index.reader()));
+    assert_eq!(partition.core.segments()[0].locate(second.base_offset).unwrap(), None);
 }
