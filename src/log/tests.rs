@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::names::OFFSETS_TOPIC;
 use super::{Background, Log};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 use crate::disk::RealDisk;
 use crate::error::{Error, ErrorKind};
 use crate::group::GroupOffset;
 use crate::observe::{Observer, Synced};
-use crate::partition::Ack;
+use crate::partition::{Ack, ReadOptions};
 use crate::record::{Codec, Record};
 use crate::types::{Offset, TopicPartition};
 
@@ -318,6 +319,42 @@ fn groups_that_cannot_be_replayed_are_a_damaged_partition() {
     }
     let _ = log.topic("b").unwrap().append("v").unwrap();
     log.close().unwrap();
+}
+
+/// Who only reads got nothing at all of a partition of the groups' topic in which one batch was damaged, and of no group
+/// of any other.
+#[test]
+fn a_damaged_batch_hides_neither_the_groups_of_other_partitions_nor_the_records_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..20).map(|number| format!("group-{number}")).collect();
+    let log = Log::builder(dir.path()).groups(GroupConfig::default().offsets_partitions(2)).open().unwrap();
+    for name in &names {
+        log.group(name).unwrap().commit("a", 0, Offset(1)).unwrap();
+    }
+    log.close().unwrap();
+    let path = dir.path().join("__consumer_offsets-0/00000000000000000000.log");
+    let mut bytes = fs::read(&path).unwrap();
+    let position = bytes.len() * 3 / 4;
+    bytes[position] ^= 1;
+    fs::write(&path, bytes).unwrap();
+
+    assert_eq!(Log::builder(dir.path()).read_only().strict().open().unwrap_err().kind(), ErrorKind::Corrupt);
+    let log = Log::builder(dir.path()).read_only().open().unwrap();
+    let [damage] = &log.damaged()[..] else { panic!("{:?}", log.damaged()) };
+    let Error::Corrupt(found) = &*damage.error else { panic!("{damage:?}") };
+    assert!(found.path == path && found.position <= position as u64, "{found}");
+    let told = log.groups().unwrap();
+    let (kept, lost): (Vec<_>, Vec<_>) =
+        names.iter().partition(|name| log.group(name).unwrap().committed("a", 0).is_ok());
+    assert!(!lost.is_empty() && told.len() == kept.len() && kept.iter().all(|name| told.contains(name)), "{told:?}");
+    let topic = log.topic(OFFSETS_TOPIC).unwrap();
+    assert_eq!(topic.partition(0).unwrap().read(Offset(0)).unwrap_err().kind(), ErrorKind::Corrupt);
+    let first = topic.partition(0).unwrap().read_with(Offset(0), ReadOptions::default().max_records(1)).unwrap();
+    assert_eq!(first.iter().count(), 1);
+    // A backup has none of it, as before: groups would go on from offsets that are not the last.
+    let backup = tempfile::tempdir().unwrap();
+    let backup = log.backup(backup.path()).unwrap();
+    assert_eq!((backup.left_out.len(), backup.partitions.len()), (1, 1));
 }
 
 /// Which partitions it was told are damaged.
