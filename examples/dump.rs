@@ -25,6 +25,7 @@ mod lines;
 #[path = "dump/repairs.rs"]
 mod repairs;
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,7 +95,7 @@ fn main() -> ExitCode {
 pub(crate) fn dump(options: &Options, out: impl Write, err: impl Write) -> u8 {
     let left = options.max.unwrap_or(u64::MAX);
     let (out, repairs) = (Lines::new(out), Arc::new(Repairs::default()));
-    let mut dump = Dump { options, out, err, repairs, left, told: Vec::new(), salvaged: None, code: FINE };
+    let mut dump = Dump { options, out, err, repairs, left, told: HashSet::new(), salvaged: None, code: FINE };
     match dump.run() {
         Ok(()) => {}
         // Who read the lines has seen enough.
@@ -120,7 +121,7 @@ struct Dump<'a, W: Write, E> {
     /// How many records may be printed yet.
     left: u64,
     /// What was said already.
-    told: Vec<String>,
+    told: HashSet<String>,
     /// The log once more, as far as it can be read before what is damaged. Opened when first needed.
     salvaged: Option<Option<Log>>,
     code: u8,
@@ -422,7 +423,7 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
         let text = format!("{what}: {text}");
         if !self.told.contains(&text) {
             let _ = writeln!(self.err, "{text}");
-            self.told.push(text);
+            self.told.insert(text);
         }
         Ok(())
     }
