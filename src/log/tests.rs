@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::names::OFFSETS_TOPIC;
+use super::verify::VerifyOptions;
 use super::{Background, Log};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 use crate::disk::RealDisk;
 use crate::error::{Error, ErrorKind};
 use crate::group::GroupOffset;
 use crate::observe::{Observer, Synced};
+use crate::partition::verify::FindingKind;
 use crate::partition::{Ack, ReadOptions};
 use crate::record::{Codec, Record};
 use crate::types::{Offset, TopicPartition};
@@ -525,4 +527,26 @@ fn hundreds_of_topics_are_created_and_opened_in_seconds() {
     assert_eq!(log.topics().len(), 200);
     let opened = began.elapsed();
     assert!(created + opened < Duration::from_secs(40), "created in {created:?}, opened in {opened:?}");
+}
+
+/// A partition that had failed was taken for one that was removed: a verification found nothing wrong with its files.
+#[test]
+fn a_poisoned_partition_is_still_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::builder(dir.path()).background(Background::Caller).open().unwrap();
+    let partition = log.topic("a").unwrap().partition(0).unwrap();
+    partition.append("v").unwrap().wait(Ack::Synced).unwrap();
+    log.sync().unwrap();
+    fs::remove_file(dir.path().join("a-0/partition.metadata")).unwrap();
+    fs::remove_file(dir.path().join("a-0/00000000000000000000.log")).unwrap();
+    let found = || {
+        let report = log.verify(&VerifyOptions::default()).unwrap();
+        report.findings().iter().map(|finding| finding.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(found(), [FindingKind::Missing, FindingKind::Missing]);
+    for core in log.opened.inner.cores() {
+        core.poison(&Error::ReadOnly);
+    }
+    assert!(matches!(partition.append("w"), Err(Error::Poisoned { .. })));
+    assert_eq!(found(), [FindingKind::Missing, FindingKind::Missing]);
 }

@@ -177,13 +177,14 @@ impl Target {
         self.extents.iter().filter(|extent| extent.base >= base).map(|extent| extent.len).sum()
     }
 
-    /// Whether the partition, or this segment of it, was removed since.
+    /// Whether the partition, or this segment of it, was removed or closed since. One that is poisoned is still there.
     pub(super) fn is_gone(&self, segment: usize) -> bool {
         let Some(core) = &self.core else {
             return matches!(self.disk().metadata(&self.dir), Err(error) if error.kind() == io::ErrorKind::NotFound);
         };
         let base = self.extents.get(segment).map(|extent| extent.base);
-        core.has_stopped() || base.is_some_and(|base| core.segments().iter().all(|kept| kept.base() != base))
+        let has_left = core.has_stopped() && !core.is_poisoned();
+        has_left || base.is_some_and(|base| core.segments().iter().all(|kept| kept.base() != base))
     }
 
     /// Whether nothing in the directory was changed since it was opened, nor is there anybody who would.
