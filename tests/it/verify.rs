@@ -246,6 +246,25 @@ fn a_partition_that_could_not_be_opened_is_judged() {
     assert!(report.findings().iter().any(|finding| finding.kind == FindingKind::NotOpened), "{report:?}");
 }
 
+/// One directory that could not be listed kept everything else from being judged.
+#[test]
+fn a_partition_that_cannot_be_listed_is_a_finding_beside_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    closed(dir.path());
+    fs::remove_dir_all(dir.path().join("orders-0")).unwrap();
+    fs::write(dir.path().join("orders-0"), "no directory").unwrap();
+    flip(&second(dir.path(), "log"), 70);
+    for read_only in [false, true] {
+        let log = if read_only { Log::builder(dir.path()).read_only() } else { by_hand(dir.path()) };
+        let report = verify(&log.open().unwrap());
+        let of = |name: &str, kind| {
+            let is_of = |path: &Path| path.starts_with(dir.path().join(name));
+            report.findings().iter().filter(|found| found.kind == kind && is_of(&found.path)).count()
+        };
+        assert!(of("orders-0", FindingKind::Unreadable) > 0 && of("orders-1", FindingKind::Batch) == 1, "{report:?}");
+    }
+}
+
 /// Wherever it is stopped, it goes on there, and all calls together judge everything once.
 #[test]
 fn a_verification_goes_on_where_it_stopped() {

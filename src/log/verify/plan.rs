@@ -61,7 +61,7 @@ impl Plan {
                 let is_passed =
                     options.from.as_ref().and_then(|from| from.partition.as_ref()).is_some_and(|from| id < *from);
                 if is_wanted && !is_passed {
-                    targets.extend(planned(inner, &topic, id, slot, &beside)?);
+                    targets.extend(planned(inner, &topic, id, slot, &beside));
                 }
             }
         }
@@ -153,26 +153,20 @@ pub(super) fn is_ours(inner: &Inner) -> bool {
     is_there(CATALOG_FILE) || !is_there(BROKER)
 }
 
-fn planned(
-    inner: &Inner,
-    topic: &TopicState,
-    id: TopicPartition,
-    slot: &Slot,
-    beside: &Beside,
-) -> Result<Option<Planned>> {
+fn planned(inner: &Inner, topic: &TopicState, id: TopicPartition, slot: &Slot, beside: &Beside) -> Option<Planned> {
     let derived = beside.derived(topic, id.partition);
     let known = inner.checkpoints.lock().get(topic.id, id.partition);
     let error = match slot {
         Slot::Open(core) => {
             let written = beside.written(&id).max(known.map_or(Offset::ZERO, |known| known.synced));
-            return Ok(Some(Planned { target: Target::of(core, written, derived), refused: None }));
+            return Some(Planned { target: Target::of(core, written, derived), refused: None });
         }
         Slot::Damaged(error) => error,
     };
     let dir = inner.partition_dir(&id);
     if inner.context.disk().metadata(&dir).is_err() && !matches!(**error, Error::Corrupt(_) | Error::Io { .. }) {
         // It is another's, and not kept here.
-        return Ok(None);
+        return None;
     }
     let mut refused = Finding::of_error(FindingKind::NotOpened, &dir, error);
     refused.partition = Some(id.clone());
@@ -189,16 +183,8 @@ fn planned(
     });
     // Only what was compacted has gaps, which is nothing of ours yet.
     let known = Known { id, topic: topic.id, dir, start, written, dense: beside.is_ours, derived };
-    let target = {
-        let _schedule = Quiet::lock(&inner.schedule);
-        Target::in_directory(known, &inner.context.files)
-    };
-    match target {
-        Ok(target) => Ok(Some(Planned { target, refused: Some(refused) })),
-        // Removed meanwhile.
-        Err(_) if inner.context.disk().metadata(&inner.dir).is_err() => Ok(None),
-        Err(error) => Err(error),
-    }
+    let _schedule = Quiet::lock(&inner.schedule);
+    Some(Planned { target: Target::in_directory(known, &inner.context.files), refused: Some(refused) })
 }
 
 /// Every broker has it in each of its directories.

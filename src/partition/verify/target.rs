@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::entries::EntryFile;
+use super::finding::{Finding, FindingKind};
 use super::producers::SnapshotFile;
 use crate::disk::checkpoint::read_limited;
 use crate::disk::{Disk, Open, read_file};
@@ -28,6 +29,8 @@ pub(crate) struct Target {
     pub(crate) dir: PathBuf,
     pub(crate) files: Arc<Files>,
     pub(crate) extents: Vec<Extent>,
+    /// Why nobody knows what segments there are, of one that could not be opened.
+    pub(super) unlisted: Option<Finding>,
     /// The first offset that is to be there.
     pub(crate) start: Offset,
     /// The log was written up to here, as something outside of the partition says.
@@ -126,6 +129,7 @@ impl Target {
             dir: core.dir.clone(),
             files: Arc::clone(&core.context.files),
             extents,
+            unlisted: None,
             start,
             written,
             dense: core.dense,
@@ -137,27 +141,14 @@ impl Target {
     }
 
     /// A partition that could not be opened, by what is in its directory.
-    pub(crate) fn in_directory(known: Known, files: &Arc<Files>) -> Result<Self> {
+    pub(crate) fn in_directory(known: Known, files: &Arc<Files>) -> Self {
         let Known { id, topic, dir, start, written, dense, derived } = known;
-        let disk = &*files.disk;
-        let mut bases: Vec<Offset> = match disk.list(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            listed => {
-                let entries = listed.map_err(Error::io("list", &*dir))?;
-                let files = entries.iter().filter_map(|entry| parse_file_name(&entry.name));
-                files.filter(|(_, kind)| *kind == FileKind::Log).map(|(base, _)| base).collect()
-            }
+        let (extents, unlisted) = match extents_in(&*files.disk, &dir) {
+            Ok(extents) => (extents, None),
+            Err(error) => (Vec::new(), Some(Finding::of_error(FindingKind::Unreadable, &dir, &error))),
         };
-        bases.sort_unstable();
-        let mut extents = Vec::with_capacity(bases.len());
-        for (at, base) in bases.iter().enumerate() {
-            let path = file_path(&dir, *base, FileKind::Log);
-            let len = disk.metadata(&path).map_err(Error::io("describe", &*path))?.len;
-            extents.push(Extent { base: *base, len, end: bases.get(at + 1).copied(), is_swap: false });
-        }
-        let (epochs, listing) = (OnceLock::new(), OnceLock::new());
-        let files = Arc::clone(files);
-        Ok(Self { id, topic, dir, files, extents, start, written, dense, derived, core: None, epochs, listing })
+        let (epochs, listing, files) = (OnceLock::new(), OnceLock::new(), Arc::clone(files));
+        Self { id, topic, dir, files, extents, unlisted, start, written, dense, derived, core: None, epochs, listing }
     }
 
     pub(super) fn disk(&self) -> &dyn Disk {
@@ -324,6 +315,30 @@ impl Target {
     pub(super) fn clean_of(&self, segment: usize) -> Option<&CleanPartition> {
         self.clean().filter(|_| self.is_last(segment))
     }
+}
+
+/// The segments in a directory, each to the end of its file.
+fn extents_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<Extent>> {
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let mut files = Vec::new();
+    let entries = match disk.list(dir) {
+        Err(error) if is_missing(&error) => Vec::new(),
+        listed => listed.map_err(Error::io("list", dir))?,
+    };
+    let names = entries.iter().filter_map(|entry| parse_file_name(&entry.name));
+    for (base, _) in names.filter(|(_, kind)| *kind == FileKind::Log) {
+        let path = file_path(dir, base, FileKind::Log);
+        match disk.metadata(&path) {
+            // Removed meanwhile.
+            Err(error) if is_missing(&error) => {}
+            found => files.push((base, found.map_err(Error::io("describe", &*path))?.len)),
+        }
+    }
+    files.sort_unstable();
+    let ends = files.iter().skip(1).map(|(next, _)| Some(*next)).chain([None]);
+    let extents =
+        files.iter().zip(ends).map(|((base, len), end)| Extent { base: *base, len: *len, end, is_swap: false });
+    Ok(extents.collect())
 }
 
 /// What is known of a partition that could not be opened.

@@ -36,7 +36,7 @@ fn judged(dir: &Path, read_path: ReadPath, dense: bool) -> Vec<Finding> {
     let topic = PartitionMetadata::parse(&fs::read(dir.join("partition.metadata")).unwrap()).unwrap().topic;
     let (start, written, derived) = (Offset::ZERO, Offset(24), Derived::All { is_closed: true });
     let known = Known { id, topic, dir: dir.into(), start, written, dense, derived };
-    let target = Target::in_directory(known, &files).unwrap();
+    let target = Target::in_directory(known, &files);
     let mut found = directory(&target).unwrap();
     for at in 0..target.extents.len() {
         let verdict = segment(&target, at, target.gather(at), &mut |_| ControlFlow::Continue(())).unwrap();
