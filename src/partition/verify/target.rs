@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 
 use super::entries::EntryFile;
 use super::finding::{Finding, FindingKind};
-use super::producers::SnapshotFile;
 use crate::disk::checkpoint::read_limited;
 use crate::disk::{Disk, Open, read_file};
 use crate::error::{Error, Result};
@@ -103,7 +102,8 @@ pub(super) struct DerivedFiles {
     pub(super) index: Option<EntryFile>,
     pub(super) time_index: Option<EntryFile>,
     pub(super) aborted: Option<EntryFile>,
-    pub(super) snapshots: Vec<SnapshotFile>,
+    /// Where snapshots are: there may be any number, so each is read when the batches have come to it.
+    pub(super) snapshots: Vec<Offset>,
     /// Whether they were brought to an end: closing entries are there, and a snapshot.
     pub(super) is_complete: bool,
 }
@@ -288,11 +288,7 @@ impl Target {
     fn derived_files(&self, base: Offset, end: Option<Offset>, is_complete: bool) -> Result<DerivedFiles> {
         let open = |kind| self.entry_file(file_path(&self.dir, base, kind));
         let is_within = |at: &Offset| *at > base && end.is_none_or(|end| *at <= end);
-        let mut snapshots = Vec::new();
-        for at in self.listing().snapshots.iter().copied().filter(is_within) {
-            let path = file_path(&self.dir, at, FileKind::Snapshot);
-            snapshots.extend(read_snapshot(self, at)?.map(|bytes| SnapshotFile { at, path, bytes }));
-        }
+        let snapshots = self.listing().snapshots.iter().copied().filter(is_within).collect();
         Ok(DerivedFiles {
             index: open(FileKind::Index)?,
             time_index: open(FileKind::TimeIndex)?,

@@ -30,20 +30,27 @@ fn fixture() -> (tempfile::TempDir, PathBuf) {
     (dir, to)
 }
 
-fn judged(dir: &Path, read_path: ReadPath, dense: bool) -> Vec<Finding> {
+fn target(dir: &Path, read_path: ReadPath, dense: bool, derived: Derived) -> Target {
     let files = Arc::new(Files::new(Arc::new(RealDisk), Arc::new(Nobody), read_path, 10));
     let id = TopicPartition::new("orders", 0);
     let topic = PartitionMetadata::parse(&fs::read(dir.join("partition.metadata")).unwrap()).unwrap().topic;
-    let (start, written, derived) = (Offset::ZERO, Offset(24), Derived::All { is_closed: true });
-    let known = Known { id, topic, dir: dir.into(), start, written, dense, derived };
-    let target = Target::in_directory(known, &files);
+    let (start, written) = (Offset::ZERO, Offset(24));
+    Target::in_directory(Known { id, topic, dir: dir.into(), start, written, dense, derived }, &files)
+}
+
+fn judged(dir: &Path, read_path: ReadPath, dense: bool) -> Vec<Finding> {
+    let target = target(dir, read_path, dense, BROKERS);
     let mut found = directory(&target).unwrap();
-    for at in 0..target.extents.len() {
-        let verdict = segment(&target, at, target.gather(at), &mut |_| ControlFlow::Continue(())).unwrap();
-        found.extend(verdict.unwrap().findings);
-    }
+    (0..target.extents.len()).for_each(|at| found.extend(judged_segment(&target, at, target.gather(at))));
     found
 }
+
+fn judged_segment(target: &Target, at: usize, gathered: Result<Gathered>) -> Vec<Finding> {
+    let verdict = segment(target, at, gathered, &mut |_| ControlFlow::Continue(())).unwrap();
+    verdict.unwrap().findings
+}
+
+const BROKERS: Derived = Derived::All { is_closed: true };
 
 /// What is found after a change of one file, by kind and file.
 fn found_after(name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<(FindingKind, String)> {
@@ -139,4 +146,15 @@ fn a_search_for_the_next_batch_ends() {
     fs::write(&path, bytes).unwrap();
     let found = judged(&to, ReadPath::Mapped, true);
     assert!(found.iter().any(|finding| finding.kind == FindingKind::Batch), "{found:?}");
+}
+
+/// All snapshots of a segment were read before its first batch, and kept: a broker may have left any number.
+#[test]
+fn a_snapshot_is_read_when_the_batches_have_come_to_it() {
+    let (_dir, to) = fixture();
+    let target = target(&to, ReadPath::Mapped, true, BROKERS);
+    let gathered = target.gather(1);
+    fs::write(to.join("00000000000000000024.snapshot"), "no snapshot").unwrap();
+    let found = judged_segment(&target, 1, gathered);
+    assert_eq!(found.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::Snapshot]);
 }
