@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::entries::EntryFile;
 use super::finding::{Finding, FindingKind};
+use super::is_cut;
 use crate::disk::checkpoint::read_limited;
 use crate::disk::{Disk, Open, read_file};
 use crate::error::{Error, Result};
@@ -255,6 +256,8 @@ impl Target {
         };
         let seal = if self.has_seals() { self.seal(base)? } else { None };
         let is_stale = matches!(&seal, Some(Ok(seal)) if seal.base != base || seal.log_len != len);
+        // One from before a salvage, which may have been gone on with, ends elsewhere.
+        let is_of_more = matches!(&seal, Some(Ok(seal)) if is_cut(seal, base, len) && Some(seal.end) == end);
         let is_closed = self.is_closed();
         let (is_final, is_complete) = match self.derived {
             Derived::All { .. } => (!is_swap, !self.is_last(segment) || is_closed),
@@ -267,7 +270,7 @@ impl Target {
         let is_changed = self.has_seals() && self.is_last(segment) && is_final && self.clean().is_none();
         Ok(Gathered {
             log_len,
-            seal: seal.filter(|_| !self.is_last(segment) && (!is_stale || is_closed)),
+            seal: seal.filter(|_| !self.is_last(segment) && (!is_stale || is_closed || is_of_more)),
             derived: derived.filter(|_| !is_changed),
             is_at_rest: self.is_at_rest(),
         })
