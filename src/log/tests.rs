@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::names::OFFSETS_TOPIC;
 use super::verify::VerifyOptions;
-use super::{Background, Log};
+use super::{Background, Log, Staging};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 use crate::disk::RealDisk;
 use crate::error::{Error, ErrorKind};
@@ -549,4 +549,37 @@ fn a_poisoned_partition_is_still_verified() {
     }
     assert!(matches!(partition.append("w"), Err(Error::Poisoned { .. })));
     assert_eq!(found(), [FindingKind::Missing, FindingKind::Missing]);
+}
+
+/// A partition of a topic that a broker had compacted could not be opened for want of another file. Each gap that
+/// compaction had left was told as records that are missing.
+#[test]
+fn gaps_of_a_sparse_topic_are_no_damage_of_a_partition_that_could_not_be_opened() {
+    for is_sparse in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::builder(dir.path()).staging(Staging::Off).open().unwrap();
+        let partition = log.topic("a").unwrap().partition(0).unwrap();
+        for _ in 0..3 {
+            partition.append_all(["v"]).unwrap();
+        }
+        drop(partition);
+        log.close().unwrap();
+        let path = dir.path().join("a-0/00000000000000000000.log");
+        let mut bytes = fs::read(&path).unwrap();
+        let len = bytes.len() / 3;
+        bytes.drain(len..2 * len);
+        fs::write(&path, bytes).unwrap();
+        fs::remove_file(dir.path().join("clean")).unwrap();
+        damage(dir.path(), "a-0");
+        let path = dir.path().join("catalog");
+        let mut catalog = super::Catalog::load(&RealDisk, &path).unwrap().unwrap();
+        catalog.topics_mut().for_each(|topic| topic.is_sparse = is_sparse);
+        catalog.store(&RealDisk, &path).unwrap();
+
+        let log = Log::builder(dir.path()).read_only().open().unwrap();
+        let report = log.verify(&VerifyOptions::default()).unwrap();
+        let kinds: Vec<_> = report.findings().iter().map(|finding| finding.kind).collect();
+        assert!(kinds.contains(&FindingKind::NotOpened), "{report:?}");
+        assert_eq!(kinds.contains(&FindingKind::Offsets), !is_sparse, "{report:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! What is to be judged, in order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::options::VerifyOptions;
@@ -13,7 +14,7 @@ use crate::log::open::{CATALOG_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, RE
 use crate::log::topic::{Slot, TopicState};
 use crate::observe::Quiet;
 use crate::partition::verify::{Derived, Finding, FindingKind, Known, Target};
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, TopicId, TopicPartition};
 
 /// All units of work, in the order in which a report has them.
 pub(super) struct Plan {
@@ -103,6 +104,8 @@ impl Plan {
 struct Beside {
     /// Whether a log of ours wrote the directory, or a broker.
     is_ours: bool,
+    /// The topics in which offsets may be missing, as the catalog says.
+    sparse: BTreeSet<TopicId>,
     clean: Option<Clean>,
     /// Whether the broker was stopped in order.
     is_closed: bool,
@@ -115,6 +118,9 @@ impl Beside {
         let disk = inner.context.disk();
         let is_there = |name: &str| disk.metadata(&inner.dir.join(name)).is_ok();
         let is_ours = is_ours(inner);
+        let catalog = Quiet::lock(&inner.catalog);
+        let sparse = catalog.topics().iter().filter(|topic| topic.is_sparse).map(|topic| topic.id).collect();
+        drop(catalog);
         let mark = inner.dir.join(CLEAN_FILE);
         let clean = if inner.context.clean_mark.is_there() { clean::load(disk, &mark, inner.log_id) } else { None };
         // What cannot be read is found where those files are judged.
@@ -124,11 +130,17 @@ impl Beside {
         };
         Self {
             is_ours,
+            sparse,
             clean,
             is_closed: is_there(CLEAN_SHUTDOWN),
             starts: checkpoint(LOG_STARTS),
             written: [checkpoint(RECOVERY_POINTS), checkpoint(HIGH_WATERMARKS)],
         }
+    }
+
+    /// Whether each offset of a topic must be there. Of what a broker wrote nobody knows.
+    fn is_dense(&self, topic: &TopicState) -> bool {
+        self.is_ours && !self.sparse.contains(&topic.id)
     }
 
     fn derived(&self, topic: &TopicState, partition: u32) -> Derived {
@@ -181,8 +193,7 @@ fn planned(inner: &Inner, topic: &TopicState, id: TopicPartition, slot: &Slot, b
     let (start, written) = known.fold((Offset::ZERO, beside.written(&id)), |(start, written), known| {
         (start.max(known.start), written.max(known.synced))
     });
-    // Only what was compacted has gaps, which is nothing of ours yet.
-    let known = Known { id, topic: topic.id, dir, start, written, dense: beside.is_ours, derived };
+    let known = Known { id, topic: topic.id, dir, start, written, dense: beside.is_dense(topic), derived };
     let _schedule = Quiet::lock(&inner.schedule);
     Some(Planned { target: Target::in_directory(known, &inner.context.files), refused: Some(refused) })
 }
