@@ -246,6 +246,24 @@ fn a_partition_that_could_not_be_opened_is_judged() {
     assert!(report.findings().iter().any(|finding| finding.kind == FindingKind::NotOpened), "{report:?}");
 }
 
+/// A broker's partitions were copied without `meta.properties`. What they lay in was called a damaged log of ours, and so
+/// was an empty directory.
+#[test]
+fn what_is_no_log_of_ours_has_no_catalog_to_miss() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_sound(&look(dir.path()));
+    // Whoever opened it first was killed before there was anything.
+    fs::write(dir.path().join("LOCK"), "").unwrap();
+    assert_sound(&look(dir.path()));
+
+    let dir = tempfile::tempdir().unwrap();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/fixture-log-dir"), dir.path());
+    let log = Log::builder(dir.path()).read_only().open().unwrap();
+    assert_eq!(log.topics().len(), 1);
+    let report = verify(&log);
+    assert!(!report.is_damaged() && report.records() > 0, "{report:?}");
+}
+
 /// One directory that could not be listed kept everything else from being judged.
 #[test]
 fn a_partition_that_cannot_be_listed_is_a_finding_beside_the_others() {

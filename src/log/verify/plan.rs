@@ -8,6 +8,7 @@ use super::report::VerifyPosition;
 use crate::disk::checkpoint::{OffsetCheckpoint, read_limited};
 use crate::error::{Error, Result};
 use crate::log::Inner;
+use crate::log::broker;
 use crate::log::checkpoints::Checkpoint;
 use crate::log::clean::{self, Clean};
 use crate::log::open::{CATALOG_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
@@ -159,10 +160,15 @@ impl Beside {
     }
 }
 
-/// Whether a log of ours wrote the directory, or a broker, whose mark is there and no catalog.
+/// Whether a log of ours wrote the directory. If nothing was changed when it was opened, that may have been a broker, or
+/// nobody as yet: the same decides it as did then.
 pub(super) fn is_ours(inner: &Inner) -> bool {
-    let is_there = |name: &str| inner.context.disk().metadata(&inner.dir.join(name)).is_ok();
-    is_there(CATALOG_FILE) || !is_there(BROKER)
+    let disk = inner.context.disk();
+    if !inner.context.read_only || disk.metadata(&inner.dir.join(CATALOG_FILE)).is_ok() {
+        return true;
+    }
+    let has_partitions = !inner.topics.read().is_empty();
+    has_partitions && disk.list(&inner.dir).is_ok_and(|entries| !broker::is_broker_dir(&entries))
 }
 
 fn planned(inner: &Inner, topic: &TopicState, id: TopicPartition, slot: &Slot, beside: &Beside) -> Option<Planned> {
@@ -197,9 +203,6 @@ fn planned(inner: &Inner, topic: &TopicState, id: TopicPartition, slot: &Slot, b
     let _schedule = Quiet::lock(&inner.schedule);
     Some(Planned { target: Target::in_directory(known, &inner.context.files), refused: Some(refused) })
 }
-
-/// Every broker has it in each of its directories.
-const BROKER: &str = "meta.properties";
 
 /// Kafka's mark of an orderly stop.
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
