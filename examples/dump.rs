@@ -25,14 +25,16 @@ mod lines;
 #[path = "dump/repairs.rs"]
 mod repairs;
 
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use chiplog::record::BatchHeader;
 use chiplog::{
-    Error, ErrorKind, Isolation, Log, Offset, Partition, ReadOptions, Records, RecoveryMode, Timestamp, Topic,
-    VerifyOptions, VerifyReport,
+    Error, ErrorKind, Isolation, Log, Offset, Partition, ReadOptions, RecoveryMode, Timestamp, Topic, VerifyOptions,
+    VerifyReport,
 };
 use clap::Parser;
 
@@ -54,7 +56,8 @@ pub(crate) struct Options {
     /// Begin at this offset of each partition, or at its start if that is later
     #[arg(long, value_name = "OFFSET", conflicts_with = "at")]
     from: Option<u64>,
-    /// Begin at the first record of each partition whose timestamp is this or later, in milliseconds since 1970
+    /// Begin where the first record of each partition lies whose timestamp is this or later, in milliseconds since
+    /// 1970; or the first marker of a transaction, if that comes before. Negative: at the start
     #[arg(long, value_name = "MILLIS", allow_negative_numbers = true)]
     at: Option<i64>,
     /// Print so many records at most, of all partitions together
@@ -94,7 +97,7 @@ fn main() -> ExitCode {
 pub(crate) fn dump(options: &Options, out: impl Write, err: impl Write) -> u8 {
     let left = options.max.unwrap_or(u64::MAX);
     let (out, repairs) = (Lines::new(out), Arc::new(Repairs::default()));
-    let mut dump = Dump { options, out, err, repairs, left, told: Vec::new(), salvaged: None, code: FINE };
+    let mut dump = Dump { options, out, err, repairs, left, told: HashSet::new(), salvaged: None, code: FINE };
     match dump.run() {
         Ok(()) => {}
         // Who read the lines has seen enough.
@@ -120,7 +123,7 @@ struct Dump<'a, W: Write, E> {
     /// How many records may be printed yet.
     left: u64,
     /// What was said already.
-    told: Vec<String>,
+    told: HashSet<String>,
     /// The log once more, as far as it can be read before what is damaged. Opened when first needed.
     salvaged: Option<Option<Log>>,
     code: u8,
@@ -243,16 +246,24 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
 
     /// Prints records until there are none, enough, or what is there cannot be read.
     fn records(&mut self, partition: &Partition, committed: &mut Committed) -> io::Result<()> {
-        let (mut at, earliest) = match self.first(partition) {
-            Ok(Some(first)) => first,
-            Ok(None) => return Ok(()),
-            Err(error) => return self.tell(&error),
-        };
+        let (first, error) = self.first(partition);
+        if let Some(first) = first {
+            self.records_from(partition, first, committed)?;
+        }
+        error.map_or(Ok(()), |error| self.tell(&error))
+    }
+
+    fn records_from(
+        &mut self,
+        partition: &Partition,
+        (mut at, earliest): First,
+        committed: &mut Committed,
+    ) -> io::Result<()> {
         let end = partition.offsets().end;
         let mut careful = Careful { options: ReadOptions::default().isolation(self.options.isolation()) };
         let mut is_early = earliest.is_some();
         while at < end {
-            let records = match careful.read(partition, at) {
+            let records = match careful.read(|options| partition.read_with(at, options)) {
                 Ok(records) => records,
                 Err(error) => return self.tell(&error),
             };
@@ -279,40 +290,39 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
         Ok(())
     }
 
-    /// Where to begin; and the time to begin at, if it is to be looked for from there.
-    fn first(&self, partition: &Partition) -> Result<Option<(Offset, Option<Timestamp>)>, Error> {
+    /// Where to begin, unless nothing is late enough; and why that may not be all.
+    fn first(&self, partition: &Partition) -> (Option<First>, Option<Error>) {
         let start = partition.offsets().start;
-        let Some(at) = self.options.at.map(Timestamp) else {
-            let from = self.options.from.map_or(start, Offset);
-            return Ok(Some((from.max(start), None)));
-        };
-        match partition.offset_at(at) {
-            Ok(found) => Ok(found.map(|found| (found.max(start), None))),
-            // Something is damaged where it looked. What comes before that is wanted all the same.
-            Err(_) if at.is_some() => Ok(Some((start, Some(at)))),
-            Err(error) => Err(error),
+        match self.options.at.map(Timestamp) {
+            None => (Some((self.options.from.map_or(start, Offset).max(start), None)), None),
+            // To the log a negative time is a question of another kind. Here every record is later.
+            Some(at) if at < Timestamp(0) => (Some((start, None)), None),
+            Some(at) => match partition.offset_at(at) {
+                Ok(found) => (found.map(|found| (found.max(start), None)), None),
+                // Something is damaged where it looked. What comes before that is wanted all the same.
+                Err(error) => (Some(first_before_damage(partition, at)), Some(error)),
+            },
         }
     }
 
     fn groups(&mut self, log: &Log) -> io::Result<()> {
-        let (ids, error) = match log.groups() {
-            Ok(ids) => (ids, None),
-            // Those of the other partitions of the topic are there all the same.
-            Err(error) => {
-                let ids = self.salvage()?.and_then(|log| log.groups().ok());
-                (ids.unwrap_or_default(), Some(error))
-            }
-        };
-        for id in ids {
-            let found = log.group(&id).and_then(|group| group.offsets());
-            let found = match found {
-                Ok(found) => Ok(found),
-                Err(error) => {
-                    let salvaged = self.salvage()?;
-                    salvaged.and_then(|log| log.group(&id).and_then(|group| group.offsets()).ok()).ok_or(error)
-                }
-            };
-            match found {
+        let is_theirs = |topic: &str| topic == OFFSETS_TOPIC;
+        let mut damaged = log.damaged();
+        damaged.retain(|damage| damage.partition.as_ref().is_none_or(|of| is_theirs(&of.topic)));
+        let mut holders: BTreeMap<String, Log> = BTreeMap::new();
+        if !damaged.is_empty()
+            && let Some(salvaged) = self.salvage()?
+        {
+            // Of a partition that did not open, what lies before the damage.
+            let ids = salvaged.groups().unwrap_or_default();
+            holders.extend(ids.into_iter().map(|id| (id, salvaged.clone())));
+        }
+        match log.groups() {
+            Ok(ids) => holders.extend(ids.into_iter().map(|id| (id, log.clone()))),
+            Err(error) => self.tell(&error)?,
+        }
+        for (id, holder) in holders {
+            match holder.group(&id).and_then(|group| group.offsets()) {
                 Ok(offsets) => {
                     for (of, offset) in offsets.iter().filter(|(of, _)| self.options.wants(&of.topic, of.partition)) {
                         self.out.group(&id, of, offset)?;
@@ -321,11 +331,11 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
                 Err(error) => self.tell(&error)?,
             }
         }
-        if let Some(error) = error {
-            self.tell(&error)?;
+        for damage in damaged {
+            self.tell(&damage.error)?;
         }
         // They are the records of this topic.
-        let Some(topic) = log.find_topic("__consumer_offsets") else { return Ok(()) };
+        let Some(topic) = log.find_topic(OFFSETS_TOPIC) else { return Ok(()) };
         for number in 0..topic.partition_count() {
             match topic.partition(number) {
                 Ok(partition) => self.repaired(&partition)?,
@@ -422,7 +432,7 @@ impl<W: Write, E: Write> Dump<'_, W, E> {
         let text = format!("{what}: {text}");
         if !self.told.contains(&text) {
             let _ = writeln!(self.err, "{text}");
-            self.told.push(text);
+            self.told.insert(text);
         }
         Ok(())
     }
@@ -433,6 +443,31 @@ fn is_absent(error: &Error) -> bool {
     matches!(error, Error::PartitionNotFound { .. } | Error::PartitionElsewhere { .. })
 }
 
+/// Where to begin; and the time to begin at, if it is to be looked for from there.
+type First = (Offset, Option<Timestamp>);
+
+/// What [`Partition::offset_at`] would answer if nothing were damaged, as far as it lies before that.
+fn first_before_damage(partition: &Partition, at: Timestamp) -> First {
+    let start = partition.offsets().start;
+    let (mut next, mut careful) = (start, Careful { options: ReadOptions::default() });
+    while let Ok(batches) = careful.read(|options| partition.fetch(next, options)) {
+        let mut rest = batches.bytes();
+        while let Ok(header) = BatchHeader::read(rest) {
+            if header.max_timestamp >= at {
+                let is_marker = header.attributes.is_control();
+                return (header.base_offset.max(start), (!is_marker).then_some(at));
+            }
+            rest = rest.get(header.batch_len as usize..).unwrap_or_default();
+        }
+        if batches.next_offset() <= next {
+            break;
+        }
+        next = batches.next_offset();
+    }
+    // Who reads from here is told what is damaged.
+    (next, Some(at))
+}
+
 /// Reads a lot at once, until something is damaged: then batch by batch, for a read fails as a whole, and what comes
 /// before the damage is wanted.
 struct Careful {
@@ -440,10 +475,13 @@ struct Careful {
 }
 
 impl Careful {
-    fn read(&mut self, partition: &Partition, at: Offset) -> Result<Records, Error> {
-        partition.read_with(at, self.options).or_else(|_| {
+    fn read<T>(&mut self, read: impl Fn(ReadOptions) -> Result<T, Error>) -> Result<T, Error> {
+        read(self.options).or_else(|_| {
             self.options = self.options.max_bytes(1);
-            partition.read_with(at, self.options)
+            read(self.options)
         })
     }
 }
+
+/// Where groups keep what they commit.
+const OFFSETS_TOPIC: &str = "__consumer_offsets";

@@ -199,9 +199,10 @@ impl Inner {
                 continue;
             }
             for (number, slot) in (0..).zip(slots) {
-                let captured = match slot {
-                    Slot::Open(core) => Ok(core.capture()?),
-                    Slot::Damaged(error) => Err(error),
+                // One may be open that cannot be read to its end: to whom groups matter, that is damage.
+                let captured = match (slot, self.damage_of_groups(number)) {
+                    (Slot::Damaged(error), _) | (Slot::Open(_), Some(error)) => Err(error),
+                    (Slot::Open(core), None) => Ok(core.capture()?),
                 };
                 begun.groups.push((topic.clone(), number, captured));
             }

@@ -221,6 +221,22 @@ fn a_crash_at_any_call_of_a_backup_leaves_the_log_as_it_was_and_the_backup_whole
     assert!(is_whole(&disk.crash(9), &expected, "at the end"));
 }
 
+/// The directory had just been made by somebody else. Its name was in memory only, and a power cut took it, with a backup
+/// that had been told to be durable.
+#[test]
+fn a_backup_in_a_directory_that_was_just_made_survives_a_power_cut() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = written(&disk);
+    let expected = contents(&log);
+    for dir in [Path::new("/backups"), Path::new(BACKUP)] {
+        disk.create_dir(dir).unwrap();
+    }
+    log.backup(BACKUP).unwrap();
+    for seed in 0..16 {
+        assert!(is_whole(&disk.crash(seed), &expected, &format!("crash {seed}")), "crash {seed}");
+    }
+}
+
 #[test]
 fn an_error_at_any_call_of_a_backup_is_an_error_or_a_whole_backup() {
     let calls = {

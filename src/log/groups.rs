@@ -260,7 +260,7 @@ struct Shard {
 
 impl Inner {
     /// Replays the topic, if there is one. A partition that cannot be read is damaged, and does not keep the others
-    /// from it.
+    /// from it. Of a log that is open read-only it stays open: what lies before the damage can be read.
     pub(super) fn load_groups(&self) {
         let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
         if let Some(topic) = topic {
@@ -281,23 +281,34 @@ impl Inner {
         };
         replay(Arc::clone(&core)).map(Mutex::new).map(Arc::new).map_err(|error| {
             let error = self.note_damage(&core.id, error);
-            *slot = Slot::Damaged(Arc::clone(&error));
+            if !self.context.read_only {
+                // Nothing may be added behind what was not understood.
+                *slot = Slot::Damaged(Arc::clone(&error));
+            }
             error
         })
     }
 
-    /// Every group that has offsets.
+    /// Every group. Of a log that is open read-only those that can be told: what keeps the others from it is among what
+    /// is damaged.
     pub(super) fn group_ids(&self) -> Result<Vec<String>> {
         self.check_open()?;
         let mut ids = BTreeSet::new();
         for shard in self.shards() {
-            // Its groups are another broker's, and in no file here.
-            if matches!(shard, Err(Error::PartitionElsewhere { .. })) {
-                continue;
+            match shard {
+                // Its groups are another broker's, and in no file here.
+                Err(Error::PartitionElsewhere { .. }) => {}
+                Err(_) if self.context.read_only => {}
+                shard => look(&*shard?, |offsets| ids.extend(offsets.groups().map(str::to_owned)))?,
             }
-            look(&*shard?, |offsets| ids.extend(offsets.groups().map(str::to_owned)))?;
         }
         Ok(ids.into_iter().collect())
+    }
+
+    /// Why the groups of this partition of the topic cannot be told, if they cannot.
+    pub(super) fn damage_of_groups(&self, partition: u32) -> Option<Arc<Error>> {
+        let shards = self.coordinator.partitions.lock();
+        shards.get(partition as usize).and_then(|shard| shard.as_ref().err().map(Arc::clone))
     }
 
     fn with_group<R>(&self, group: &str, tell: impl FnOnce(&Offsets) -> R) -> Result<Option<R>> {

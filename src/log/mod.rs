@@ -395,11 +395,15 @@ impl Log {
         Group::new(id, Arc::clone(&self.opened))
     }
 
-    /// The ids of all groups that have offsets.
+    /// The ids of all groups, in order: of those that have offsets, and in a broker's directory also of those of which
+    /// it keeps records of another kind, such as their members.
+    ///
+    /// Of a log that is open read-only, those that can be told: [`damaged`](Self::damaged) names the partitions of
+    /// `__consumer_offsets` whose groups are not among them.
     ///
     /// # Errors
     ///
-    /// As for [`Group::committed`], if any of them cannot be told.
+    /// As for [`Group::committed`], if any of them cannot be told and the log is not open read-only.
     ///
     /// # Example
     ///
@@ -490,6 +494,9 @@ impl Log {
 
     /// The partitions that could not be opened, and why. Calls on them fail with the same error; the rest of the log
     /// goes on.
+    ///
+    /// A partition of `__consumer_offsets` that cannot be read to its end is among them, as its groups cannot be told.
+    /// If the log is open read-only, what lies before the damage can be read all the same.
     ///
     /// # Example
     ///

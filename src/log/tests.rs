@@ -5,13 +5,16 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Background, Log};
+use super::names::OFFSETS_TOPIC;
+use super::verify::VerifyOptions;
+use super::{Background, Log, Staging};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 use crate::disk::RealDisk;
 use crate::error::{Error, ErrorKind};
 use crate::group::GroupOffset;
 use crate::observe::{Observer, Synced};
-use crate::partition::Ack;
+use crate::partition::verify::FindingKind;
+use crate::partition::{Ack, ReadOptions};
 use crate::record::{Codec, Record};
 use crate::types::{Offset, TopicPartition};
 
@@ -320,6 +323,42 @@ fn groups_that_cannot_be_replayed_are_a_damaged_partition() {
     log.close().unwrap();
 }
 
+/// Who only reads got nothing at all of a partition of the groups' topic in which one batch was damaged, and of no group
+/// of any other.
+#[test]
+fn a_damaged_batch_hides_neither_the_groups_of_other_partitions_nor_the_records_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..20).map(|number| format!("group-{number}")).collect();
+    let log = Log::builder(dir.path()).groups(GroupConfig::default().offsets_partitions(2)).open().unwrap();
+    for name in &names {
+        log.group(name).unwrap().commit("a", 0, Offset(1)).unwrap();
+    }
+    log.close().unwrap();
+    let path = dir.path().join("__consumer_offsets-0/00000000000000000000.log");
+    let mut bytes = fs::read(&path).unwrap();
+    let position = bytes.len() * 3 / 4;
+    bytes[position] ^= 1;
+    fs::write(&path, bytes).unwrap();
+
+    assert_eq!(Log::builder(dir.path()).read_only().strict().open().unwrap_err().kind(), ErrorKind::Corrupt);
+    let log = Log::builder(dir.path()).read_only().open().unwrap();
+    let [damage] = &log.damaged()[..] else { panic!("{:?}", log.damaged()) };
+    let Error::Corrupt(found) = &*damage.error else { panic!("{damage:?}") };
+    assert!(found.path == path && found.position <= position as u64, "{found}");
+    let told = log.groups().unwrap();
+    let (kept, lost): (Vec<_>, Vec<_>) =
+        names.iter().partition(|name| log.group(name).unwrap().committed("a", 0).is_ok());
+    assert!(!lost.is_empty() && told.len() == kept.len() && kept.iter().all(|name| told.contains(name)), "{told:?}");
+    let topic = log.topic(OFFSETS_TOPIC).unwrap();
+    assert_eq!(topic.partition(0).unwrap().read(Offset(0)).unwrap_err().kind(), ErrorKind::Corrupt);
+    let first = topic.partition(0).unwrap().read_with(Offset(0), ReadOptions::default().max_records(1)).unwrap();
+    assert_eq!(first.iter().count(), 1);
+    // A backup has none of it, as before: groups would go on from offsets that are not the last.
+    let backup = tempfile::tempdir().unwrap();
+    let backup = log.backup(backup.path()).unwrap();
+    assert_eq!((backup.left_out.len(), backup.partitions.len()), (1, 1));
+}
+
 /// Which partitions it was told are damaged.
 #[derive(Debug, Default)]
 struct Damaged(Mutex<Vec<String>>);
@@ -488,4 +527,59 @@ fn hundreds_of_topics_are_created_and_opened_in_seconds() {
     assert_eq!(log.topics().len(), 200);
     let opened = began.elapsed();
     assert!(created + opened < Duration::from_secs(40), "created in {created:?}, opened in {opened:?}");
+}
+
+/// A partition that had failed was taken for one that was removed: a verification found nothing wrong with its files.
+#[test]
+fn a_poisoned_partition_is_still_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::builder(dir.path()).background(Background::Caller).open().unwrap();
+    let partition = log.topic("a").unwrap().partition(0).unwrap();
+    partition.append("v").unwrap().wait(Ack::Synced).unwrap();
+    log.sync().unwrap();
+    fs::remove_file(dir.path().join("a-0/partition.metadata")).unwrap();
+    fs::remove_file(dir.path().join("a-0/00000000000000000000.log")).unwrap();
+    let found = || {
+        let report = log.verify(&VerifyOptions::default()).unwrap();
+        report.findings().iter().map(|finding| finding.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(found(), [FindingKind::Missing, FindingKind::Missing]);
+    for core in log.opened.inner.cores() {
+        core.poison(&Error::ReadOnly);
+    }
+    assert!(matches!(partition.append("w"), Err(Error::Poisoned { .. })));
+    assert_eq!(found(), [FindingKind::Missing, FindingKind::Missing]);
+}
+
+/// A partition of a topic that a broker had compacted could not be opened for want of another file. Each gap that
+/// compaction had left was told as records that are missing.
+#[test]
+fn gaps_of_a_sparse_topic_are_no_damage_of_a_partition_that_could_not_be_opened() {
+    for is_sparse in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::builder(dir.path()).staging(Staging::Off).open().unwrap();
+        let partition = log.topic("a").unwrap().partition(0).unwrap();
+        for _ in 0..3 {
+            partition.append_all(["v"]).unwrap();
+        }
+        drop(partition);
+        log.close().unwrap();
+        let path = dir.path().join("a-0/00000000000000000000.log");
+        let mut bytes = fs::read(&path).unwrap();
+        let len = bytes.len() / 3;
+        bytes.drain(len..2 * len);
+        fs::write(&path, bytes).unwrap();
+        fs::remove_file(dir.path().join("clean")).unwrap();
+        damage(dir.path(), "a-0");
+        let path = dir.path().join("catalog");
+        let mut catalog = super::Catalog::load(&RealDisk, &path).unwrap().unwrap();
+        catalog.topics_mut().for_each(|topic| topic.is_sparse = is_sparse);
+        catalog.store(&RealDisk, &path).unwrap();
+
+        let log = Log::builder(dir.path()).read_only().open().unwrap();
+        let report = log.verify(&VerifyOptions::default()).unwrap();
+        let kinds: Vec<_> = report.findings().iter().map(|finding| finding.kind).collect();
+        assert!(kinds.contains(&FindingKind::NotOpened), "{report:?}");
+        assert_eq!(kinds.contains(&FindingKind::Offsets), !is_sparse, "{report:?}");
+    }
 }

@@ -510,11 +510,8 @@ impl Core {
             // file a moment before the end is raised.
             let staged = segments.last().map_or(start, |last| last.end()).min(self.committed()).max(start);
             for segment in segments.iter().filter(|segment| segment.len() > 0) {
-                if segment.largest_timestamp()?.is_none_or(|(largest, _)| largest < time) {
-                    continue;
-                }
-                let from = segment.times()?.time_floor(segment.base(), time).max(start);
-                if let Some((offset, _)) = self.first_record(segment, from, |at| at >= time)? {
+                let Some(from) = segment.time_floor(time)? else { continue };
+                if let Some((offset, _)) = self.first_record(segment, from.max(start), |at| at >= time)? {
                     return Ok(Some(offset));
                 }
             }

@@ -184,11 +184,28 @@ impl SegmentData {
     }
 
     /// The largest timestamp in the segment and the last offset of its batch; none if no record has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] also if nothing says which it is: a batch is damaged, and its header may be.
     pub(crate) fn largest_timestamp(self: &Arc<Self>) -> Result<Option<(Timestamp, Offset)>> {
-        self.times()?;
+        while !self.times()?.has_true_times() {
+            self.rebuild_index()?;
+        }
+        Ok(self.largest())
+    }
+
+    /// Where to begin looking for the first record of `time` or later; `None` if the segment has none.
+    pub(crate) fn time_floor(self: &Arc<Self>, time: Timestamp) -> Result<Option<Offset>> {
+        let index = self.times()?;
+        let is_past = index.has_true_times() && self.largest().is_none_or(|(largest, _)| largest < time);
+        Ok((!is_past).then(|| index.time_floor(self.base, time)))
+    }
+
+    fn largest(&self) -> Option<(Timestamp, Offset)> {
         let timestamp = Timestamp(self.largest.timestamp.load(Ordering::Acquire));
         let offset = Offset(self.largest.offset.load(Ordering::Relaxed));
-        Ok(timestamp.is_some().then_some((timestamp, offset)))
+        timestamp.is_some().then_some((timestamp, offset))
     }
 
     /// The position of the first batch whose last offset is `target` or more; `None` if the segment ends before.
@@ -204,7 +221,7 @@ impl SegmentData {
     /// Looks again with an index made from the batches, if damage was found by one that nobody vouches for.
     fn mending<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
         match look() {
-            Err(Error::Corrupt(_)) if self.rebuild_index() => {
+            Err(Error::Corrupt(_)) if matches!(self.rebuild_index(), Ok(true)) => {
                 probe::reached("segment.index_was_wrong");
                 look()
             }
@@ -212,20 +229,19 @@ impl SegmentData {
         }
     }
 
-    /// Replaces an index that nobody vouches for by one made from the batches; `false` if there is none, or the batches
-    /// are what is damaged.
-    fn rebuild_index(&self) -> bool {
+    /// Replaces an index that nobody vouches for by one made from the batches; `false` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the batches are what is damaged.
+    fn rebuild_index(&self) -> Result<bool> {
         if self.index.read().as_ref().is_none_or(|index| index.is_vouched()) {
-            return false;
+            return Ok(false);
         }
-        match Index::rebuild(&*self.files().disk, &self.path, self.base, self.len()) {
-            Ok(loaded) => {
-                self.replace_found(loaded.index, loaded.largest);
-                self.files().tell_rebuilt(file_path(&self.home.dir, self.base, FileKind::Index));
-                true
-            }
-            Err(_) => false,
-        }
+        let loaded = Index::rebuild(&*self.files().disk, &self.path, self.base, self.len())?;
+        self.replace_found(loaded.index, loaded.largest);
+        self.files().tell_rebuilt(file_path(&self.home.dir, self.base, FileKind::Index));
+        Ok(true)
     }
 
     fn replace_found(&self, index: Index, largest: Option<(Timestamp, Offset)>) {
@@ -475,11 +491,11 @@ impl SegmentData {
         Ok(index)
     }
 
-    /// The segment's index, once its times are known to be those of the batches.
-    pub(crate) fn times(self: &Arc<Self>) -> Result<Arc<Index>> {
+    /// The segment's index, once its times are known to be those of the batches, or not to be known.
+    fn times(self: &Arc<Self>) -> Result<Arc<Index>> {
         loop {
             let index = self.index()?;
-            if index.has_true_times() {
+            if !index.has_unchecked_times() {
                 return Ok(index);
             }
             // A wrong time would let records be passed over, and no batch can tell: so all are looked at, once.
@@ -496,9 +512,14 @@ impl SegmentData {
                     probe::reached("segment.times_checked");
                     self.replace_found(index.with_true_times(), largest);
                 }
-                (false, _) if self.rebuild_index() => probe::reached("segment.times_were_wrong"),
-                // A batch is damaged, and who reads it is told. The others are searched.
-                (false, largest) => self.replace_found(index.without_times(), largest),
+                (false, _) => match self.rebuild_index() {
+                    Ok(true) => probe::reached("segment.times_were_wrong"),
+                    Ok(false) => {}
+                    // A batch is damaged, and its header may be: what that says of times would let records be passed
+                    // over. So all batches are searched, and who comes to the damaged one is told.
+                    Err(Error::Corrupt(_)) => self.replace_found(index.without_times(), None),
+                    Err(error) => return Err(error),
+                },
             }
         }
     }

@@ -32,6 +32,8 @@ enum Trust {
     Found,
     /// The times were compared with the batches.
     TimesChecked,
+    /// The times are wrong, and a batch is damaged, so that nothing says what they should be. There are none.
+    TimesUnknown,
     /// A seal says that it is theirs, or it was made from the batches.
     Vouched,
 }
@@ -90,7 +92,11 @@ impl Index {
     }
 
     pub(crate) fn has_true_times(&self) -> bool {
-        self.trust != Trust::Found
+        matches!(self.trust, Trust::TimesChecked | Trust::Vouched)
+    }
+
+    pub(crate) fn has_unchecked_times(&self) -> bool {
+        self.trust == Trust::Found
     }
 
     /// Looks at the times of an index that nobody vouches for, batch by batch.
@@ -104,9 +110,9 @@ impl Index {
         Self { offsets: copy(&self.offsets), times: copy(&self.times), trust: Trust::TimesChecked }
     }
 
-    /// The same, after its times turned out to be wrong.
+    /// The same, after its times turned out to be wrong, and no others can be made.
     pub(crate) fn without_times(&self) -> Self {
-        Self { times: Entries::Loaded(Box::default()), ..self.with_true_times() }
+        Self { times: Entries::Loaded(Box::default()), trust: Trust::TimesUnknown, ..self.with_true_times() }
     }
 
     /// Whether it can be dropped and loaded again.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use chiplog::{Durability, Log, Offset, Record, Staging, TopicConfig};
+use chiplog::{Durability, GroupConfig, Log, Offset, Record, Staging, TopicConfig};
 use clap::Parser;
 
 use super::Counts;
@@ -129,6 +129,36 @@ pub(super) fn logs_of_our_own(_: &KafkaDirs, _: &mut Counts) {
     assert_eq!(printed, [&lines[..1], &lines[10..]].concat(), "{}", run.err);
     let said = format!("damage: {} is damaged at byte ", path_of_log.display());
     assert!(run.err.starts_with(&said), "{}", run.err);
+}
+
+/// One damaged batch among those of groups: nothing was printed of the partition it was in, and no group of any.
+pub(super) fn groups_beside_damage(_: &KafkaDirs, _: &mut Counts) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let groups = GroupConfig::default().offsets_partitions(2);
+    let log = Log::builder(dir.path()).groups(groups).open().expect("an open");
+    for number in 0..20 {
+        log.group(&format!("g{number}")).and_then(|group| group.commit("orders", 0, Offset(3))).expect("a commit");
+    }
+    log.close().expect("a close");
+    let path = dir.path().to_str().expect("a path");
+    let (groups, records) = (Run::of(&[path, "--groups"]), Run::of(&[path]));
+    let is_second = |line: &&str| line.contains("\"partition\":1,");
+    let in_second = records.out.lines().filter(is_second).count();
+    assert!((1..20).contains(&in_second) && records.out.lines().count() == 20, "{}", records.out);
+
+    let log = dir.path().join("__consumer_offsets-0/00000000000000000000.log");
+    let len = fs::metadata(&log).expect("a file").len() as usize;
+    flip(&log, len * 3 / 4 * 8);
+    let said = format!("damage: {} is damaged at byte ", log.display());
+    let run = Run::of(&[path, "--groups"]);
+    assert_eq!((run.code, run.out.lines().count()), (1, in_second), "{}", run.err);
+    assert!(run.out.lines().all(|line| groups.out.lines().any(|there| there == line)), "{}", run.out);
+    assert!(run.err.starts_with(&said) && run.err.lines().count() == 1, "{}", run.err);
+    let run = Run::of(&[path]);
+    let printed: Vec<_> = run.out.lines().collect();
+    let of_first = printed.iter().filter(|line| !is_second(line)).count();
+    assert!(of_first > 1 && printed.len() == of_first + in_second, "{}", run.err);
+    assert!(printed.iter().all(|line| records.out.contains(line)) && run.code == 1 && run.err.starts_with(&said));
 }
 
 /// Who reads the lines may go away.

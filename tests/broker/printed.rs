@@ -1,5 +1,8 @@
 //! What `examples/dump.rs` prints of the same directories.
 
+use std::fs;
+
+use chiplog::record::BatchHeader;
 use clap::Parser;
 use serde_json::{Value, json};
 
@@ -143,6 +146,11 @@ pub(super) fn limits(dirs: &KafkaDirs, _: &mut Counts) {
         let printed = run(&["--topic", "plain-events", "--partition", "0", "--at", &at.to_string()]);
         assert_eq!(printed.lines(), of("plain-events", 0, &at_least("timestamp", at)), "at {at}");
     }
+    // To the log -1 is its end, and -3 the largest time: here every record is later.
+    for at in ["-1", "-3", "-1700000000000"] {
+        let printed = run(&["--topic", "plain-events", "--partition", "0", "--at", at]);
+        assert_eq!(printed.lines(), of("plain-events", 0, &|_| true), "at {at}");
+    }
     let both: Vec<_> = [of("a-1-b", 0, &|_| true), second].concat();
     for max in [0, 1, both.len() - 1, both.len(), 1000] {
         let printed = run(&["--topic", "a-1-b", "--max", &max.to_string()]);
@@ -155,6 +163,45 @@ pub(super) fn limits(dirs: &KafkaDirs, _: &mut Counts) {
         assert!(err.contains("there is no topic"), "{err}");
     }
     assert_eq!(Run::of(&["no-such-directory"]).code, 2);
+}
+
+/// A marker of a transaction has a time as a record has, and a look-up may answer with one. Where it failed because of
+/// damage, records alone were looked at, and those behind the first marker of that time were left out.
+pub(super) fn begins_before_damage(dirs: &KafkaDirs, _: &mut Counts) {
+    let dir = dirs.copy_partition("clean", "tx-output-0");
+    let path = dir.path().to_str().expect("a path");
+    let log = dir.path().join("tx-output-0/00000000000000000000.log");
+    let whole = fs::read(&log).expect("a data file");
+    let batches: Vec<(usize, BatchHeader)> = std::iter::successors(Some(0), |at| {
+        let header = BatchHeader::read(&whole[*at..]).ok()?;
+        Some(at + header.batch_len as usize)
+    })
+    .filter_map(|at| Some((at, BatchHeader::read(&whole[at..]).ok()?)))
+    .collect();
+    // One that is later than all before it, and than the record behind it.
+    let is_wanted = |at: &usize| {
+        let time = |at: usize| batches[at].1.max_timestamp;
+        batches[*at].1.attributes.is_control()
+            && (0..*at).all(|other| time(other) < time(*at))
+            && time(at + 1) < time(*at)
+    };
+    let marker = (0..batches.len() - 1).find(is_wanted).expect("a marker");
+    let (_, header) = &batches[marker];
+    let at = header.max_timestamp.0.to_string();
+    let all = Run::of(&[path, "--at", &at]);
+    let offset = |line: &str| number(&serde_json::from_str::<Value>(line).expect("JSON")["offset"]) as u64;
+    assert_eq!(all.lines().first().map(|line| offset(line)), Some(header.base_offset.0 + 1));
+
+    // The length of a batch behind it.
+    let (position, damaged) = batches[(marker + batches.len()) / 2];
+    let mut bytes = whole.clone();
+    bytes[position + 8] ^= 0x40;
+    fs::write(&log, bytes).expect("a writable file");
+    let run = Run::of(&[path, "--at", &at]);
+    let offsets = |out: &str| out.lines().map(offset).collect::<Vec<_>>();
+    let expected: Vec<_> = offsets(&all.out).into_iter().filter(|offset| *offset < damaged.base_offset.0).collect();
+    assert!(expected.len() > 5 && run.code == 1, "{}", run.err);
+    assert_eq!(offsets(&run.out), expected, "{}", run.err);
 }
 
 pub(super) fn findings(dirs: &KafkaDirs, _: &mut Counts) {

@@ -246,6 +246,43 @@ fn a_partition_that_could_not_be_opened_is_judged() {
     assert!(report.findings().iter().any(|finding| finding.kind == FindingKind::NotOpened), "{report:?}");
 }
 
+/// A broker's partitions were copied without `meta.properties`. What they lay in was called a damaged log of ours, and so
+/// was an empty directory.
+#[test]
+fn what_is_no_log_of_ours_has_no_catalog_to_miss() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_sound(&look(dir.path()));
+    // Whoever opened it first was killed before there was anything.
+    fs::write(dir.path().join("LOCK"), "").unwrap();
+    assert_sound(&look(dir.path()));
+
+    let dir = tempfile::tempdir().unwrap();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/fixture-log-dir"), dir.path());
+    let log = Log::builder(dir.path()).read_only().open().unwrap();
+    assert_eq!(log.topics().len(), 1);
+    let report = verify(&log);
+    assert!(!report.is_damaged() && report.records() > 0, "{report:?}");
+}
+
+/// One directory that could not be listed kept everything else from being judged.
+#[test]
+fn a_partition_that_cannot_be_listed_is_a_finding_beside_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    closed(dir.path());
+    fs::remove_dir_all(dir.path().join("orders-0")).unwrap();
+    fs::write(dir.path().join("orders-0"), "no directory").unwrap();
+    flip(&second(dir.path(), "log"), 70);
+    for read_only in [false, true] {
+        let log = if read_only { Log::builder(dir.path()).read_only() } else { by_hand(dir.path()) };
+        let report = verify(&log.open().unwrap());
+        let of = |name: &str, kind| {
+            let is_of = |path: &Path| path.starts_with(dir.path().join(name));
+            report.findings().iter().filter(|found| found.kind == kind && is_of(&found.path)).count()
+        };
+        assert!(of("orders-0", FindingKind::Unreadable) > 0 && of("orders-1", FindingKind::Batch) == 1, "{report:?}");
+    }
+}
+
 /// Wherever it is stopped, it goes on there, and all calls together judge everything once.
 #[test]
 fn a_verification_goes_on_where_it_stopped() {

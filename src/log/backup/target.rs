@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::disk::replace::replace;
+use crate::disk::replace::{replace, sync_parent};
 use crate::disk::{Disk, DiskLock, read_file};
 use crate::error::{Error, Result};
 use crate::log::catalog::{Catalog, UNFINISHED};
@@ -32,7 +32,8 @@ impl<'d> Target<'d> {
     pub(super) fn begin(disk: &'d dyn Disk, dir: PathBuf, log_dir: &Path, log: LogId) -> Result<Self> {
         check_place(disk, &dir, log_dir)?;
         let made = dir.ancestors().take_while(|above| is_missing(disk, above)).map(Path::to_owned).collect();
-        let locked = make_dir(disk, &dir).and_then(|()| lock_empty(disk, &dir));
+        let named = make_dir(disk, &dir).and_then(|()| keep_names(disk, &dir));
+        let locked = named.and_then(|()| lock_empty(disk, &dir));
         let lock = match locked {
             Ok(lock) => lock,
             Err(error) => {
@@ -123,6 +124,17 @@ fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<()> {
         true => Ok(()),
         false => Err(Error::BackupTarget { path: dir.to_owned(), reason: "it is not empty" }),
     }
+}
+
+/// Makes the names of the directory and of those above it durable: one that was there may be so new that it is in memory
+/// only, and a power cut would take it with all that is in it.
+fn keep_names(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    sync_parent(disk, dir)?;
+    for above in dir.ancestors().skip(2).filter(|above| !above.as_os_str().is_empty()) {
+        // It may not be ours to read.
+        let _ = disk.sync_dir(above);
+    }
+    Ok(())
 }
 
 /// Takes the lock. Somebody else may have come first, and have been so fast that he is done.

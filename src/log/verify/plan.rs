@@ -1,5 +1,6 @@
 //! What is to be judged, in order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::options::VerifyOptions;
@@ -7,13 +8,14 @@ use super::report::VerifyPosition;
 use crate::disk::checkpoint::{OffsetCheckpoint, read_limited};
 use crate::error::{Error, Result};
 use crate::log::Inner;
+use crate::log::broker;
 use crate::log::checkpoints::Checkpoint;
 use crate::log::clean::{self, Clean};
 use crate::log::open::{CATALOG_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
 use crate::log::topic::{Slot, TopicState};
 use crate::observe::Quiet;
 use crate::partition::verify::{Derived, Finding, FindingKind, Known, Target};
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, TopicId, TopicPartition};
 
 /// All units of work, in the order in which a report has them.
 pub(super) struct Plan {
@@ -61,7 +63,7 @@ impl Plan {
                 let is_passed =
                     options.from.as_ref().and_then(|from| from.partition.as_ref()).is_some_and(|from| id < *from);
                 if is_wanted && !is_passed {
-                    targets.extend(planned(inner, &topic, id, slot, &beside)?);
+                    targets.extend(planned(inner, &topic, id, slot, &beside));
                 }
             }
         }
@@ -103,6 +105,8 @@ impl Plan {
 struct Beside {
     /// Whether a log of ours wrote the directory, or a broker.
     is_ours: bool,
+    /// The topics in which offsets may be missing, as the catalog says.
+    sparse: BTreeSet<TopicId>,
     clean: Option<Clean>,
     /// Whether the broker was stopped in order.
     is_closed: bool,
@@ -115,6 +119,9 @@ impl Beside {
         let disk = inner.context.disk();
         let is_there = |name: &str| disk.metadata(&inner.dir.join(name)).is_ok();
         let is_ours = is_ours(inner);
+        let catalog = Quiet::lock(&inner.catalog);
+        let sparse = catalog.topics().iter().filter(|topic| topic.is_sparse).map(|topic| topic.id).collect();
+        drop(catalog);
         let mark = inner.dir.join(CLEAN_FILE);
         let clean = if inner.context.clean_mark.is_there() { clean::load(disk, &mark, inner.log_id) } else { None };
         // What cannot be read is found where those files are judged.
@@ -124,11 +131,17 @@ impl Beside {
         };
         Self {
             is_ours,
+            sparse,
             clean,
             is_closed: is_there(CLEAN_SHUTDOWN),
             starts: checkpoint(LOG_STARTS),
             written: [checkpoint(RECOVERY_POINTS), checkpoint(HIGH_WATERMARKS)],
         }
+    }
+
+    /// Whether each offset of a topic must be there. Of what a broker wrote nobody knows.
+    fn is_dense(&self, topic: &TopicState) -> bool {
+        self.is_ours && !self.sparse.contains(&topic.id)
     }
 
     fn derived(&self, topic: &TopicState, partition: u32) -> Derived {
@@ -147,32 +160,31 @@ impl Beside {
     }
 }
 
-/// Whether a log of ours wrote the directory, or a broker, whose mark is there and no catalog.
+/// Whether a log of ours wrote the directory. If nothing was changed when it was opened, that may have been a broker, or
+/// nobody as yet: the same decides it as did then.
 pub(super) fn is_ours(inner: &Inner) -> bool {
-    let is_there = |name: &str| inner.context.disk().metadata(&inner.dir.join(name)).is_ok();
-    is_there(CATALOG_FILE) || !is_there(BROKER)
+    let disk = inner.context.disk();
+    if !inner.context.read_only || disk.metadata(&inner.dir.join(CATALOG_FILE)).is_ok() {
+        return true;
+    }
+    let has_partitions = !inner.topics.read().is_empty();
+    has_partitions && disk.list(&inner.dir).is_ok_and(|entries| !broker::is_broker_dir(&entries))
 }
 
-fn planned(
-    inner: &Inner,
-    topic: &TopicState,
-    id: TopicPartition,
-    slot: &Slot,
-    beside: &Beside,
-) -> Result<Option<Planned>> {
+fn planned(inner: &Inner, topic: &TopicState, id: TopicPartition, slot: &Slot, beside: &Beside) -> Option<Planned> {
     let derived = beside.derived(topic, id.partition);
     let known = inner.checkpoints.lock().get(topic.id, id.partition);
     let error = match slot {
         Slot::Open(core) => {
             let written = beside.written(&id).max(known.map_or(Offset::ZERO, |known| known.synced));
-            return Ok(Some(Planned { target: Target::of(core, written, derived), refused: None }));
+            return Some(Planned { target: Target::of(core, written, derived), refused: None });
         }
         Slot::Damaged(error) => error,
     };
     let dir = inner.partition_dir(&id);
     if inner.context.disk().metadata(&dir).is_err() && !matches!(**error, Error::Corrupt(_) | Error::Io { .. }) {
         // It is another's, and not kept here.
-        return Ok(None);
+        return None;
     }
     let mut refused = Finding::of_error(FindingKind::NotOpened, &dir, error);
     refused.partition = Some(id.clone());
@@ -187,22 +199,10 @@ fn planned(
     let (start, written) = known.fold((Offset::ZERO, beside.written(&id)), |(start, written), known| {
         (start.max(known.start), written.max(known.synced))
     });
-    // Only what was compacted has gaps, which is nothing of ours yet.
-    let known = Known { id, topic: topic.id, dir, start, written, dense: beside.is_ours, derived };
-    let target = {
-        let _schedule = Quiet::lock(&inner.schedule);
-        Target::in_directory(known, &inner.context.files)
-    };
-    match target {
-        Ok(target) => Ok(Some(Planned { target, refused: Some(refused) })),
-        // Removed meanwhile.
-        Err(_) if inner.context.disk().metadata(&inner.dir).is_err() => Ok(None),
-        Err(error) => Err(error),
-    }
+    let known = Known { id, topic: topic.id, dir, start, written, dense: beside.is_dense(topic), derived };
+    let _schedule = Quiet::lock(&inner.schedule);
+    Some(Planned { target: Target::in_directory(known, &inner.context.files), refused: Some(refused) })
 }
-
-/// Every broker has it in each of its directories.
-const BROKER: &str = "meta.properties";
 
 /// Kafka's mark of an orderly stop.
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";

@@ -136,6 +136,37 @@ fn every_flipped_bit_is_found_before_it_is_believed() {
     }
 }
 
+/// A batch rotted, and its header said an earlier time. The time index did not agree and could not be made again, so the
+/// header was believed, and a look-up by time passed over the batch without a word.
+#[test]
+fn a_batch_whose_time_has_rotted_is_not_passed_over_by_a_look_up() {
+    let mut bed = Bed::new();
+    bed.config.timestamp_before_max_ms = i64::MAX;
+    let partition = bed.open().unwrap();
+    for at in 0..30 {
+        partition.append(Record::new("v").timestamp(Timestamp(T0 + at))).unwrap();
+    }
+    partition.sync().unwrap();
+    while partition.core.finish_one(partition.offsets().synced).unwrap() {}
+    let (next, len) = (partition.segments()[1].base().0, partition.segments()[0].len());
+    bed.close(partition);
+    bed.disk.remove_file(&Bed::path(0, FileKind::Seal)).unwrap();
+    let last_batch = len - len / next;
+    bed.poke(&Bed::path(0, FileKind::Log), last_batch + MAX_TIMESTAMP_AT, &T0.to_be_bytes());
+
+    let partition = bed.open().unwrap();
+    for at in 0..30 {
+        match partition.offset_at(Timestamp(T0 + at)) {
+            Ok(found) => assert!(found == Some(Offset(at as u64)) && at != next as i64 - 1, "at {at}: {found:?}"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "at {at}"),
+        }
+    }
+    assert_eq!(partition.largest_timestamp().unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+/// Where in a batch its largest timestamp is.
+const MAX_TIMESTAMP_AT: u64 = 35;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

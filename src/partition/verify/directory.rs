@@ -26,6 +26,11 @@ pub(crate) fn directory(target: &Target) -> Result<Vec<Finding>> {
 }
 
 fn judge(target: &Target, findings: &mut Findings) -> Result<()> {
+    if let Some(unlisted) = &target.unlisted {
+        // What else there is, or is not, cannot be told.
+        findings.push(unlisted.clone());
+        return Ok(());
+    }
     metadata(target, findings);
     epochs(target, findings);
     front(target, findings);

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::finding::{Finding, FindingKind};
+use super::finding::{Advice, Finding, FindingKind};
 use crate::disk::{DiskFile, read_exact_at};
 use crate::error::{Error, Result};
 use crate::record::BatchHeader;
@@ -89,6 +89,8 @@ const PIECE: usize = 16 << 10;
 pub(super) struct Flaw {
     first: Option<(u64, String)>,
     count: u64,
+    /// Whether batches are missing that nothing else speaks of.
+    tells_of_more: bool,
 }
 
 impl Flaw {
@@ -106,7 +108,8 @@ impl Flaw {
             1 => what,
             count => format!("{what}; {} more entries are wrong", count - 1),
         };
-        Some(Finding::new(path, position, kind, message))
+        let finding = Finding::new(path, position, kind, message);
+        Some(if self.tells_of_more { finding.advice(Advice::Restore) } else { finding })
     }
 }
 
@@ -118,6 +121,8 @@ pub(super) struct Manner {
     pub(super) is_complete: bool,
     /// Whether a file of a fixed length may end in zeros.
     pub(super) may_be_blank: bool,
+    /// Whether nothing else says where the batches end: offsets may be missing.
+    pub(super) tells_end: bool,
 }
 
 /// Judges an `.index`.
@@ -125,6 +130,7 @@ pub(super) struct Manner {
 pub(super) struct OffsetJudge {
     entries: Entries<{ OffsetEntry::LEN }>,
     base: Offset,
+    tells_end: bool,
     last: Option<OffsetEntry>,
     /// The offset of an entry that was made for several batches: one of the next ones ends with it.
     group: Option<(u64, Offset)>,
@@ -137,7 +143,8 @@ impl OffsetJudge {
         let entries = Entries::new(source);
         // No entry is all zeros: the first batch has none.
         let entries = if manner.may_be_blank { entries.without_blank()? } else { entries };
-        Ok(Self { entries, base: manner.base, last: None, group: None, flaw })
+        let Manner { base, tells_end, .. } = manner;
+        Ok(Self { entries, base, tells_end, last: None, group: None, flaw })
     }
 
     /// Takes the entries up to the batch at `position`.
@@ -194,8 +201,8 @@ impl OffsetJudge {
         Ok(())
     }
 
-    /// There are no more batches: what is wrong with the file.
-    pub(super) fn end(mut self, path: &Path, limit: u64) -> Result<Option<Finding>> {
+    /// There are no more batches: what is wrong with the file. They end at byte `limit`, where offset `next` is due.
+    pub(super) fn end(mut self, path: &Path, limit: u64, next: Offset) -> Result<Option<Finding>> {
         if let Some((at, offset)) = self.group.take() {
             self.flaw.add(at, || format!("no batch ends with offset {offset}"));
         }
@@ -205,6 +212,8 @@ impl OffsetJudge {
             self.flaw.add(at, || {
                 format!("offset {offset} at byte {position}, where the batches end at byte {limit} or before")
             });
+            // Both are past the end: no single damage of the index makes that of an entry for a batch that is there.
+            self.flaw.tells_of_more |= self.tells_end && offset >= next && u64::from(position) >= limit;
             self.entries.pass();
         }
         Ok(self.flaw.finding(path, FindingKind::Index))
@@ -287,6 +296,9 @@ impl TimeJudge {
             let TimeEntry { timestamp, offset } = TimeEntry::decode(bytes, self.manner.base);
             let at = self.entries.position();
             self.flaw.add(at, || format!("time {timestamp} up to offset {offset}, where offset {next} comes next"));
+            // An entry for a batch that is there has no later time than they all.
+            let is_later = self.largest.is_none_or(|largest| timestamp > largest.timestamp);
+            self.flaw.tells_of_more |= self.manner.tells_end && self.is_whole && offset >= next && is_later;
             self.entries.pass();
         }
         let last = self.last.map_or(Timestamp::NONE, |last| last.timestamp);

@@ -42,9 +42,10 @@ pub enum FindingKind {
     /// A leader epoch is not the one that the batches around, or the file `leader-epoch-checkpoint`, say; or that file
     /// cannot be read.
     Epochs,
-    /// An `.index` leads elsewhere.
+    /// An `.index` leads elsewhere. Where compaction may have left gaps, what it leads to behind the last batch is lost:
+    /// its advice is [`Advice::Restore`] then.
     Index,
-    /// A `.timeindex` says other times than the batches do.
+    /// A `.timeindex` says other times than the batches do. Of times behind the last batch, as for `Index`.
     TimeIndex,
     /// A `.txnindex` has other transactions than the batches do.
     TxnIndex,

@@ -266,7 +266,24 @@ fn sealed(
             return Ok(());
         }
     };
-    let differs = if seal.base != base || seal.log_len != len {
+    if is_cut(seal, base, len) {
+        let message = format!("the file ends here, and {} bytes of batches were sealed", seal.log_len);
+        let finding = Finding::new(path, len, FindingKind::Batch, message).len(seal.log_len - len);
+        findings.push(finding.missing(walked.next, seal.end));
+        return Ok(());
+    }
+    let is_other = seal.base != base || seal.log_len != len;
+    // Where offsets may be missing nothing else says that those of the batches are right. Before all else that the seal
+    // says: what does not agree with it may follow from one that is wrong.
+    if !target.dense && walked.is_whole && !is_other {
+        let crc = Source::open(&target.files, path, len)?.crc32()?;
+        if crc != seal.log_crc {
+            let message = format!("its CRC-32 is {crc:08x}, and {:08x} was sealed", seal.log_crc);
+            findings.push(Finding::new(path, 0, FindingKind::Batch, message).len(len));
+            return Ok(());
+        }
+    }
+    let differs = if is_other {
         Some(format!("it is of segment {} of {} bytes, not of {base} of {len}", seal.base, seal.log_len))
     } else if target.extents[at].end.is_some_and(|end| seal.end != end) {
         Some(format!("it says that offset {} comes next, and the next segment does not begin there", seal.end))
@@ -281,15 +298,11 @@ fn sealed(
     };
     if let Some(differs) = differs {
         findings.push(Finding::new(&seal_path, 0, FindingKind::Seal, differs));
-        return Ok(());
-    }
-    // Where offsets may be missing nothing else says that those of the batches are right.
-    if !target.dense && walked.is_whole {
-        let crc = Source::open(&target.files, path, len)?.crc32()?;
-        if crc != seal.log_crc {
-            let message = format!("its CRC-32 is {crc:08x}, and {:08x} was sealed", seal.log_crc);
-            findings.push(Finding::new(path, 0, FindingKind::Batch, message).len(len));
-        }
     }
     Ok(())
+}
+
+/// Whether a segment was longer when it was sealed.
+fn is_cut(seal: &Seal, base: Offset, len: u64) -> bool {
+    seal.base == base && seal.log_len > len
 }

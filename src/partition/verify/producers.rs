@@ -11,7 +11,7 @@
 //! | `.snapshot` | equal, but for what may have expired | reads |
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::entries::{Entries, EntryFile, Flaw, length_flaw};
@@ -27,14 +27,6 @@ use crate::segment::txn_index::{AbortedTxn, AbortedTxns};
 use crate::segment::{FileKind, file_path};
 use crate::types::{Offset, ProducerId, Timestamp};
 
-/// A snapshot file that lies in the segment, or at its end, and its bytes.
-#[derive(Debug)]
-pub(super) struct SnapshotFile {
-    pub(super) at: Offset,
-    pub(super) path: PathBuf,
-    pub(super) bytes: Vec<u8>,
-}
-
 /// Judges a `.txnindex` and snapshots.
 #[derive(Debug)]
 pub(super) struct ProducerJudge<'a> {
@@ -47,8 +39,8 @@ pub(super) struct ProducerJudge<'a> {
     seen: BTreeMap<ProducerId, Offset>,
     entries: Entries<{ AbortedTxn::LEN }>,
     flaw: Flaw,
-    /// Those that were not come to yet, in order.
-    snapshots: std::iter::Peekable<std::vec::IntoIter<SnapshotFile>>,
+    /// Where those are that were not come to yet, in order.
+    snapshots: std::iter::Peekable<std::vec::IntoIter<Offset>>,
 }
 
 /// What is known of producers at some offset.
@@ -64,7 +56,7 @@ impl<'a> ProducerJudge<'a> {
         target: &'a Target,
         segment: usize,
         aborted: Option<EntryFile>,
-        snapshots: Vec<SnapshotFile>,
+        snapshots: Vec<Offset>,
     ) -> Self {
         let flaw = length_flaw(aborted.as_ref(), AbortedTxn::LEN);
         Self {
@@ -88,7 +80,7 @@ impl<'a> ProducerJudge<'a> {
         source: &mut Source<'_>,
         findings: &mut Findings,
     ) -> Result<()> {
-        if self.snapshots.peek().is_some_and(|next| next.at <= header.base_offset) {
+        if self.snapshots.peek().is_some_and(|next| *next <= header.base_offset) {
             self.compare_snapshots(header.base_offset, findings)?;
         }
         if !header.producer_id.is_some() {
@@ -219,23 +211,25 @@ impl<'a> ProducerJudge<'a> {
     /// Compares the snapshots up to `offset`, which is where the batches have come. Returns the last one.
     fn compare_snapshots(&mut self, offset: Offset, findings: &mut Findings) -> Result<Option<Offset>> {
         let mut last = None;
-        while let Some(file) = self.snapshots.next_if(|file| file.at <= offset) {
-            last = Some(file.at);
-            let entries = match snapshot::decode(&file.bytes, file.at) {
+        while let Some(at) = self.snapshots.next_if(|at| *at <= offset) {
+            last = Some(at);
+            // Removed meanwhile.
+            let Some(bytes) = read_snapshot(self.target, at)? else { continue };
+            let path = file_path(&self.target.dir, at, FileKind::Snapshot);
+            let entries = match snapshot::decode(&bytes, at) {
                 Ok(entries) => entries,
                 Err(invalid) => {
-                    let finding = Finding::new(&file.path, invalid.at as u64, FindingKind::Snapshot, invalid.what);
-                    findings.push(finding);
+                    findings.push(Finding::new(&path, invalid.at as u64, FindingKind::Snapshot, invalid.what));
                     continue;
                 }
             };
             // Between batches, or the batches do not tell.
-            if !self.is_dense || file.at != offset || (self.state.is_none() && entries.is_empty()) {
+            if !self.is_dense || at != offset || (self.state.is_none() && entries.is_empty()) {
                 continue;
             }
             let state = loaded(&mut self.state, self.target, self.segment)?;
             if let Some(differs) = difference(&entries, state) {
-                findings.push(Finding::new(&file.path, 0, FindingKind::Snapshot, differs));
+                findings.push(Finding::new(&path, 0, FindingKind::Snapshot, differs));
             }
         }
         Ok(last)

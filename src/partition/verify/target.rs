@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::entries::EntryFile;
-use super::producers::SnapshotFile;
+use super::finding::{Finding, FindingKind};
+use super::is_cut;
 use crate::disk::checkpoint::read_limited;
 use crate::disk::{Disk, Open, read_file};
 use crate::error::{Error, Result};
@@ -28,6 +29,8 @@ pub(crate) struct Target {
     pub(crate) dir: PathBuf,
     pub(crate) files: Arc<Files>,
     pub(crate) extents: Vec<Extent>,
+    /// Why nobody knows what segments there are, of one that could not be opened.
+    pub(super) unlisted: Option<Finding>,
     /// The first offset that is to be there.
     pub(crate) start: Offset,
     /// The log was written up to here, as something outside of the partition says.
@@ -100,7 +103,8 @@ pub(super) struct DerivedFiles {
     pub(super) index: Option<EntryFile>,
     pub(super) time_index: Option<EntryFile>,
     pub(super) aborted: Option<EntryFile>,
-    pub(super) snapshots: Vec<SnapshotFile>,
+    /// Where snapshots are: there may be any number, so each is read when the batches have come to it.
+    pub(super) snapshots: Vec<Offset>,
     /// Whether they were brought to an end: closing entries are there, and a snapshot.
     pub(super) is_complete: bool,
 }
@@ -126,6 +130,7 @@ impl Target {
             dir: core.dir.clone(),
             files: Arc::clone(&core.context.files),
             extents,
+            unlisted: None,
             start,
             written,
             dense: core.dense,
@@ -137,27 +142,14 @@ impl Target {
     }
 
     /// A partition that could not be opened, by what is in its directory.
-    pub(crate) fn in_directory(known: Known, files: &Arc<Files>) -> Result<Self> {
+    pub(crate) fn in_directory(known: Known, files: &Arc<Files>) -> Self {
         let Known { id, topic, dir, start, written, dense, derived } = known;
-        let disk = &*files.disk;
-        let mut bases: Vec<Offset> = match disk.list(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            listed => {
-                let entries = listed.map_err(Error::io("list", &*dir))?;
-                let files = entries.iter().filter_map(|entry| parse_file_name(&entry.name));
-                files.filter(|(_, kind)| *kind == FileKind::Log).map(|(base, _)| base).collect()
-            }
+        let (extents, unlisted) = match extents_in(&*files.disk, &dir) {
+            Ok(extents) => (extents, None),
+            Err(error) => (Vec::new(), Some(Finding::of_error(FindingKind::Unreadable, &dir, &error))),
         };
-        bases.sort_unstable();
-        let mut extents = Vec::with_capacity(bases.len());
-        for (at, base) in bases.iter().enumerate() {
-            let path = file_path(&dir, *base, FileKind::Log);
-            let len = disk.metadata(&path).map_err(Error::io("describe", &*path))?.len;
-            extents.push(Extent { base: *base, len, end: bases.get(at + 1).copied(), is_swap: false });
-        }
-        let (epochs, listing) = (OnceLock::new(), OnceLock::new());
-        let files = Arc::clone(files);
-        Ok(Self { id, topic, dir, files, extents, start, written, dense, derived, core: None, epochs, listing })
+        let (epochs, listing, files) = (OnceLock::new(), OnceLock::new(), Arc::clone(files));
+        Self { id, topic, dir, files, extents, unlisted, start, written, dense, derived, core: None, epochs, listing }
     }
 
     pub(super) fn disk(&self) -> &dyn Disk {
@@ -177,13 +169,14 @@ impl Target {
         self.extents.iter().filter(|extent| extent.base >= base).map(|extent| extent.len).sum()
     }
 
-    /// Whether the partition, or this segment of it, was removed since.
+    /// Whether the partition, or this segment of it, was removed or closed since. One that is poisoned is still there.
     pub(super) fn is_gone(&self, segment: usize) -> bool {
         let Some(core) = &self.core else {
             return matches!(self.disk().metadata(&self.dir), Err(error) if error.kind() == io::ErrorKind::NotFound);
         };
         let base = self.extents.get(segment).map(|extent| extent.base);
-        core.has_stopped() || base.is_some_and(|base| core.segments().iter().all(|kept| kept.base() != base))
+        let has_left = core.has_stopped() && !core.is_poisoned();
+        has_left || base.is_some_and(|base| core.segments().iter().all(|kept| kept.base() != base))
     }
 
     /// Whether nothing in the directory was changed since it was opened, nor is there anybody who would.
@@ -263,6 +256,8 @@ impl Target {
         };
         let seal = if self.has_seals() { self.seal(base)? } else { None };
         let is_stale = matches!(&seal, Some(Ok(seal)) if seal.base != base || seal.log_len != len);
+        // One from before a salvage, which may have been gone on with, ends elsewhere.
+        let is_of_more = matches!(&seal, Some(Ok(seal)) if is_cut(seal, base, len) && Some(seal.end) == end);
         let is_closed = self.is_closed();
         let (is_final, is_complete) = match self.derived {
             Derived::All { .. } => (!is_swap, !self.is_last(segment) || is_closed),
@@ -275,7 +270,7 @@ impl Target {
         let is_changed = self.has_seals() && self.is_last(segment) && is_final && self.clean().is_none();
         Ok(Gathered {
             log_len,
-            seal: seal.filter(|_| !self.is_last(segment) && (!is_stale || is_closed)),
+            seal: seal.filter(|_| !self.is_last(segment) && (!is_stale || is_closed || is_of_more)),
             derived: derived.filter(|_| !is_changed),
             is_at_rest: self.is_at_rest(),
         })
@@ -296,11 +291,7 @@ impl Target {
     fn derived_files(&self, base: Offset, end: Option<Offset>, is_complete: bool) -> Result<DerivedFiles> {
         let open = |kind| self.entry_file(file_path(&self.dir, base, kind));
         let is_within = |at: &Offset| *at > base && end.is_none_or(|end| *at <= end);
-        let mut snapshots = Vec::new();
-        for at in self.listing().snapshots.iter().copied().filter(is_within) {
-            let path = file_path(&self.dir, at, FileKind::Snapshot);
-            snapshots.extend(read_snapshot(self, at)?.map(|bytes| SnapshotFile { at, path, bytes }));
-        }
+        let snapshots = self.listing().snapshots.iter().copied().filter(is_within).collect();
         Ok(DerivedFiles {
             index: open(FileKind::Index)?,
             time_index: open(FileKind::TimeIndex)?,
@@ -323,6 +314,30 @@ impl Target {
     pub(super) fn clean_of(&self, segment: usize) -> Option<&CleanPartition> {
         self.clean().filter(|_| self.is_last(segment))
     }
+}
+
+/// The segments in a directory, each to the end of its file.
+fn extents_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<Extent>> {
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let mut files = Vec::new();
+    let entries = match disk.list(dir) {
+        Err(error) if is_missing(&error) => Vec::new(),
+        listed => listed.map_err(Error::io("list", dir))?,
+    };
+    let names = entries.iter().filter_map(|entry| parse_file_name(&entry.name));
+    for (base, _) in names.filter(|(_, kind)| *kind == FileKind::Log) {
+        let path = file_path(dir, base, FileKind::Log);
+        match disk.metadata(&path) {
+            // Removed meanwhile.
+            Err(error) if is_missing(&error) => {}
+            found => files.push((base, found.map_err(Error::io("describe", &*path))?.len)),
+        }
+    }
+    files.sort_unstable();
+    let ends = files.iter().skip(1).map(|(next, _)| Some(*next)).chain([None]);
+    let extents =
+        files.iter().zip(ends).map(|((base, len), end)| Extent { base: *base, len: *len, end, is_swap: false });
+    Ok(extents.collect())
 }
 
 /// What is known of a partition that could not be opened.

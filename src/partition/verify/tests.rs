@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
+use crate::checksum::Digest;
 use crate::disk::RealDisk;
 use crate::disk::checkpoint::PartitionMetadata;
 use crate::observe::Observer;
+use crate::record::BatchHeader;
 use crate::segment::files::{Files, ReadPath};
 use crate::types::TopicPartition;
 
@@ -30,20 +32,28 @@ fn fixture() -> (tempfile::TempDir, PathBuf) {
     (dir, to)
 }
 
-fn judged(dir: &Path, read_path: ReadPath, dense: bool) -> Vec<Finding> {
+fn target(dir: &Path, read_path: ReadPath, dense: bool, derived: Derived) -> Target {
     let files = Arc::new(Files::new(Arc::new(RealDisk), Arc::new(Nobody), read_path, 10));
     let id = TopicPartition::new("orders", 0);
     let topic = PartitionMetadata::parse(&fs::read(dir.join("partition.metadata")).unwrap()).unwrap().topic;
-    let (start, written, derived) = (Offset::ZERO, Offset(24), Derived::All { is_closed: true });
-    let known = Known { id, topic, dir: dir.into(), start, written, dense, derived };
-    let target = Target::in_directory(known, &files).unwrap();
+    let (start, written) = (Offset::ZERO, Offset(24));
+    Target::in_directory(Known { id, topic, dir: dir.into(), start, written, dense, derived }, &files)
+}
+
+fn judged(dir: &Path, read_path: ReadPath, dense: bool) -> Vec<Finding> {
+    let target = target(dir, read_path, dense, BROKERS);
     let mut found = directory(&target).unwrap();
-    for at in 0..target.extents.len() {
-        let verdict = segment(&target, at, target.gather(at), &mut |_| ControlFlow::Continue(())).unwrap();
-        found.extend(verdict.unwrap().findings);
-    }
+    (0..target.extents.len()).for_each(|at| found.extend(judged_segment(&target, at, target.gather(at))));
     found
 }
+
+fn judged_segment(target: &Target, at: usize, gathered: Result<Gathered>) -> Vec<Finding> {
+    let verdict = segment(target, at, gathered, &mut |_| ControlFlow::Continue(())).unwrap();
+    verdict.unwrap().findings
+}
+
+const BROKERS: Derived = Derived::All { is_closed: true };
+const OURS: Derived = Derived::Vouched { clean: None };
 
 /// What is found after a change of one file, by kind and file.
 fn found_after(name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<(FindingKind, String)> {
@@ -139,4 +149,111 @@ fn a_search_for_the_next_batch_ends() {
     fs::write(&path, bytes).unwrap();
     let found = judged(&to, ReadPath::Mapped, true);
     assert!(found.iter().any(|finding| finding.kind == FindingKind::Batch), "{found:?}");
+}
+
+/// Where the batches of a data file begin, and where the last one ends.
+fn boundaries(bytes: &[u8]) -> Vec<usize> {
+    let mut all = vec![0];
+    while let Ok(header) = BatchHeader::read(&bytes[all[all.len() - 1]..]) {
+        all.push(all[all.len() - 1] + header.batch_len as usize);
+    }
+    assert_eq!(all.last(), Some(&bytes.len()));
+    all
+}
+
+/// Puts a seal beside the first segment, which says what is there, but for `change`.
+fn seal_first(dir: &Path, change: impl FnOnce(&mut Seal)) {
+    let read = |kind| fs::read(file_path(dir, Offset::ZERO, kind)).unwrap();
+    let log = read(FileKind::Log);
+    let batches = boundaries(&log);
+    let headers = batches[..batches.len() - 1].iter().map(|at| BatchHeader::read(&log[*at..]).unwrap());
+    let largest = headers.map(|header| (header.max_timestamp, header.last_offset()));
+    let mut seal = Seal {
+        base: Offset::ZERO,
+        end: Offset(17),
+        log_len: log.len() as u64,
+        largest: largest.reduce(|largest, next| if next.0 > largest.0 { next } else { largest }),
+        log_crc: crate::checksum::crc32(&log),
+        index: Digest::of(&read(FileKind::Index)),
+        time_index: Digest::of(&read(FileKind::TimeIndex)),
+        txn_index: Digest::of(&read(FileKind::TxnIndex)),
+    };
+    change(&mut seal);
+    fs::write(file_path(dir, Offset::ZERO, FileKind::Seal), seal.encode()).unwrap();
+}
+
+/// What is found in the first of the segments, where offsets may be missing: each kind with its advice.
+fn found_in_first(dir: &Path, derived: Derived) -> Vec<(FindingKind, Advice)> {
+    let target = target(dir, ReadPath::Mapped, false, derived);
+    judged_segment(&target, 0, target.gather(0)).iter().map(|finding| (finding.kind, finding.advice)).collect()
+}
+
+/// A sealed segment of a compacted partition was cut between two of its batches, or to nothing. What was left was whole,
+/// and offsets may be missing there, so it passed, unless a mark of an orderly close said something.
+#[test]
+fn a_sealed_segment_that_was_cut_where_offsets_may_be_missing_is_damaged() {
+    let (_dir, to) = fixture();
+    seal_first(&to, |_| {});
+    assert_eq!(found_in_first(&to, OURS), []);
+    let path = to.join("00000000000000000000.log");
+    let whole = fs::read(&path).unwrap();
+    let cuts = boundaries(&whole);
+    for cut in &cuts[..cuts.len() - 1] {
+        fs::write(&path, &whole[..*cut]).unwrap();
+        assert_eq!(found_in_first(&to, OURS), [(FindingKind::Batch, Advice::Restore)], "to {cut} bytes");
+    }
+}
+
+/// A broker's compacted segment has no seal. What its index leads to beyond the end was called a flaw of the index, which
+/// follows from the batches, so nothing seemed to be lost.
+#[test]
+fn an_index_that_leads_behind_the_end_where_offsets_may_be_missing_tells_of_lost_batches() {
+    let (_dir, to) = fixture();
+    let path = to.join("00000000000000000000.log");
+    let whole = fs::read(&path).unwrap();
+    let cuts = boundaries(&whole);
+    for cut in &cuts[..cuts.len() - 1] {
+        fs::write(&path, &whole[..*cut]).unwrap();
+        let found = found_in_first(&to, BROKERS);
+        assert!(found.iter().any(|(_, advice)| *advice == Advice::Restore), "to {cut} bytes: {found:?}");
+    }
+    fs::write(&path, &whole).unwrap();
+    // Flipped bits of the indexes themselves are none of that.
+    for name in ["00000000000000000000.index", "00000000000000000000.timeindex"] {
+        let path = to.join(name);
+        let good = fs::read(&path).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, bytes).unwrap();
+            let found = found_in_first(&to, BROKERS);
+            assert!(found.iter().all(|(_, advice)| *advice == Advice::Derived), "{name}, bit {bit}: {found:?}");
+        }
+        fs::write(&path, good).unwrap();
+    }
+}
+
+/// An offset was flipped into a gap of compaction, and with it that of the largest time. The seal was called wrong for
+/// that, which harms nobody; that its checksum tells of the batches was not looked at any more.
+#[test]
+fn a_seal_is_believed_before_what_follows_from_the_batches() {
+    let (_dir, to) = fixture();
+    seal_first(&to, |seal| {
+        seal.log_crc ^= 1;
+        seal.largest = seal.largest.map(|(time, offset)| (time, Offset(offset.0 - 1)));
+    });
+    assert_eq!(found_in_first(&to, OURS), [(FindingKind::Batch, Advice::Restore)]);
+    seal_first(&to, |seal| seal.largest = seal.largest.map(|(time, offset)| (time, Offset(offset.0 - 1))));
+    assert_eq!(found_in_first(&to, OURS), [(FindingKind::Seal, Advice::Derived)]);
+}
+
+/// All snapshots of a segment were read before its first batch, and kept: a broker may have left any number.
+#[test]
+fn a_snapshot_is_read_when_the_batches_have_come_to_it() {
+    let (_dir, to) = fixture();
+    let target = target(&to, ReadPath::Mapped, true, BROKERS);
+    let gathered = target.gather(1);
+    fs::write(to.join("00000000000000000024.snapshot"), "no snapshot").unwrap();
+    let found = judged_segment(&target, 1, gathered);
+    assert_eq!(found.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::Snapshot]);
 }

@@ -70,6 +70,7 @@ impl<'a> Walk<'a> {
             base: extent.base,
             is_complete: files.is_complete,
             may_be_blank: !files.is_complete,
+            tells_end: files.is_complete && !target.dense,
         };
         let judges = |files: DerivedFiles| -> Result<DerivedJudges<'a>> {
             let manner = manner(&files);
@@ -238,7 +239,7 @@ impl<'a> Walk<'a> {
         if let Some(derived) = self.derived {
             let path = |kind| file_path(&target.dir, extent.base, kind);
             largest = derived.times.largest();
-            findings.extend(derived.index.end(&path(FileKind::Index), end)?);
+            findings.extend(derived.index.end(&path(FileKind::Index), end, next)?);
             findings.extend(derived.times.end(&path(FileKind::TimeIndex), next)?);
             let ends_segment = extent.end == Some(next) && next > target.start && verdict.batches > 0;
             derived.producers.end(next, derived.is_complete && ends_segment, findings)?;
