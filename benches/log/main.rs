@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench log [-- [--quick] [--dir DIR] [--json FILE] [ROW]...]`. A machine's speed moves by half within an
 //! hour, so ratios of runs side by side are what counts; figures name the machine and the date they are from.
-//! Everything is read back and compared before a figure counts.
+//! Everything is read back and compared before a figure counts. With `--features zstd` a broker's directory can be
+//! unpacked, and has a row, too.
 
 mod suite;
 

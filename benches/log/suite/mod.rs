@@ -58,6 +58,8 @@ pub(crate) fn rows(size: Size) -> io::Result<Vec<Row>> {
     rows.extend(memory(size));
     rows.push(pace(size)?);
     rows.extend(opening(size));
+    #[cfg(feature = "zstd")]
+    rows.push(opening_of_brokers());
     rows.push(verifying(size));
     Ok(rows)
 }
@@ -191,6 +193,14 @@ fn opening(size: Size) -> Vec<Row> {
         Row::of("open/1GiB", lines(0.5, 5.0), vec![one]),
         Row::of("open/1,000 partitions of 10MiB", lines(60.0, 400.0), vec![Entrant::new(OURS, many)]),
     ]
+}
+
+/// Its directory is packed by zstd.
+#[cfg(feature = "zstd")]
+fn opening_of_brokers() -> Row {
+    let line = Line { name: "", unit: "ms", goal: Goal::Value(Bound::AtMost(20.0)) };
+    let ours = Entrant::new(OURS, ours::OpenedBroker::default());
+    Row::of("open/a broker's 61 partitions, read-only", vec![line], vec![ours]).keep()
 }
 
 fn verifying(size: Size) -> Row {

@@ -1,5 +1,7 @@
 //! Ours: what a user of the crate would write for the same work.
 
+#[cfg(feature = "zstd")]
+mod broker;
 mod disk;
 mod memory;
 mod open;
@@ -19,6 +21,8 @@ use chiplog::{
 use super::system::{Lookup, Setup, System, Writer};
 use super::work::unprepared;
 
+#[cfg(feature = "zstd")]
+pub(crate) use broker::OpenedBroker;
 pub(crate) use disk::DiskBytes;
 pub(crate) use memory::{ManyPartitions, OnePartition, many_partitions, one_partition};
 pub(crate) use open::{Opened, VerifyAll, fill_and_wait};
