@@ -168,7 +168,7 @@ pub(super) fn is_ours(inner: &Inner) -> bool {
         return true;
     }
     let has_partitions = !inner.topics.read().is_empty();
-    has_partitions && disk.list(&inner.dir).is_ok_and(|entries| !broker::is_broker_dir(&entries))
+    has_partitions && disk.list(&inner.dir).is_ok_and(|entries| !broker::is_broker_dir(disk, &inner.dir, &entries))
 }
 
 fn planned(inner: &Inner, topic: &TopicState, id: TopicPartition, slot: &Slot, beside: &Beside) -> Option<Planned> {
