@@ -123,8 +123,12 @@ impl Crashes<'_> {
                 false if crashed_before => 1,
                 false => CHOICES,
             };
-            let outcomes = [0, u64::MAX].iter().take(if seeds > 1 { 2 } else { 0 });
-            let crashed = outcomes.map(|bits| moment.image.crash_outcome(*bits));
+            let outcomes = match moment.image.crash_bits() {
+                _ if seeds <= 1 => 0..0,
+                bits if bits <= MOST_BITS => 0..1 << bits,
+                _ => u64::MAX - 1..u64::MAX,
+            };
+            let crashed = outcomes.map(|bits| moment.image.crash_outcome(bits));
             let crashed = crashed.chain((0..seeds).map(|seed| moment.image.crash(mix(moment.call) ^ seed)));
             let killed = (!crashed_before).then(|| moment.image.clone());
             let found = crashed.map(|found| (found, false)).chain(killed.map(|found| (found, true)));
@@ -154,9 +158,10 @@ impl Crashes<'_> {
     }
 }
 
-/// How many choices of what survives are drawn for each crash, beside all and nothing; and which crash is followed by
-/// another.
+/// How many choices of what survives are drawn for each crash, and up to how many pieces all that there are; and which crash
+/// is followed by another.
 const CHOICES: u64 = 4;
+const MOST_BITS: u32 = 6;
 const AGAIN: usize = 40;
 
 /// Returns how many disks were judged.
@@ -185,7 +190,7 @@ fn each_planted_mistake_of_adoption_is_found_by_crashing_it() {
 
     for bug in chiplog::sim::log::ADOPTION {
         chiplog::sim::explore::plant(Some(bug));
-        let is_found = catch_unwind(|| crash_everywhere(Stopped::InOrder)).is_err();
+        let is_found = Stopped::BOTH.into_iter().any(|stopped| catch_unwind(|| crash_everywhere(stopped)).is_err());
         chiplog::sim::explore::plant(None);
         assert!(is_found, "{bug}");
     }

@@ -183,7 +183,7 @@ impl BrokerDir {
     /// Says what a partition holds. One topic has no id, as with Kafka before 2.8.
     fn hold(&mut self, partition: &str, held: Held) {
         let topic = partition.rsplit_once('-').map_or("", |(topic, _)| topic);
-        if topic != "cleaning" {
+        if topic != "shipped" {
             let number = topic.bytes().fold(1_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
             self.put(&format!("{partition}/partition.metadata"), metadata(number));
         }
