@@ -33,7 +33,7 @@ mod records;
 type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// How many logs are written by a process that is killed, half of them staging.
-const KILLED: u64 = 16;
+const KILLED: u64 = 8;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -126,13 +126,12 @@ impl Leftovers {
                 disk.sync_dir(dir).map_err(Error::io("sync directory", dir))?;
             }
         }
-        if self.renamed.is_empty() {
-            return Ok(());
-        }
+        // Upwards, and one after the other: Kafka removes all that lies between the first and the last `.swap` that it finds.
         for (from, to) in &self.renamed {
             disk.rename(from, to).map_err(Error::io("rename", &**from))?;
+            disk.sync_dir(dir).map_err(Error::io("sync directory", dir))?;
         }
-        disk.sync_dir(dir).map_err(Error::io("sync directory", dir))
+        Ok(())
     }
 }
 

@@ -245,7 +245,7 @@ const LEFT_OUT: [&str; 4] = ["payments-1", "split-1", "cleaning-0", "shipped-0"]
 
 /// What a segment is split into. Two: of three, a crash could keep the new name of the middle one alone, and a broker
 /// takes all between the first `.swap` and the last for replaced.
-pub(super) const PARTS: [(u64, u64); 2] = [(0, 3), (3, 9)];
+pub(super) const PARTS: [(u64, u64); 3] = [(0, 3), (3, 6), (6, 9)];
 
 /// The producer of the marker among the fixtures, whose epoch the marker has; and another.
 const COMMITTED: (i64, i16) = (4242, 3);
