@@ -582,6 +582,13 @@ fn replay(core: Arc<Core>) -> Result<Shard> {
             let transaction = header.attributes.is_transactional().then_some(header.producer_id);
             replay_batch(&mut offsets, records, transaction, core.start());
         }
+        if batches.next_offset() <= at {
+            return Err(Error::corrupt(
+                &core.dir,
+                0,
+                format!("no batch is found for offset {at}, and the log goes on"),
+            ));
+        }
         at = batches.next_offset();
     }
     Ok(Shard { core, offsets, end: at })

@@ -246,6 +246,7 @@ impl Core {
                 limit = self.check_range(at, options.isolation)?;
                 let is_same = std::ptr::eq(segments, &*current) && limit == limit_then;
                 if is_same && current.last().map(|last| last.end()) == written {
+                    self.check_nothing(&current, at, limit, options.isolation)?;
                     break;
                 }
                 newer = Some(current);
@@ -312,9 +313,30 @@ impl Core {
             let limit_then = limit;
             limit = self.check_range(from, options.isolation)?;
             if limit == limit_then && self.last_segment().map(|last| last.end()) == written {
+                self.check_nothing(&self.segments(), from, limit, options.isolation)?;
                 return Ok(None);
             }
         }
+    }
+
+    /// Refuses to call it the end that no batch was found from `at` on, if the files must hold one below `limit`: who reads on
+    /// until the end would never come to it.
+    fn check_nothing(
+        &self,
+        segments: &[Arc<SegmentData>],
+        at: Offset,
+        limit: Offset,
+        isolation: Isolation,
+    ) -> Result<()> {
+        let Some(last) = segments.last().filter(|last| at < limit && limit <= last.end()) else { return Ok(()) };
+        // Compaction may have left nothing before an empty segment, or before a transaction that is open.
+        let must_be = self.dense || (isolation == Isolation::Uncommitted && last.len() > 0);
+        // Of a poisoned partition a batch that grew past what was synced is not shown.
+        if !must_be || self.is_poisoned() {
+            return Ok(());
+        }
+        let reason = format!("no batch holds offset {at}, and the log goes on to {limit}");
+        Err(Error::corrupt(last.path(), last.len(), reason))
     }
 
     /// Copies of staged batches, from the one that holds `from` on; `None` if there is none, or it was written.
