@@ -246,7 +246,7 @@ impl Core {
                 limit = self.check_range(at, options.isolation)?;
                 let is_same = std::ptr::eq(segments, &*current) && limit == limit_then;
                 if is_same && current.last().map(|last| last.end()) == written {
-                    self.check_nothing(&current, at, limit, options.isolation)?;
+                    at = self.behind_nothing(&current, at, limit, options.isolation)?;
                     break;
                 }
                 newer = Some(current);
@@ -275,7 +275,10 @@ impl Core {
             return Ok(none);
         }
         let options = options.max_records(usize::MAX);
-        let Some((segment, piece)) = self.stored(from, limit, options)? else { return Ok(none) };
+        let (segment, piece) = match self.stored(from, limit, options)? {
+            Ok(stored) => stored,
+            Err(next_offset) => return Ok(Batches { next_offset, ..none }),
+        };
         // What is staged is in no file yet.
         let file = segment.and_then(|segment| {
             let file = self.context.disk().open(segment.path(), Open::Read).ok()?;
@@ -298,42 +301,45 @@ impl Core {
         })
     }
 
-    /// Stored batches from `from` on, and the segment that holds them; none if they are staged.
-    fn stored(&self, from: Offset, mut limit: Offset, options: ReadOptions) -> Result<Option<Stored>> {
+    /// Stored batches from `from` on, and the segment that holds them, none if they are staged; or where to go on if there
+    /// are none.
+    fn stored(&self, from: Offset, mut limit: Offset, options: ReadOptions) -> Result<Result<Stored, Offset>> {
         loop {
             let segments = self.segments();
             let written = segments.last().map(|last| last.end());
             if let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? {
-                return Ok(Some((Some(Arc::clone(segment)), piece)));
+                return Ok(Ok((Some(Arc::clone(segment)), piece)));
             }
             if let Some(piece) = self.tail_piece(from, options)? {
-                return Ok(Some((None, piece)));
+                return Ok(Ok((None, piece)));
             }
             // As in `read`: it may have been written meanwhile, in a batch that had grown past the limit.
             let limit_then = limit;
             limit = self.check_range(from, options.isolation)?;
             if limit == limit_then && self.last_segment().map(|last| last.end()) == written {
-                self.check_nothing(&self.segments(), from, limit, options.isolation)?;
-                return Ok(None);
+                return self.behind_nothing(&self.segments(), from, limit, options.isolation).map(Err);
             }
         }
     }
 
-    /// Refuses to call it the end that no batch was found from `at` on, if the files must hold one below `limit`: who reads on
-    /// until the end would never come to it.
-    fn check_nothing(
+    /// Where to go on if no batch was found from `at` on. If it lies in the files below `limit`, who reads on until the end
+    /// would ask for it for ever: either compaction left nothing there, or damage hides what is.
+    fn behind_nothing(
         &self,
         segments: &[Arc<SegmentData>],
         at: Offset,
         limit: Offset,
         isolation: Isolation,
-    ) -> Result<()> {
-        let Some(last) = segments.last().filter(|last| at < limit && limit <= last.end()) else { return Ok(()) };
-        // Compaction may have left nothing before an empty segment, or before a transaction that is open.
-        let must_be = self.dense || (isolation == Isolation::Uncommitted && last.len() > 0);
+    ) -> Result<Offset> {
+        let Some(last) = segments.last().filter(|last| at < limit && limit <= last.end()) else { return Ok(at) };
         // Of a poisoned partition a batch that grew past what was synced is not shown.
-        if !must_be || self.is_poisoned() {
-            return Ok(());
+        if self.is_poisoned() {
+            return Ok(at);
+        }
+        // Compaction may leave nothing before an empty segment, or before a transaction that is open.
+        if !self.dense && (isolation == Isolation::Committed || last.len() == 0) {
+            probe::reached("read.gap_at_the_end");
+            return Ok(limit);
         }
         let reason = format!("no batch holds offset {at}, and the log goes on to {limit}");
         Err(Error::corrupt(last.path(), last.len(), reason))

@@ -55,15 +55,22 @@ impl Damaged {
         let mut bases: Vec<Offset> = files.filter(|(_, kind)| *kind == FileKind::Log).map(|(base, _)| base).collect();
         bases.sort_unstable();
         let mut found = Self::default();
+        let len_of = |base: &Offset| {
+            let path = file_path(dir, *base, FileKind::Log);
+            disk.metadata(&path).map(|metadata| metadata.len).map_err(Error::io("describe", path))
+        };
+        let lens = bases.iter().map(len_of).collect::<Result<Vec<u64>>>()?;
         for (at, base) in bases.iter().enumerate() {
             let path = file_path(dir, *base, FileKind::Log);
             let file = disk.open(&path, Open::Read).map_err(Error::io("open", &*path))?;
-            let limit = file.metadata().map_err(Error::io("describe", &*path))?.len;
+            let limit = lens[at];
+            // Where offsets may be missing, an empty file's name says less than a batch does.
+            let upper = (at + 1..bases.len()).find(|next| dense || lens[*next] > 0).map(|next| bases[next]);
             let mut look = Look {
                 file: &*file,
                 base: *base,
                 limit,
-                upper: bases.get(at + 1).copied(),
+                upper,
                 dense,
                 is_cut: Seal::read(disk, dir, *base).is_some_and(|seal| seal.log_len > limit),
                 tries: limit.saturating_mul(MOST_TRIED).max(LEAST_TRIED),
@@ -184,7 +191,9 @@ impl<'f> Look<'f> {
     }
 
     fn scan(&self, at: Place, dense: bool) -> Scan<'f> {
-        Scan::new(self.file, at.position, self.limit, at.next, dense).below(self.upper).after(at.epoch)
+        // Where offsets follow one another, they count for more than the name of the next file.
+        let upper = self.upper.filter(|_| !dense);
+        Scan::new(self.file, at.position, self.limit, at.next, dense).below(upper).after(at.epoch)
     }
 
     fn cut(&mut self, at: Place, to: u64, next: Offset) {
@@ -277,7 +286,8 @@ impl<'f> Look<'f> {
         let len = u64::from(header.batch_len);
         let cost = len.max(room.min(PIECE as u64));
         let may_be = header.base_offset >= at.next && len <= room && header.check_range().is_ok();
-        if !may_be || cost > self.tries {
+        let fits = may_be && self.upper.is_none_or(|upper| header.next_offset() <= upper);
+        if !fits || cost > self.tries {
             return Ok(None);
         }
         self.tries -= cost;

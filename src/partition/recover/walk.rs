@@ -97,7 +97,9 @@ impl Walk<'_> {
             // The age of a segment is counted from its first batch, wherever the walk begins.
             _ => first_timestamp(&*file).map_err(Error::io("read", &candidate.path))?,
         };
-        let upper = self.candidates.get(segment + 1).map(|next| next.base).filter(|_| !dense);
+        // An empty file's name says less than a batch does.
+        let next = self.candidates[segment + 1..].iter().find(|next| next.limit > 0);
+        let upper = next.map(|next| next.base).filter(|_| !dense);
         let mut scan = Scan::new(&*file, position, candidate.limit, offset, dense).below(upper);
         let stop = loop {
             match scan.next().map_err(Error::io("read", &candidate.path))? {
