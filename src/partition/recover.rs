@@ -15,6 +15,7 @@
 
 mod adopt;
 mod broker;
+mod search;
 mod walk;
 
 use std::path::{Path, PathBuf};
@@ -22,9 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::broker::Leftovers;
+pub(super) use self::search::hides_batch;
 
 use self::adopt::Adopted;
 use self::broker::Listing;
+use self::search::holds_batch;
 use self::walk::{End, Progress, Walk};
 use super::context::{Context, RecoveryMode};
 use super::follow::Followed;
@@ -763,54 +766,6 @@ struct Known {
     written: Offset,
     same_boot: bool,
 }
-
-/// Whether a whole batch that verifies, of the offset `offset`, begins anywhere in `from..to`.
-fn holds_batch(file: &dyn DiskFile, from: u64, to: u64, offset: Offset) -> std::io::Result<bool> {
-    let mut at = from;
-    let mut piece = vec![0; PIECE.min((to - from) as usize)];
-    while to - at >= BatchHeader::LEN as u64 {
-        let bytes = &mut piece[..PIECE.min((to - at) as usize)];
-        read_exact_at(file, bytes, at)?;
-        for (skip, head) in bytes.windows(BatchHeader::LEN).enumerate() {
-            if BatchHeader::read(head).is_ok_and(|header| header.base_offset == offset) {
-                let mut scan = Scan::new(file, at + skip as u64, to, offset, true);
-                if scan.next()?.is_ok() {
-                    return Ok(true);
-                }
-            }
-        }
-        at += (bytes.len() - (BatchHeader::LEN - 1)) as u64;
-    }
-    Ok(false)
-}
-
-/// Whether a whole batch that verifies, of an offset above `offset` that may follow in the same segment, begins anywhere
-/// in `from..to`. What merely looks like batches, overlapping one another, is looked through up to a limit.
-pub(super) fn hides_batch(file: &dyn DiskFile, from: u64, to: u64, offset: Offset) -> std::io::Result<bool> {
-    let is_later = |header: &BatchHeader| {
-        let ahead = header.base_offset.0.checked_sub(offset.0);
-        ahead.is_some_and(|ahead| (1..=i32::MAX as u64).contains(&ahead)) && header.check_range().is_ok()
-    };
-    let (mut at, mut patience) = (from, to.saturating_sub(from).saturating_mul(16));
-    let mut piece = vec![0; PIECE.min(to.saturating_sub(from) as usize)];
-    while to.saturating_sub(at) >= BatchHeader::LEN as u64 {
-        let bytes = &mut piece[..PIECE.min((to - at) as usize)];
-        read_exact_at(file, bytes, at)?;
-        for (skip, head) in bytes.windows(BatchHeader::LEN).enumerate() {
-            let Some(header) = BatchHeader::read(head).ok().filter(is_later) else { continue };
-            let Some(left) = patience.checked_sub(u64::from(header.batch_len)) else { return Ok(false) };
-            patience = left;
-            let mut scan = Scan::new(file, at + skip as u64, to, header.base_offset, true);
-            if scan.next()?.is_ok() {
-                return Ok(true);
-            }
-        }
-        at += (bytes.len() - (BatchHeader::LEN - 1)) as u64;
-    }
-    Ok(false)
-}
-
-const PIECE: usize = 256 << 10;
 
 /// Reads a small file of a partition directory; `None` if it is not there.
 pub(crate) fn read_if_there(context: &Context, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {

@@ -210,6 +210,17 @@ fn append_padded(partition: &chiplog::Partition, numbers: std::ops::Range<u64>) 
     Ok(())
 }
 
+/// The same, of which the third batch was salvaged away: from then on, offsets may be missing. Also how long a batch is.
+fn with_a_gap(dir: &std::path::Path) -> Result<(Vec<u64>, usize)> {
+    let bases = sixty(dir)?;
+    let first = dir.join("orders-0/00000000000000000000.log");
+    let len = (std::fs::metadata(&first)?.len() / bases[1]) as usize;
+    flip(&first, 2 * len + 65);
+    forget(dir);
+    assert_eq!(salvaged(dir)?, without(&[2]));
+    Ok((bases, len))
+}
+
 /// What is left after a salvage of the log in `dir`, which is an ordinary one from then on.
 fn salvaged(dir: &std::path::Path) -> Result<Vec<String>> {
     let log = Log::builder(dir).recovery(RecoveryMode::Salvage).strict().open()?;
@@ -251,16 +262,11 @@ fn a_raised_offset_among_gaps_is_damage_and_a_salvage_drops_no_other_batch() -> 
     // In the middle of a segment, and last in one.
     for is_last in [false, true] {
         let dir = tempfile::tempdir()?;
-        let bases = sixty(dir.path())?;
+        let (bases, len) = with_a_gap(dir.path())?;
         let path = |at: usize| dir.path().join(format!("orders-0/{:020}.log", bases[at]));
-        let len = std::fs::metadata(path(0))?.len() / bases[1];
-        // From the first salvage on, offsets are missing.
-        flip(&path(0), 2 * len as usize + 65);
-        forget(dir.path());
-        assert_eq!(salvaged(dir.path())?, without(&[2]));
 
         let raised = if is_last { bases[3] - 1 } else { bases[2] + 3 };
-        flip(&path(2), ((raised - bases[2]) * len) as usize + 3);
+        flip(&path(2), (raised - bases[2]) as usize * len + 3);
         forget(dir.path());
         // By its seal the segment is whole. Who reads it is told.
         let log = Log::open(dir.path())?;
@@ -336,14 +342,10 @@ fn a_salvage_does_not_serve_the_last_batch_at_an_offset_that_nothing_confirms() 
 #[test]
 fn a_sealed_segment_that_was_cut_is_no_gap() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let bases = sixty(dir.path())?;
+    let (bases, len) = with_a_gap(dir.path())?;
     let path = |at: usize| dir.path().join(format!("orders-0/{:020}.log", bases[at]));
-    let len = std::fs::metadata(path(0))?.len() / bases[1];
-    flip(&path(0), 2 * len as usize + 65);
-    forget(dir.path());
-    assert_eq!(salvaged(dir.path())?, without(&[2]));
     for kept in [3, 0] {
-        std::fs::File::options().write(true).open(path(2))?.set_len(kept * len)?;
+        std::fs::File::options().write(true).open(path(2))?.set_len(kept * len as u64)?;
         forget(dir.path());
         let log = Log::open(dir.path())?;
         assert_eq!(log.damaged().len(), 1, "{kept} batches are left, and the rest was not missed");
