@@ -10,7 +10,7 @@
 //! user, and keeps the first broken rule: see [`SimDisk::audit`].
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -286,8 +286,9 @@ impl Shared {
 
     /// A handle on a file that exists.
     fn open(self: &Arc<Self>, machine: &mut Machine, path: &Path, inode: u64, writable: bool) -> io::Result<SimFile> {
-        let handle = machine.open(path, inode)?;
-        Ok(SimFile { shared: Arc::clone(self), path: path.to_owned(), inode, handle, writable })
+        let path: Arc<Path> = path.into();
+        let handle = machine.open(&path, inode)?;
+        Ok(SimFile { shared: Arc::clone(self), path, inode, handle, writable })
     }
 }
 
@@ -346,7 +347,10 @@ impl Disk for SimDisk {
                     let at = free_place(machine, path)?;
                     create(machine, at, now_ms)
                 }
-                Open::Read | Open::Write => file_at(machine, path)?.1.inode,
+                Open::Read | Open::Write => match machine.image.tree.find(path)? {
+                    node if node.is_dir => return Err(io::ErrorKind::IsADirectory.into()),
+                    node => node.inode,
+                },
             };
             self.shared.open(machine, path, inode, how != Open::Read)
         })?;
@@ -495,7 +499,7 @@ const UNLIMITED: u64 = 1 << 40;
 #[derive(Debug)]
 struct SimFile {
     shared: Arc<Shared>,
-    path: PathBuf,
+    path: Arc<Path>,
     inode: u64,
     handle: u64,
     writable: bool,
@@ -598,7 +602,7 @@ impl DiskFile for SimFile {
             file.cached.read(0, &mut bytes);
             Ok(bytes)
         })?;
-        let stores = SimStores { shared: Arc::clone(&self.shared), path: self.path.clone(), inode: self.inode };
+        let stores = SimStores { shared: Arc::clone(&self.shared), path: Arc::clone(&self.path), inode: self.inode };
         Arena::watched(&bytes, len, Arc::new(stores))
     }
 }
@@ -607,7 +611,7 @@ impl DiskFile for SimFile {
 #[derive(Debug)]
 struct SimStores {
     shared: Arc<Shared>,
-    path: PathBuf,
+    path: Arc<Path>,
     inode: u64,
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::choice::Choice;
 use super::file::File;
 use super::rng::mix;
-use super::tree::{Node, Tree};
+use super::tree::Tree;
 use crate::disk::BootId;
 
 /// How a simulated volume behaves.
@@ -115,20 +115,26 @@ impl Image {
     #[must_use]
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut found = BTreeMap::new();
-        self.walk(super::tree::ROOT, Path::new("/"), &mut |path, node| {
-            if let Some(file) = self.files.get(&node.inode) {
-                found.insert(path.to_owned(), file.cached.to_vec());
-            }
+        self.walk(super::tree::ROOT, Path::new("/"), &mut |path, file| {
+            found.insert(path, file.cached.to_vec());
         });
         found
     }
 
-    fn walk(&self, dir: u64, path: &Path, each: &mut impl FnMut(&Path, Node)) {
+    /// The length of every file, and its path.
+    pub(super) fn lens(&self) -> Vec<(PathBuf, u64)> {
+        let mut found = Vec::new();
+        self.walk(super::tree::ROOT, Path::new("/"), &mut |path, file| found.push((path, file.cached.len())));
+        found
+    }
+
+    fn walk(&self, dir: u64, path: &Path, each: &mut impl FnMut(PathBuf, &File)) {
         for (name, node) in self.tree.list(dir) {
             let path = path.join(&**name);
-            match node.is_dir {
-                true => self.walk(node.inode, &path, each),
-                false => each(&path, *node),
+            match self.files.get(&node.inode) {
+                _ if node.is_dir => self.walk(node.inode, &path, each),
+                Some(file) => each(path, file),
+                None => {}
             }
         }
     }
@@ -137,10 +143,10 @@ impl Image {
     #[must_use]
     pub fn digest(&self) -> u64 {
         let mut digest = 0;
-        for (path, bytes) in self.files() {
+        self.walk(super::tree::ROOT, Path::new("/"), &mut |path, file| {
             digest = super::trace::absorb(digest, path.as_os_str().as_encoded_bytes());
-            digest = super::trace::absorb(digest, &bytes);
-        }
+            digest = super::trace::absorb(digest, &file.cached.to_vec());
+        });
         digest
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::choice::Choice;
@@ -78,7 +78,7 @@ pub(super) struct Machine {
 
 #[derive(Debug)]
 pub(super) struct Handle {
-    pub(super) path: PathBuf,
+    pub(super) path: Arc<Path>,
     inode: u64,
     /// The volume's stamp then: changes with a greater one are covered by its syncs.
     opened: u64,
@@ -188,10 +188,10 @@ impl Machine {
     }
 
     /// Notes a handle, and returns its number.
-    pub(super) fn open(&mut self, path: &Path, inode: u64) -> io::Result<u64> {
+    pub(super) fn open(&mut self, path: &Arc<Path>, inode: u64) -> io::Result<u64> {
         let (opened, seen) = (self.image.stamp, self.file(inode)?.failures);
         self.next_handle += 1;
-        self.handles.insert(self.next_handle, Handle { path: path.to_owned(), inode, opened, seen, failed: false });
+        self.handles.insert(self.next_handle, Handle { path: Arc::clone(path), inode, opened, seen, failed: false });
         Ok(self.next_handle)
     }
 

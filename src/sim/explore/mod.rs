@@ -218,9 +218,9 @@ pub fn errors<S: Subject>(settings: &Settings) -> Report {
             Ok(stage) => stage,
             Err((_, violation)) => return Some(failure("without faults".to_owned(), violation)),
         };
-        // Those that tell most at each call, the others at every second, and at the rest the next time round.
+        // Those that tell most at each call, the others at every third, and at the rest the next times round.
         let is_telling = (number as usize / scenarios.len()).is_multiple_of(2);
-        let (skip, step) = if is_telling { (0, 1) } else { ((number / round) as usize % 2, 2) };
+        let (skip, step) = if is_telling { (0, 1) } else { ((number / round) as usize % 3, 3) };
         for call in stage.calls.iter().skip(skip).step_by(step) {
             for (fault, times) in faults {
                 if budget.is_stopped() || budget.is_late() || (!is_first && budget.is_used_up(tally)) {

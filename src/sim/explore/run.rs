@@ -249,18 +249,18 @@ impl<S: Subject> Run<S> {
         self.close()?;
         let whole = self.world.disk.image();
         let mut rng = Rng::stream(seed, "rot");
-        let mut files: Vec<_> = whole.files().into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
+        let mut files: Vec<_> = whole.lens().into_iter().filter(|(_, len)| *len > 0).collect();
         let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
         // There are a dozen small files beside each that matters.
         if rng.chance(1, 2) && files.iter().any(|(path, _)| is_log(path)) {
             files.retain(|(path, _)| is_log(path));
         }
         if !files.is_empty() {
-            let (path, bytes) = rng.pick(&files);
+            let (path, len) = rng.pick(&files);
             let mut how = Rng::stream(seed, "how");
             let rot = match how.chance(1, 4) {
                 true => Rot::Delete,
-                false => Rot::draw(&mut how, bytes.len() as u64),
+                false => Rot::draw(&mut how, *len),
             };
             let mut damaged = whole.clone();
             damaged.rot(path, &rot);
