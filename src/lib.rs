@@ -142,8 +142,8 @@ pub use log::{
     Staging, Topic, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
 };
 pub use observe::{
-    DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent, StagingStats,
-    Stats, SyncFailed, Synced, TailCut, TopicStats,
+    BatchMended, DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent,
+    StagingStats, Stats, SyncFailed, Synced, TailCut, TopicStats,
 };
 pub use partition::verify::{Advice, Finding, FindingKind};
 pub use partition::{

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::types::{Offset, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 mod tell;
 
@@ -73,6 +73,10 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// Damage in the middle of a partition was cut out, because the log was opened with
     /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage).
     fn damage_cut_out(&self, cut: &DamageCut<'_>) {}
+
+    /// A batch was out of place and was set right, because the log was opened with
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage). No record is lost by it.
+    fn batch_mended(&self, mended: &BatchMended<'_>) {}
 
     /// The index of a sealed segment was missing or wrong, so a read built it again from the batches, in memory. The
     /// path is that of the offset index. Told again if the segment was unmapped in between.
@@ -190,6 +194,22 @@ pub struct DamageCut<'a> {
     pub next_offset: Offset,
     /// The file that what was cut out is kept in.
     pub kept_in: &'a Path,
+}
+
+/// A salvage found a whole batch with a wrong offset or leader epoch, which no checksum covers, and set it right.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BatchMended<'a> {
+    /// Where.
+    pub partition: &'a TopicPartition,
+    /// The segment file.
+    pub path: &'a Path,
+    /// The position of the batch there, before the salvage.
+    pub position: u64,
+    /// The offset of its first record, now.
+    pub offset: Offset,
+    /// Its leader epoch, now.
+    pub leader_epoch: LeaderEpoch,
 }
 
 /// A partition is being, or was, recovered.

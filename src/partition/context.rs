@@ -25,7 +25,9 @@ pub enum RecoveryMode {
     /// Report it as [`Error::Corrupt`], change nothing.
     #[default]
     Report,
-    /// Keep every batch that verifies, put the rest aside in files named `*.cut`, and go on. Where records are lost in
+    /// Keep every batch that verifies, put the rest aside in files named `*.cut`, and go on. The offset and the leader epoch of
+    /// a batch are under no checksum: if one is wrong and the batches around it say what is right, it is set right; a
+    /// batch whose offset nothing tells, where others are missing, is put aside, too. Where records are lost in
     /// the middle of a partition, their offsets are missing, and readers pass over them. All segments are read for it. A
     /// log that is [read-only](crate::LogBuilder::read_only) ends at the first damage instead.
     Salvage,

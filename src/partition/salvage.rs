@@ -10,7 +10,8 @@
 //! offset cannot be right counts as damaged. The segment is then written anew without what lies between, beside the old
 //! one, and renamed over it. What lies behind the last batch of the log is a torn tail, which recovery judges.
 //!
-//! A batch can be whole and too high: neither its offset nor its leader epoch is under a checksum. The two behind it tell.
+//! A batch can be whole and out of place: neither its offset nor its leader epoch is under a checksum. Where the batches
+//! around it say what was there, it is set right; where offsets may be missing, they say only that it is too high.
 //!
 //! Offsets are missing then, so the catalog must say of the topic that they may be, durably and before.
 
@@ -18,12 +19,13 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::recover::Torn;
+use super::verify::is_blank;
 use super::writer::{copy_torn, unused_name};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
-use crate::observe::{DamageCut, tell};
+use crate::observe::{BatchMended, DamageCut, tell};
 use crate::probe;
-use crate::record::BatchHeader;
+use crate::record::{BatchHeader, stamp};
 use crate::segment::scan::Scan;
 use crate::segment::seal::Seal;
 use crate::segment::{FileKind, file_path, parse_file_name};
@@ -32,9 +34,27 @@ use crate::types::{LeaderEpoch, Offset, TopicPartition};
 /// What is damaged in a partition, and can be cut out.
 #[derive(Debug, Default)]
 pub(crate) struct Damaged {
-    segments: Vec<(Offset, Vec<Hole>)>,
+    segments: Vec<Repair>,
     /// Whether records are missing where no byte is damaged.
     has_gaps: bool,
+}
+
+/// What is to be done to one segment.
+#[derive(Debug)]
+struct Repair {
+    base: Offset,
+    holes: Vec<Hole>,
+    mends: Vec<Mend>,
+    /// Where the file is to end: what lies behind was never written.
+    end: u64,
+}
+
+/// A whole batch with a wrong offset or leader epoch, and what is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mend {
+    position: u64,
+    offset: Offset,
+    epoch: LeaderEpoch,
 }
 
 /// Bytes of a segment that are no batch.
@@ -74,26 +94,34 @@ impl Damaged {
                 dense,
                 is_cut: Seal::read(disk, dir, *base).is_some_and(|seal| seal.log_len > limit),
                 tries: limit.saturating_mul(MOST_TRIED).max(LEAST_TRIED),
-                found: Vec::new(),
+                holes: Vec::new(),
+                mends: Vec::new(),
+                end: limit,
             };
             found.has_gaps |= look.run().map_err(Error::io("read", &*path))?;
-            if !look.found.is_empty() {
-                found.segments.push((*base, look.found));
+            let Look { holes, mends, end, .. } = look;
+            if !holes.is_empty() || !mends.is_empty() {
+                found.segments.push(Repair { base: *base, holes, mends, end });
             }
         }
         Ok(found)
     }
 
-    /// Whether there is nothing to cut out, and no record is missing.
+    /// Whether there is nothing to mend, and no record is missing.
     pub(crate) fn is_none(&self) -> bool {
         self.segments.is_empty() && !self.has_gaps
     }
 
+    /// Whether offsets are missing once it is mended.
+    pub(crate) fn leaves_gaps(&self) -> bool {
+        self.has_gaps || self.segments.iter().any(|segment| !segment.holes.is_empty())
+    }
+
     /// Cuts it out. Durable when this returns; after a crash before, it is found again.
     pub(crate) fn cut_out(&self, context: &Context, partition: &TopicPartition, dir: &Path) -> Result<()> {
-        for (base, holes) in &self.segments {
-            let path = file_path(dir, *base, FileKind::Log);
-            for hole in holes {
+        for repair in &self.segments {
+            let path = file_path(dir, repair.base, FileKind::Log);
+            for hole in &repair.holes {
                 let kept_in = keep(context.disk(), dir, &path, hole)?;
                 let (partition, path, hole) = (partition.clone(), path.clone(), *hole);
                 tell(&context.observer, move |observer| {
@@ -108,8 +136,18 @@ impl Damaged {
                     });
                 });
             }
-            write_anew(context.disk(), dir, *base, holes)?;
-            probe::reached("salvage.cut_out");
+            write_anew(context.disk(), dir, repair)?;
+            for Mend { position, offset, epoch } in repair.mends.iter().copied() {
+                probe::reached("salvage.mended");
+                let (partition, path) = (partition.clone(), path.clone());
+                tell(&context.observer, move |observer| {
+                    let (partition, path, leader_epoch) = (&partition, &*path, epoch);
+                    observer.batch_mended(&BatchMended { partition, path, position, offset, leader_epoch });
+                });
+            }
+            if !repair.holes.is_empty() {
+                probe::reached("salvage.cut_out");
+            }
         }
         Ok(())
     }
@@ -127,7 +165,10 @@ struct Look<'f> {
     is_cut: bool,
     /// What looks like the head of a long batch costs its checksum. Of a file made up of such, not all is tried.
     tries: u64,
-    found: Vec<Hole>,
+    holes: Vec<Hole>,
+    mends: Vec<Mend>,
+    /// See [`Repair::end`].
+    end: u64,
 }
 
 /// A place between two batches: where the next one begins, and what it must not fall below.
@@ -167,12 +208,17 @@ impl<'f> Look<'f> {
                 (at.next, has_gaps) = (later, true);
                 continue;
             }
-            if let Some(before) = before
-                && let Some(next) = self.is_too_high(before, at)?
+            if self.dense
+                && let Some((mend, after)) = self.is_misplaced(at)?
             {
-                probe::reached("salvage.too_high");
-                self.cut(before, at.position, next);
-                at = Place { next, epoch: before.epoch, ..at };
+                self.mends.push(mend);
+                at = after;
+                continue;
+            }
+            if let Some(before) = before
+                && let Some(second) = self.is_too_high(before, at)?
+            {
+                at = self.lower(before, at, &second)?;
                 continue;
             }
             match (self.next_batch(at)?, self.upper) {
@@ -185,7 +231,12 @@ impl<'f> Look<'f> {
                     return Ok(has_gaps);
                 }
                 // For recovery to judge, or room that was never used.
-                (None, _) => return Ok(has_gaps),
+                (None, _) => {
+                    if is_blank(self.file, at.position, self.limit)? {
+                        self.end = at.position;
+                    }
+                    return Ok(has_gaps);
+                }
             }
         }
     }
@@ -197,7 +248,7 @@ impl<'f> Look<'f> {
     }
 
     fn cut(&mut self, at: Place, to: u64, next: Offset) {
-        self.found.push(Hole { from: at.position, to, first: at.next, next });
+        self.holes.push(Hole { from: at.position, to, first: at.next, next });
     }
 
     /// The offset of the batch at `at`, if it is whole, and records before it are missing: what follows agrees with it.
@@ -213,13 +264,49 @@ impl<'f> Look<'f> {
         Ok((begin > at.next && agrees).then_some(begin))
     }
 
+    /// Whether the batch at `at` is whole, and what follows begins where it ends if it has the offset that is due: then that
+    /// is its offset. And where to go on.
+    fn is_misplaced(&self, at: Place) -> std::io::Result<Option<(Mend, Place)>> {
+        let mut scan = Scan::new(self.file, at.position, self.limit, Offset::ZERO, false);
+        let Ok(batch) = scan.next()? else { return Ok(None) };
+        let header = batch.header;
+        let next = Offset(at.next.0.saturating_add(header.last_offset_delta as u64 + 1)).min(Offset::MAX);
+        let after = Place { position: scan.position(), next, epoch: at.epoch };
+        let follows = match after.position == self.limit {
+            true => self.upper == Some(next),
+            false => self.scan(after, true).next()?.is_ok(),
+        };
+        let epoch = match header.leader_epoch {
+            LeaderEpoch::NONE => LeaderEpoch::NONE,
+            epoch => epoch.max(at.epoch),
+        };
+        let mend = Mend { position: at.position, offset: at.next, epoch };
+        Ok(follows.then_some((mend, Place { epoch: epoch.max(at.epoch), ..after })))
+    }
+
+    /// Sets the batch between `before` and `at` right if it is too high: its leader epoch, or, where its offset is, by cutting
+    /// it out. Returns where to go on.
+    fn lower(&mut self, before: Place, at: Place, second: &BatchHeader) -> std::io::Result<Place> {
+        probe::reached("salvage.too_high");
+        if second.base_offset < at.next {
+            self.cut(before, at.position, second.base_offset);
+            return Ok(Place { next: second.base_offset, epoch: before.epoch, ..at });
+        }
+        let mut head = [0; BatchHeader::LEN];
+        read_exact_at(self.file, &mut head, before.position)?;
+        let offset = BatchHeader::read(&head).map_or(before.next, |header| header.base_offset);
+        let epoch = if before.epoch == LeaderEpoch::NONE { second.leader_epoch } else { before.epoch };
+        self.mends.push(Mend { position: before.position, offset, epoch });
+        Ok(Place { epoch, ..at })
+    }
+
     /// Whether the batch between `before` and `at` is what is damaged, and not the one behind it, which is whole and would
     /// follow without it: neither offset nor leader epoch is under a checksum, and one that is too high looks right until
-    /// the next batch. Two against one. The offset of the next batch, then.
-    fn is_too_high(&self, before: Place, at: Place) -> std::io::Result<Option<Offset>> {
+    /// the next batch. Two against one. The next batch, then.
+    fn is_too_high(&self, before: Place, at: Place) -> std::io::Result<Option<BatchHeader>> {
         let mut scan = self.scan(Place { position: at.position, ..before }, false);
-        let Ok(second) = scan.next()? else { return Ok(None) };
-        let (next, epoch) = (second.header.base_offset, second.header.leader_epoch);
+        let Ok(second) = scan.next()?.map(|second| second.header) else { return Ok(None) };
+        let (next, epoch) = (second.base_offset, second.leader_epoch);
         if next >= at.next && (epoch >= at.epoch || epoch == LeaderEpoch::NONE) {
             return Ok(None);
         }
@@ -227,7 +314,7 @@ impl<'f> Look<'f> {
             Ok(third) => third.header.base_offset < at.next || third.header.leader_epoch < at.epoch,
             Err(_) => true,
         };
-        Ok(agrees.then_some(next))
+        Ok(agrees.then_some(second))
     }
 
     /// The first whole batch behind `at` whose offsets may be right.
@@ -329,8 +416,10 @@ fn keep(disk: &dyn Disk, dir: &Path, path: &Path, hole: &Hole) -> Result<PathBuf
     Ok(kept_in)
 }
 
-/// Replaces a segment file by one without the holes.
-fn write_anew(disk: &dyn Disk, dir: &Path, base: Offset, holes: &[Hole]) -> Result<()> {
+/// Replaces a segment file by one without the holes, and with what is right where something is wrong.
+fn write_anew(disk: &dyn Disk, dir: &Path, repair: &Repair) -> Result<()> {
+    let Repair { base, holes, mends, end } = repair;
+    let (base, len) = (*base, *end);
     let path = file_path(dir, base, FileKind::Log);
     let mended = path.with_extension("log.mended");
     match disk.remove_file(&mended) {
@@ -338,18 +427,24 @@ fn write_anew(disk: &dyn Disk, dir: &Path, base: Offset, holes: &[Hole]) -> Resu
         _ => {}
     }
     let source = disk.open(&path, Open::Read).map_err(Error::io("open", &*path))?;
-    let len = source.metadata().map_err(Error::io("describe", &*path))?.len;
     let file = disk.open(&mended, Open::CreateNew).map_err(Error::io("create", &*mended))?;
     let begins = std::iter::once(0).chain(holes.iter().map(|hole| hole.to));
     let ends = holes.iter().map(|hole| hole.from).chain([len]);
     let (mut to, mut piece) = (0, vec![0; PIECE]);
     for (from, end) in begins.zip(ends) {
-        let mut at = from;
+        let (mut at, begin) = (from, to);
         while at < end {
             let bytes = &mut piece[..PIECE.min((end - at) as usize)];
             read_exact_at(&*source, bytes, at).map_err(Error::io("read", &*path))?;
             write_all_at(&*file, bytes, to).map_err(Error::io("write", &*mended))?;
             (at, to) = (at + bytes.len() as u64, to + bytes.len() as u64);
+        }
+        for mend in mends.iter().filter(|mend| (from..end).contains(&mend.position)) {
+            let mut head = [0; BatchHeader::LEN];
+            read_exact_at(&*source, &mut head, mend.position).map_err(Error::io("read", &*path))?;
+            stamp(&mut head, mend.offset, mend.epoch);
+            let at = begin + (mend.position - from);
+            write_all_at(&*file, &head, at).map_err(Error::io("write", &*mended))?;
         }
     }
     file.sync().map_err(Error::io("sync", &*mended))?;

@@ -1,6 +1,11 @@
 //! Damage is told, where it is, and stays where it is.
 
-use chiplog::{DamageCut, Durability, Error, ErrorKind, Log, Observer, Offset, RecoveryMode, TopicConfig};
+use std::sync::Mutex;
+
+use chiplog::{
+    BatchMended, DamageCut, Durability, Error, ErrorKind, LeaderEpoch, Log, Observer, Offset, RecoveryMode,
+    TopicConfig,
+};
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -53,14 +58,23 @@ fn a_strict_open_refuses_a_damaged_log_and_changes_no_batch() {
     assert!(Log::open(dir.path()).is_ok(), "the refusal let go of the lock");
 }
 
-/// What an observer was told of damage: position, lost offsets, and the file it is kept in.
+/// What an observer was told of damage.
 #[derive(Debug, Default)]
-struct Cuts(std::sync::Mutex<Vec<(u64, std::ops::Range<u64>, std::path::PathBuf)>>);
+struct Cuts {
+    /// Position, lost offsets, and the file it is kept in.
+    cut: Mutex<Vec<(u64, std::ops::Range<u64>, std::path::PathBuf)>>,
+    /// Position, and what is there now.
+    mended: Mutex<Vec<(u64, Offset, LeaderEpoch)>>,
+}
 
 impl Observer for Cuts {
     fn damage_cut_out(&self, cut: &DamageCut<'_>) {
         let lost = cut.first_offset.0..cut.next_offset.0;
-        self.0.lock().unwrap().push((cut.position, lost, cut.kept_in.to_owned()));
+        self.cut.lock().unwrap().push((cut.position, lost, cut.kept_in.to_owned()));
+    }
+
+    fn batch_mended(&self, mended: &BatchMended<'_>) {
+        self.mended.lock().unwrap().push((mended.position, mended.offset, mended.leader_epoch));
     }
 }
 
@@ -86,7 +100,8 @@ fn a_salvage_keeps_every_batch_that_verifies() -> Result<()> {
     flip(1, len + 6);
     flip(2, (bases[3] - bases[2] - 1) * len + 9);
     std::fs::remove_file(segment(3))?;
-    let lost: Vec<u64> = [bases[0] + 2, bases[1] + 1, bases[3] - 1].into_iter().chain(bases[3]..bases[4]).collect();
+    // The offset is told by the batches around it.
+    let lost: Vec<u64> = [bases[0] + 2, bases[3] - 1].into_iter().chain(bases[3]..bases[4]).collect();
     let kept: Vec<String> = (0..60).filter(|number| !lost.contains(number)).map(name).collect();
 
     let cuts = std::sync::Arc::new(Cuts::default());
@@ -98,11 +113,11 @@ fn a_salvage_keeps_every_batch_that_verifies() -> Result<()> {
     drop(partition);
     log.close()?;
 
-    let told = cuts.0.lock().unwrap();
+    let told = cuts.cut.lock().unwrap();
     let ranges: Vec<_> = told.iter().map(|(position, lost, _)| (*position, lost.clone())).collect();
     let last = bases[3] - 1;
-    assert_eq!(ranges[..2], [(2 * len, 2..3), (len, bases[1] + 1..bases[1] + 2)]);
-    assert_eq!(ranges[2..], [((last - bases[2]) * len, last..bases[4])]);
+    assert_eq!(ranges, [(2 * len, 2..3), ((last - bases[2]) * len, last..bases[4])]);
+    assert_eq!(*cuts.mended.lock().unwrap(), [(len, Offset(bases[1] + 1), LeaderEpoch(0))]);
     for (_, _, kept_in) in told.iter() {
         assert_eq!(std::fs::metadata(kept_in)?.len(), len, "{}", kept_in.display());
     }
@@ -245,14 +260,59 @@ fn forget(dir: &std::path::Path) {
 
 /// No checksum covers a leader epoch. The batch with the wrong one was believed, and all that came behind it was cut off.
 #[test]
-fn a_salvage_drops_the_batch_whose_epoch_was_raised_and_none_behind_it() -> Result<()> {
+fn a_salvage_sets_a_raised_epoch_right_and_drops_no_batch() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let bases = sixty(dir.path())?;
     let path = dir.path().join(format!("orders-0/{:020}.log", bases[1]));
-    let len = std::fs::metadata(&path)?.len() / (bases[2] - bases[1]);
+    let (before, len) = (std::fs::read(&path)?, std::fs::metadata(&path)?.len() / (bases[2] - bases[1]));
     flip(&path, 2 * len as usize + 12);
     forget(dir.path());
-    assert_eq!(salvaged(dir.path())?, without(&[bases[1] + 2]));
+    assert_eq!(salvaged(dir.path())?, without(&[]));
+    assert!(std::fs::read(&path)? == before);
+    Ok(())
+}
+
+/// No checksum covers an offset either: raised or lowered, in the first batch of a segment or the last.
+#[test]
+fn a_salvage_sets_an_offset_right_that_the_batches_around_it_tell() -> Result<()> {
+    for at in [Some(0), Some(3), None] {
+        for byte in [2, 7] {
+            let dir = tempfile::tempdir()?;
+            let bases = sixty(dir.path())?;
+            let at = at.unwrap_or(bases[2] - bases[1] - 1);
+            let path = dir.path().join(format!("orders-0/{:020}.log", bases[1]));
+            let (before, len) = (std::fs::read(&path)?, std::fs::metadata(&path)?.len() / (bases[2] - bases[1]));
+            flip(&path, (at * len) as usize + byte);
+            forget(dir.path());
+            assert_eq!(salvaged(dir.path())?, without(&[]), "batch {at}, byte {byte}");
+            assert!(std::fs::read(&path)? == before);
+        }
+    }
+    Ok(())
+}
+
+/// The room behind the batches of a durable topic was copied, put aside, and told as a torn tail.
+#[test]
+fn a_salvage_of_a_file_that_has_its_length_from_the_start_keeps_no_room() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = Log::open(dir.path())?;
+    let config = TopicConfig::default().segment_bytes(1 << 20).durability(Durability::Each);
+    let partition = log.create_topic("orders", config)?.partition(0)?;
+    append_padded(&partition, 0..60)?;
+    // As a kill leaves it.
+    let copy = tempfile::tempdir()?;
+    crate::support::copy(dir.path(), copy.path());
+    let path = copy.path().join("orders-0/00000000000000000000.log");
+    assert!(std::fs::metadata(&path)?.len() > 60_000);
+    flip(&path, 80);
+    forget(copy.path());
+    assert_eq!(salvaged(copy.path())?.len(), 59);
+    let cut: u64 = std::fs::read_dir(copy.path().join("orders-0"))?
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with(".cut"))
+        .map(|entry| entry.metadata().unwrap().len())
+        .sum();
+    assert!(cut < 100, "{cut}");
     Ok(())
 }
 

@@ -92,6 +92,15 @@ pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
+/// Copies a directory as a backup does: the same bytes in other files.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    for (name, bytes) in files(from) {
+        let path = to.join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, bytes).expect("a writable file");
+    }
+}
+
 /// Changes one byte of a file.
 pub(crate) fn flip(path: &Path, position: usize) {
     let mut bytes = fs::read(path).expect("a readable file");

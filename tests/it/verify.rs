@@ -13,7 +13,7 @@ use chiplog::{
     TopicConfig, VerifyOptions, VerifyPosition, VerifyReport,
 };
 
-use crate::support::{append_batches, by_hand, files, flip, values};
+use crate::support::{append_batches, by_hand, copy, files, flip, values};
 
 /// A log of small segments, with producers and a group, closed in order.
 fn closed(dir: &Path) {
@@ -87,14 +87,6 @@ fn nothing_is_found_in_a_log_that_is_well() {
     let killed = tempfile::tempdir().unwrap();
     copy(dir.path(), killed.path());
     assert_sound(&look(killed.path()));
-}
-
-fn copy(from: &Path, to: &Path) {
-    for (name, bytes) in files(from) {
-        let path = to.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
 }
 
 /// Damages a closed log, and returns what is found.

@@ -61,6 +61,7 @@ impl Log {
     /// - [`Error::InvalidSetting`] if there were to be no threads.
     /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`] if there is no such partition.
     /// - [`Error::Closed`] if the log is closed, or was meanwhile.
+    /// - [`Error::Io`] if the process may open no more files.
     ///
     /// # Example
     ///
@@ -97,8 +98,12 @@ impl Inner {
         let course = Mutex::new(Course::new(&plan));
         let runner = Runner { inner: self, plan: &plan, options, course: &course };
         thread::scope(|scope| {
-            for _ in 1..options.thread_count() {
-                scope.spawn(|| runner.run());
+            for _ in 1..options.thread_count().min(plan.units.len()) {
+                // With as many as there can be.
+                if thread::Builder::new().name("chiplog-verify".into()).spawn_scoped(scope, || runner.run()).is_err()
+                {
+                    break;
+                }
             }
             runner.run();
         });

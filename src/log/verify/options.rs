@@ -87,8 +87,8 @@ impl<'a> VerifyOptions<'a> {
     }
 
     /// Has somebody told how far it is, every 4 MiB and at the end of each segment, by one thread at a time. The answer
-    /// [`Break`](ControlFlow::Break) stops it: all threads then end within some milliseconds, and the report says where
-    /// to go on. What was read of a segment that was not finished will be read again, so a verification that is always
+    /// [`Break`](ControlFlow::Break) stops it: all threads then end after a few MiB more, and the report says where to
+    /// go on. What was read of a segment that was not finished will be read again, so a verification that is always
     /// stopped before it has finished one never gets anywhere: give it time for [`segment_bytes`] at least.
     ///
     /// Default: nobody.

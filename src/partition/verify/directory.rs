@@ -6,7 +6,7 @@ use super::finding::{Advice, Finding, FindingKind, Findings};
 use super::producers::judge_alone;
 use super::target::{Target, read_snapshot};
 use crate::disk::checkpoint::{PartitionMetadata, read_limited};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_out_of_files};
 use crate::partition::epochs::Epochs;
 use crate::partition::follow::EPOCHS_FILE;
 use crate::segment::{FileKind, file_path};
@@ -20,6 +20,8 @@ pub(crate) fn directory(target: &Target) -> Result<Vec<Finding>> {
     match judged {
         Ok(()) => {}
         Err(error @ Error::Closed) => return Err(error),
+        // Nothing of the disk's.
+        Err(error) if is_out_of_files(&error) => return Err(error),
         Err(error) => findings.push(Finding::of_error(FindingKind::Unreadable, &target.dir, &error)),
     }
     Ok(if target.is_gone(usize::MAX) { Vec::new() } else { findings.finish() })

@@ -24,6 +24,7 @@ mod target;
 mod tests;
 mod walk;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 pub(crate) use directory::directory;
@@ -32,12 +33,13 @@ pub use finding::{Advice, Finding, FindingKind};
 pub(crate) use target::{Derived, Gathered, Known, Target};
 pub(crate) use walk::Pace;
 
-use self::source::{Source, is_blank};
+use self::source::Source;
+pub(super) use self::source::is_blank;
 use self::target::{DerivedFiles, Extent};
 use self::walk::{Walk, Walked};
 use crate::checksum::{Crc32, Digest};
 use crate::disk::{DiskFile, Open, read_exact_at};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_out_of_files};
 use crate::segment::seal::Seal;
 use crate::segment::{FileKind, file_path};
 use crate::types::Offset;
@@ -67,6 +69,8 @@ pub(crate) fn segment(
         Ok(None) => return Ok(None),
         Err(_) if target.is_gone(at) => return Ok(Some(Verdict::default())),
         Err(error @ Error::Closed) => return Err(error),
+        // Nothing of the disk's.
+        Err(error) if is_out_of_files(&error) => return Err(error),
         Err(error) => {
             let finding = Finding::of_error(FindingKind::Unreadable, &path, &error);
             let message = format!("{}; the rest of the segment was not judged", finding.message);
@@ -166,7 +170,7 @@ fn behind(
     if !is_finished && !target.has_seals() {
         let mut source = Source::open(&target.files, path, log_len)?;
         let end = target.extents[at].end.unwrap_or_default();
-        if let Some(resumed) = source.resume(len, &(end..Offset::MAX))? {
+        if let Some(resumed) = source.resume(len, &(end..Offset::MAX), &mut |_| ControlFlow::Continue(()))? {
             let (to, offset) = (resumed.position, resumed.offset);
             let message = format!(
                 "no batch of the log begins here, and one that verifies does at byte {to}, of offset {offset}"

@@ -275,7 +275,11 @@ fn state_at(target: &Target, segment: usize) -> Result<State> {
             let producers = Producers::load(&entries, Timestamp(0), Duration::MAX);
             let mut state = State { producers, is_whole: true };
             for before in segment - back..segment {
-                replay(target, before, &mut state)?;
+                match replay(target, before, &mut state) {
+                    // Removed meanwhile: then this is the first, and nothing says what was before.
+                    Err(_) if target.is_gone(before) => return Ok(State::default()),
+                    replayed => replayed?,
+                }
             }
             return Ok(state);
         }

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::walk::Pace;
 use crate::checksum::{Crc32, Crc32c, crc32c};
 use crate::disk::marks::SyncMark;
 use crate::disk::{DiskFile, Open, read_exact_at};
@@ -26,6 +27,10 @@ pub(super) struct Source<'a> {
     path: &'a Path,
     view: View,
     limit: u64,
+    /// How many bytes of what merely looks like batches are checksummed yet, in all.
+    tries: u64,
+    /// Whether a search was told to stop.
+    is_stopped: bool,
     /// Without a map: what was read last, and where it begins.
     buffer: Vec<u8>,
     buffered_at: u64,
@@ -42,7 +47,13 @@ impl<'a> Source<'a> {
     /// The first `limit` bytes of the file at `path`, which has them.
     pub(super) fn open(files: &'a Files, path: &'a Path, limit: u64) -> Result<Self> {
         let view = files.view(path, limit, limit)?;
-        Ok(Self { files, path, view, limit, buffer: Vec::new(), buffered_at: 0 })
+        let tries = limit.saturating_mul(MOST_TRIED).saturating_add(LEAST_TRIED);
+        Ok(Self { files, path, view, limit, tries, is_stopped: false, buffer: Vec::new(), buffered_at: 0 })
+    }
+
+    /// Whether a search was told to stop.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_stopped
     }
 
     pub(super) fn limit(&self) -> u64 {
@@ -140,9 +151,14 @@ impl<'a> Source<'a> {
     /// The next batch behind `position`, where none verifies: one that does, whose offsets are among `offsets`, and
     /// which is near or after which another begins.
     ///
-    /// The file may be made to look like many long batches that overlap. What is checksummed in vain is bounded, so
-    /// that this ends.
-    pub(super) fn resume(&mut self, position: u64, offsets: &Range<Offset>) -> Result<Option<Resumed>> {
+    /// The file may be made to look like many long batches that overlap. What is checksummed in vain is bounded, for the
+    /// whole file, so that this ends.
+    pub(super) fn resume(
+        &mut self,
+        position: u64,
+        offsets: &Range<Offset>,
+        pace: &mut Pace<'_>,
+    ) -> Result<Option<Resumed>> {
         // Mostly the length is right, and only what it spans is wrong.
         if let Some(end) = self.claimed_end(position)? {
             if end == self.limit {
@@ -152,9 +168,15 @@ impl<'a> Source<'a> {
                 return Ok(Some(resumed));
             }
         }
-        let mut budget = (self.limit - position).saturating_mul(4).saturating_add(64 << 20);
-        let mut at = position + 1;
+        let (mut at, mut asked) = (position + 1, position);
         while self.limit.saturating_sub(at) >= BatchHeader::LEN as u64 {
+            if at - asked >= PIECE as u64 {
+                asked = at;
+                self.is_stopped = pace(0).is_break();
+                if self.is_stopped {
+                    return Ok(None);
+                }
+            }
             let left = self.limit - at;
             let bytes = self.at(at, BatchHeader::LEN)?;
             let mut heads = bytes.windows(BatchHeader::LEN).enumerate();
@@ -164,8 +186,8 @@ impl<'a> Source<'a> {
                 continue;
             };
             at += skip as u64;
-            budget = match budget.checked_sub(u64::from(len)) {
-                Some(budget) => budget,
+            self.tries = match self.tries.checked_sub(u64::from(len)) {
+                Some(tries) => tries,
                 None => return Ok(None),
             };
             if let Some(resumed) = self.follows(at, offsets, at - position)? {
@@ -215,7 +237,7 @@ impl<'a> Source<'a> {
 }
 
 /// Whether bytes from `from` to `to`, the end of the file, are zeros, or a page of sync marks behind them.
-pub(super) fn is_blank(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<bool> {
+pub(in crate::partition) fn is_blank(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<bool> {
     let page_len = SyncMark::PAGE_LEN as u64;
     let at = to.saturating_sub(page_len);
     let mut end = to;
@@ -243,6 +265,10 @@ fn candidate(head: &[u8], offsets: &Range<Offset>, left: u64) -> Option<u32> {
 }
 
 const MAGIC_AT: usize = 16;
+
+/// How many times the length of a file is checksummed at most in search of batches, and how many bytes of a small one.
+const MOST_TRIED: u64 = 4;
+const LEAST_TRIED: u64 = 64 << 20;
 
 /// The length of a record without a key and a value, in bytes.
 const LEAST_RECORD: u64 = 7;

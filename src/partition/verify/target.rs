@@ -291,7 +291,12 @@ impl Target {
     fn derived_files(&self, base: Offset, end: Option<Offset>, is_complete: bool) -> Result<DerivedFiles> {
         let open = |kind| self.entry_file(file_path(&self.dir, base, kind));
         let is_within = |at: &Offset| *at > base && end.is_none_or(|end| *at <= end);
-        let snapshots = self.listing().snapshots.iter().copied().filter(is_within).collect();
+        // Not by the listing: maintenance may have written one since.
+        let entries = self.disk().list(&self.dir).map_err(Error::io("list", &*self.dir))?;
+        let files = entries.iter().filter_map(|entry| parse_file_name(&entry.name));
+        let mut snapshots: Vec<Offset> =
+            files.filter(|(at, kind)| *kind == FileKind::Snapshot && is_within(at)).map(|(at, _)| at).collect();
+        snapshots.sort_unstable();
         Ok(DerivedFiles {
             index: open(FileKind::Index)?,
             time_index: open(FileKind::TimeIndex)?,

@@ -107,7 +107,8 @@ impl<'a> Walk<'a> {
                     position + u64::from(header.batch_len)
                 }
                 Err(_) if self.ends_blank(position)? => break,
-                Err(reason) => match self.damaged(position, reason, findings)? {
+                Err(reason) => match self.damaged(position, reason, findings, pace)? {
+                    _ if self.source.is_stopped() => return Ok(ControlFlow::Break(())),
                     Some(resumed) => resumed,
                     None => {
                         position = self.source.limit();
@@ -203,10 +204,16 @@ impl<'a> Walk<'a> {
 
     /// No batch begins at `position`: where the next one does that verifies.
     #[cold]
-    fn damaged(&mut self, position: u64, reason: &str, findings: &mut Findings) -> Result<Option<u64>> {
+    fn damaged(
+        &mut self,
+        position: u64,
+        reason: &str,
+        findings: &mut Findings,
+        pace: &mut Pace<'_>,
+    ) -> Result<Option<u64>> {
         let last = Offset(self.extent.base.0.saturating_add(MAX_RELATIVE)).min(Offset::MAX);
         let offsets = self.next..self.extent.end.unwrap_or(last).max(self.next);
-        let resumed = self.source.resume(position, &offsets)?;
+        let resumed = self.source.resume(position, &offsets, pace)?;
         let (to, offset) = match resumed {
             Some(resumed) => (resumed.position, Some(resumed.offset)),
             None => (self.source.limit(), self.extent.end),

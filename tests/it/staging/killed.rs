@@ -17,7 +17,7 @@ use chiplog::{
 };
 
 use super::{Result, append_steps, batches, builder, codecs, dir, dirs, in_files, numbers, steps, values_of};
-use crate::support::{append_numbers, files, text, values};
+use crate::support::{append_numbers, copy, files, text, values};
 
 // Set in the child only: which part to do, and where.
 const PART: &str = "CHIPLOG_STAGING_PART";
@@ -140,15 +140,6 @@ fn nurse() -> Result {
     }
     // The tests are over, and nobody is left to be told so.
     exit(0)
-}
-
-/// Copies a directory as a backup does: the same bytes in other files.
-fn copy(from: &Path, to: &Path) {
-    for (name, bytes) in files(from) {
-        let path = to.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
 }
 
 fn orders(log: &Log) -> Partition {
