@@ -565,8 +565,8 @@ fn replay(core: Arc<Core>) -> Result<Shard> {
         let batches = core.fetch(at, ReadOptions::default())?;
         let mut rest = batches.bytes();
         while !rest.is_empty() {
-            let corrupt = |what: &'static str| Error::corrupt(&core.dir, 0, format!("{what} after offset {at}"));
-            let batch = BatchRef::framed(rest).map_err(|invalid| corrupt(invalid.what))?;
+            let (path, position) = batches.place_of_last(rest.len());
+            let batch = BatchRef::framed(rest).map_err(|invalid| Error::corrupt(path, position, invalid.what))?;
             rest = &rest[batch.bytes().len()..];
             let header = *batch.header();
             if header.attributes.is_control() {
@@ -578,16 +578,13 @@ fn replay(core: Arc<Core>) -> Result<Shard> {
                 continue;
             }
             let limit = core.config.read().max_decompressed_bytes as usize;
-            let records = batch.records(limit, &mut scratch).map_err(|error| error.at(&core.dir, 0))?;
+            let records = batch.records(limit, &mut scratch).map_err(|error| error.at(path, position))?;
             let transaction = header.attributes.is_transactional().then_some(header.producer_id);
             replay_batch(&mut offsets, records, transaction, core.start());
         }
         if batches.next_offset() <= at {
-            return Err(Error::corrupt(
-                &core.dir,
-                0,
-                format!("no batch is found for offset {at}, and the log goes on"),
-            ));
+            let what = format!("no batch is found for offset {at}, and the log goes on");
+            return Err(Error::corrupt(&core.dir, 0, what));
         }
         at = batches.next_offset();
     }

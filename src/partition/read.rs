@@ -270,12 +270,13 @@ impl Core {
 
     pub(crate) fn fetch(&self, from: Offset, options: ReadOptions) -> Result<Batches> {
         let limit = self.check_range(from, options.isolation)?;
-        let none = Batches { stored: Bytes::empty(), next_offset: from, file: None, aborted: Vec::new() };
+        let none =
+            Batches { stored: Bytes::empty(), next_offset: from, place: None, file: None, aborted: Vec::new() };
         if from >= limit {
             return Ok(none);
         }
         let options = options.max_records(usize::MAX);
-        let (segment, piece) = match self.stored(from, limit, options)? {
+        let (segment, piece) = match self.stored(from, options)? {
             Ok(stored) => stored,
             Err(next_offset) => return Ok(Batches { next_offset, ..none }),
         };
@@ -292,6 +293,7 @@ impl Core {
         Ok(Batches {
             stored: piece.bytes,
             next_offset: piece.next_offset,
+            place: Some((Arc::clone(&piece.path), piece.position)),
             // Retention may have taken the name by now: the bytes are held.
             file: file.map(|file| FileRange { file, position: piece.position, len }),
             aborted: aborted
@@ -303,9 +305,11 @@ impl Core {
 
     /// Stored batches from `from` on, and the segment that holds them, none if they are staged; or where to go on if there
     /// are none.
-    fn stored(&self, from: Offset, mut limit: Offset, options: ReadOptions) -> Result<Result<Stored, Offset>> {
+    fn stored(&self, from: Offset, options: ReadOptions) -> Result<Result<Stored, Offset>> {
         loop {
             let segments = self.segments();
+            // After the list: none of the segments closed in it reaches beyond.
+            let limit = self.check_range(from, options.isolation)?;
             let written = segments.last().map(|last| last.end());
             if let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? {
                 return Ok(Ok((Some(Arc::clone(segment)), piece)));
@@ -314,9 +318,8 @@ impl Core {
                 return Ok(Ok((None, piece)));
             }
             // As in `read`: it may have been written meanwhile, in a batch that had grown past the limit.
-            let limit_then = limit;
-            limit = self.check_range(from, options.isolation)?;
-            if limit == limit_then && self.last_segment().map(|last| last.end()) == written {
+            let limit_now = self.check_range(from, options.isolation)?;
+            if limit == limit_now && self.last_segment().map(|last| last.end()) == written {
                 return self.behind_nothing(&self.segments(), from, limit, options.isolation).map(Err);
             }
         }

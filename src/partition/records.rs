@@ -2,6 +2,7 @@
 
 use std::collections::BinaryHeap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::DiskFile;
@@ -248,6 +249,8 @@ impl<'a> Hidden<'a> {
 pub struct Batches {
     pub(super) stored: Bytes,
     pub(super) next_offset: Offset,
+    /// The segment they are of, and where there; none if there are no batches.
+    pub(super) place: Option<(Arc<Path>, u64)>,
     pub(super) file: Option<FileRange>,
     pub(super) aborted: Vec<Aborted>,
 }
@@ -314,6 +317,13 @@ impl Batches {
     #[must_use]
     pub fn file_range(&self) -> Option<&FileRange> {
         self.file.as_ref()
+    }
+
+    /// The segment file, and where in it the last `len` bytes of these begin.
+    pub(crate) fn place_of_last(&self, len: usize) -> (&Path, u64) {
+        let (path, position) =
+            self.place.as_ref().map_or((Path::new(""), 0), |(path, position)| (&**path, *position));
+        (path, position + (self.bytes().len() - len) as u64)
     }
 
     /// The offset after the last batch.

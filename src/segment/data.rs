@@ -13,7 +13,7 @@
 use std::mem;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -46,6 +46,8 @@ pub(crate) struct SegmentData {
     view: RwLock<Option<View>>,
     last_used: AtomicU64,
     index: RwLock<Option<Arc<Index>>>,
+    /// How often a wrong index was replaced.
+    rebuilt: AtomicU32,
 }
 
 /// The largest timestamp of a segment and the last offset of the batch that holds it.
@@ -121,6 +123,7 @@ impl SegmentData {
             view: RwLock::new(None),
             last_used: AtomicU64::new(0),
             index: RwLock::new(None),
+            rebuilt: AtomicU32::new(0),
         }
     }
 
@@ -220,13 +223,20 @@ impl SegmentData {
 
     /// Looks again with an index made from the batches, if damage was found by one that nobody vouches for.
     fn mending<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
-        match look() {
-            Err(Error::Corrupt(_)) if matches!(self.rebuild_index(), Ok(true)) => {
-                probe::reached("segment.index_was_wrong");
-                look()
+        for _ in 1..MOST_LOOKS {
+            let rebuilt = self.rebuilt.load(Ordering::Acquire);
+            let found = look();
+            if !matches!(found, Err(Error::Corrupt(_))) {
+                return found;
             }
-            found => found,
+            match self.rebuild_index() {
+                Ok(true) => probe::reached("segment.index_was_wrong"),
+                // Another reader did it meanwhile, or it was let go of.
+                Ok(false) if self.rebuilt.load(Ordering::Acquire) != rebuilt || self.index.read().is_none() => {}
+                Ok(false) | Err(_) => return found,
+            }
         }
+        look()
     }
 
     /// Replaces an index that nobody vouches for by one made from the batches; `false` if there is none.
@@ -252,6 +262,7 @@ impl SegmentData {
                 self.note_largest(timestamp, offset);
             }
             *slot = Some(Arc::new(index));
+            self.rebuilt.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -541,3 +552,6 @@ impl Drop for SegmentData {
         }
     }
 }
+
+/// How often a look-up is tried while others replace or drop the index under it.
+const MOST_LOOKS: usize = 4;
