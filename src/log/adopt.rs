@@ -9,16 +9,17 @@
 //! Until the catalog is there it is a broker's directory, which Kafka may load as after a kill, and the adoption can
 //! begin anew. From then on it is a log of ours.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::broker;
+use super::broker::{self, Broker};
 use super::builder::LogBuilder;
 use super::checkpoints::{Checkpoint, Checkpoints};
-use super::names::{DirName, classify_dir};
+use super::names::{DirName, OFFSETS_TOPIC, classify_dir};
 use super::open::{self, CATALOG_FILE, CHECKPOINTS_FILE, METADATA_FILE};
 use super::topic::Damage;
-use super::{FirstError, Inner, delete};
+use super::{FirstError, Inner, delete, groups};
 use crate::config::TopicConfig;
 use crate::disk::Disk;
 use crate::disk::checkpoint::PartitionMetadata;
@@ -28,7 +29,7 @@ use crate::partition::RecoveryMode;
 use crate::partition::hints::Stopped;
 use crate::partition::recover::Leftovers;
 use crate::probe;
-use crate::types::TopicPartition;
+use crate::types::{TopicId, TopicPartition};
 
 /// How a Kafka broker's directory is taken over: see [`LogBuilder::adopt`].
 #[derive(Debug, Clone, Default)]
@@ -45,7 +46,8 @@ impl Adoption {
     /// keeps settings in the metadata of its cluster, not in this directory, so for how long it was to keep records is not
     /// known here: say so by this, or later by [`Log::alter_topic`](crate::Log::alter_topic).
     ///
-    /// The adoption fails with [`Error::TopicNotFound`] if there is no such topic.
+    /// The adoption fails with [`Error::TopicNotFound`] if there is no such topic, and with [`Error::InvalidSetting`] if
+    /// under these settings of `__consumer_offsets` the offsets of groups could be lost.
     pub fn topic(mut self, name: &str, config: TopicConfig) -> Self {
         self.configs.push((name.into(), config));
         self
@@ -90,11 +92,17 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
     for topic in catalog.topics_mut() {
         let given = adoption.configs.iter().rev().find(|(name, _)| **name == *topic.name);
         if let Some((_, config)) = given {
+            let required = inner.offsets_config.partitions(topic.config.partitions);
             topic.config = config.partitions(topic.config.partitions);
+            if *topic.name == *OFFSETS_TOPIC {
+                groups::check_alter(&required, &topic.config)?;
+            }
         }
         topic.is_sparse |= topic.config.cleanup.compacts();
     }
-    catalog.set_aborts_open(adoption.aborts_open);
+    if adoption.aborts_open {
+        catalog.aborts_open_mut().extend(to_abort(&inner, &broker));
+    }
     catalog.check_unique().map_err(|reason| Error::corrupt(dir, 0, reason))?;
 
     probe::reached("adopt.begins");
@@ -169,32 +177,36 @@ fn remove_deleted(disk: &dyn Disk, dir: &Path) -> Result<()> {
     sync_parent(disk, &dir.join(CATALOG_FILE))
 }
 
-impl Inner {
-    /// Whether all partitions could be opened.
-    fn is_whole(&self) -> bool {
-        let topics = self.topics.read();
-        topics.values().all(|topic| topic.partitions.read().iter().all(|slot| slot.core().is_ok()))
-    }
+/// The partitions with open transactions, and those that only a salvage opens.
+fn to_abort<'a>(inner: &'a Inner, broker: &'a Broker) -> impl Iterator<Item = (TopicId, u32)> + 'a {
+    broker.held_partitions().filter_map(|(topic, id)| {
+        let core = inner.topics.read().get(&*id.topic).and_then(|topic| topic.core(id.partition).ok());
+        core.is_none_or(|core| !core.open_transactions().is_empty()).then_some((topic, id.partition))
+    })
+}
 
-    /// Aborts the transactions that a broker left open, if that was chosen when its directory was adopted, and was not
-    /// done yet in each partition. Durable when this returns.
+impl Inner {
+    /// Aborts the transactions that a broker left open, where that was chosen when its directory was adopted and is still to
+    /// be done. Durable when this returns; what cannot be done now is done by a later call.
     pub(super) fn abort_open(&self) -> Result<()> {
         let mut catalog = self.catalog.lock();
-        if !catalog.aborts_open() {
-            return Ok(());
-        }
-        let mut errors = FirstError::default();
-        for core in self.cores() {
-            errors.keep(core.abort_open());
-        }
-        errors.into_result()?;
-        if !self.is_whole() {
-            // A salvage may open the rest, with what is open there.
+        if catalog.aborts_open().is_empty() {
             return Ok(());
         }
         let mut with = (**catalog).clone();
-        with.set_aborts_open(false);
-        self.context.before_change()?;
-        catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)
+        let live: HashSet<TopicId> = with.live().map(|topic| topic.id).collect();
+        with.aborts_open_mut().retain(|(topic, _)| live.contains(topic));
+        let mut errors = FirstError::default();
+        for core in self.cores() {
+            if with.aborts_open().contains(&core.key()) && errors.keep(core.abort_open().map(|()| true)) {
+                with.aborts_open_mut().remove(&core.key());
+            }
+        }
+        // One that only a salvage opens stays.
+        if with.aborts_open() != catalog.aborts_open() {
+            self.context.before_change()?;
+            catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)?;
+        }
+        errors.into_result()
     }
 }

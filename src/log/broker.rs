@@ -21,7 +21,7 @@ use std::path::Path;
 
 use super::catalog::{Catalog, CatalogTopic, TopicState};
 use super::names::{DirName, INTERNAL_TOPICS, OFFSETS_TOPIC, classify_dir};
-use super::open::{CLEAN_FILE, HIGH_WATERMARKS, LOCK_FILE, LOG_STARTS, NOTES_FILE, RECOVERY_POINTS};
+use super::open::{CLEAN_FILE, LOCK_FILE, LOG_STARTS, NOTES_FILE, RECOVERY_POINTS};
 use super::text::LogId;
 use crate::clock::Entropy;
 use crate::config::{Cleanup, TopicConfig};
@@ -89,8 +89,6 @@ impl Broker {
         let starts = checkpoint(LOG_STARTS)?;
         let recovery_points = checkpoint(RECOVERY_POINTS)?;
         let cleaned = checkpoint(CLEANED)?;
-        // Not used, but its damage is worth knowing of.
-        checkpoint(HIGH_WATERMARKS)?;
         let random = || u128::from(entropy.random()) << 64 | u128::from(entropy.random());
         let mut held = Vec::new();
         for entry in entries.iter().filter(|entry| entry.is_dir) {

@@ -98,7 +98,9 @@ impl LogBuilder {
 
     /// Sets how the topic of group offsets is made: in a simulation with little segments.
     #[cfg(feature = "sim")]
-    pub(crate) fn offsets_topic(mut self, config: TopicConfig) -> Self {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn offsets_topic(mut self, config: TopicConfig) -> Self {
         self.offsets_topic = Some(config);
         self
     }

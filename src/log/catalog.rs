@@ -14,8 +14,9 @@
 //! ```
 //!
 //! A `set` line belongs to the topic above it; only settings that differ from the default have one. So does `sparse`: the
-//! topic was compacted once, so that offsets may be missing, whatever its settings say now. A line `abort-open` before
-//! the first topic says that the transactions a broker left open are to be aborted. First and last line are those of
+//! topic was compacted once, so that offsets may be missing, whatever its settings say now. Lines `abort-open`, with a
+//! topic's id and the number of a partition, before the first topic name those in which the transactions that a broker left
+//! open are still to be aborted. First and last line are those of
 //! all our text files, see `text`.
 //!
 //! Invariants, of the value as of an accepted text:
@@ -23,6 +24,7 @@
 //!   does not let it come to that.)
 //! - Every name is one that a topic may have, every setting is in its range.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,7 +43,8 @@ use crate::types::TopicId;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Catalog {
     log_id: LogId,
-    aborts_open: bool,
+    /// The partitions in which transactions that a broker left open are still to be aborted.
+    aborts_open: BTreeSet<(TopicId, u32)>,
     topics: Vec<CatalogTopic>,
 }
 
@@ -73,16 +76,16 @@ impl Catalog {
 
     /// The catalog of topics that are there already. They have names and ids of their own.
     pub(crate) fn of(topics: Vec<CatalogTopic>, log_id: LogId) -> Self {
-        Self { log_id, aborts_open: false, topics }
+        Self { log_id, aborts_open: BTreeSet::new(), topics }
     }
 
-    /// Says whether open transactions, which a broker left, are to be aborted.
-    pub(crate) fn set_aborts_open(&mut self, aborts: bool) {
-        self.aborts_open = aborts;
+    /// The partitions in which transactions that a broker left open are still to be aborted.
+    pub(crate) fn aborts_open(&self) -> &BTreeSet<(TopicId, u32)> {
+        &self.aborts_open
     }
 
-    pub(crate) fn aborts_open(&self) -> bool {
-        self.aborts_open
+    pub(crate) fn aborts_open_mut(&mut self) -> &mut BTreeSet<(TopicId, u32)> {
+        &mut self.aborts_open
     }
 
     /// Reads the catalog; `None` if there is no such file.
@@ -217,8 +220,8 @@ impl Catalog {
     /// The text of the file.
     pub(crate) fn to_text(&self) -> String {
         let mut text = FORM.begin(self.log_id);
-        if self.aborts_open {
-            let _ = writeln!(text, "{ABORT_OPEN}");
+        for (topic, partition) in &self.aborts_open {
+            let _ = writeln!(text, "{ABORT_OPEN}{topic} {partition}");
         }
         for topic in &self.topics {
             // Writing to a string does not fail.
@@ -252,16 +255,18 @@ impl Catalog {
             self.topics.push(parse_topic(topic)?);
             return Ok(());
         }
-        match (line, self.topics.last_mut()) {
-            (ABORT_OPEN, None) if !self.aborts_open => {
-                self.aborts_open = true;
-                return Ok(());
-            }
-            (SPARSE, Some(topic)) if !topic.is_sparse => {
-                topic.is_sparse = true;
-                return Ok(());
-            }
-            _ => {}
+        if let (Some(partition), None) = (line.strip_prefix(ABORT_OPEN), self.topics.last()) {
+            let (topic, partition) = partition.split_once(' ').ok_or("a partition without a number")?;
+            let id = topic.parse().map_err(|_| format!("{topic:?} is no topic id"))?;
+            let partition = number(partition).ok_or_else(|| format!("{partition:?} is no partition number"))?;
+            return match self.aborts_open.insert((id, partition)) {
+                true => Ok(()),
+                false => Err("a partition that is there already".to_owned()),
+            };
+        }
+        if let (SPARSE, Some(topic)) = (line, self.topics.last_mut().filter(|topic| !topic.is_sparse)) {
+            topic.is_sparse = true;
+            return Ok(());
         }
         let setting = line.strip_prefix("set ").and_then(|rest| rest.split_once(' '));
         let (key, value) = setting.ok_or("a line that is neither a topic nor a setting")?;
@@ -377,7 +382,7 @@ fn parse_topic(line: &str) -> Result<CatalogTopic, String> {
 pub(super) const UNFINISHED: &str = "chiplog unfinished backup";
 const FORM: Form = Form { what: "catalog", version: 1 };
 /// How many ids to draw for a topic. By chance none is ever taken.
-const ABORT_OPEN: &str = "abort-open";
+const ABORT_OPEN: &str = "abort-open ";
 const SPARSE: &str = "sparse";
 const MOST_DRAWS: u32 = 100;
 /// About half a million topics. A longer file is not ours.

@@ -24,7 +24,7 @@ use crate::config::TopicConfig;
 use crate::disk::checkpoint::PartitionMetadata;
 use crate::disk::replace::sync_parent;
 use crate::disk::{DirEntry, Disk, DiskLock, Lock, Volume, read_exact_at, write_all_at};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::observe::tell;
 use crate::partition::context::{CleanMark, Context, Doorbell, RecoveryMode, Space};
 use crate::partition::core::Core;
@@ -77,7 +77,11 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     let (inner, _) = build(&settings, found, settings.read_only)?;
     *inner.locks.lock() = locks;
     if !settings.read_only {
-        inner.abort_open()?;
+        match inner.abort_open() {
+            // A full log can be read. Maintenance goes on with it.
+            Err(error) if error.kind() == ErrorKind::Full => {}
+            aborted => aborted?,
+        }
     }
     inner.load_groups();
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
@@ -384,8 +388,8 @@ impl Inner {
                 }
                 probe::reached("open.cut_out_damage");
                 self.context.before_change()?;
-                let mut with = (**catalog).clone();
-                with.topics_mut().filter(|other| other.id == topic.id).for_each(|topic| topic.is_sparse = true);
+                let (mut with, is_sparse) = ((**catalog).clone(), found.leaves_gaps());
+                with.topics_mut().filter(|other| other.id == topic.id).for_each(|topic| topic.is_sparse |= is_sparse);
                 if with != **catalog {
                     catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)?;
                 }

@@ -29,6 +29,7 @@ fn builder(disk: &Arc<SimDisk>) -> LogBuilder {
         .background(Background::Caller)
         .staging(Staging::Off)
         .default_config(small())
+        .offsets_topic(small().cleanup(Cleanup::Compact))
         .strict()
 }
 
@@ -39,7 +40,7 @@ fn small() -> TopicConfig {
 
 /// What every test here asks for: open transactions are aborted.
 fn adoption() -> Adoption {
-    Adoption::default().abort_open().topic("__consumer_offsets", small().cleanup(Cleanup::Compact))
+    Adoption::default().abort_open()
 }
 
 fn adopt(disk: &Arc<SimDisk>) -> Result<Log> {
@@ -344,6 +345,17 @@ fn a_directory_that_a_broker_has_is_not_touched() {
     assert_adopted(&adopt(&disk).unwrap(), &dir);
 }
 
+/// They were taken as they are, and the offsets of groups went with the first retention.
+#[test]
+fn settings_under_which_offsets_would_be_lost_are_refused() {
+    let dir = BrokerDir::new(Stopped::InOrder);
+    let disk = on(dir.disk().image());
+    let before = all_but_locks(&disk);
+    let refused = builder(&disk).adopt(adoption().topic("__consumer_offsets", TopicConfig::default())).open();
+    assert!(matches!(&refused, Err(Error::InvalidSetting { key, .. }) if &**key == "cleanup.policy"), "{refused:?}");
+    assert!(all_but_locks(&disk) == before);
+}
+
 /// A damaged `.swap` took the place of a segment that was whole.
 #[test]
 fn a_damaged_swap_file_costs_no_record_that_is_elsewhere() {
@@ -377,14 +389,14 @@ fn a_damaged_swap_file_costs_no_record_that_is_elsewhere() {
     assert!(refused > 100, "{refused}");
 }
 
-/// What is damaged, and what is to be made of it. Of a split whose later part is damaged a salvage keeps no more than the
-/// parts that are whole.
-const DAMAGED: [(&str, RecoveryMode); 5] = [
+/// What is damaged, and what is to be made of it.
+const DAMAGED: [(&str, RecoveryMode); 6] = [
     ("compacted-0/00000000000000000000.log.swap", RecoveryMode::Report),
     ("compacted-0/00000000000000000000.log.swap", RecoveryMode::Salvage),
     ("split-0/00000000000000000000.log.swap", RecoveryMode::Report),
     ("split-0/00000000000000000000.log.swap", RecoveryMode::Salvage),
     ("split-0/00000000000000000003.log.swap", RecoveryMode::Report),
+    ("split-0/00000000000000000003.log.swap", RecoveryMode::Salvage),
 ];
 
 /// Whether damage at this position can be told from what is whole: a file that ends with a batch, or is empty, is; and an
@@ -392,7 +404,8 @@ const DAMAGED: [(&str, RecoveryMode); 5] = [
 fn is_told(whole: &[u8], at: usize, is_cut: bool) -> bool {
     match is_cut {
         true => !ends_with_a_batch(&whole[..at]),
-        false => (at.saturating_sub(15)..=at).all(|at| !ends_with_a_batch(&whole[..at])),
+        // An offset so high is in no segment that begins so low.
+        false => (at.saturating_sub(15)..at.saturating_sub(3)).all(|at| !ends_with_a_batch(&whole[..at])),
     }
 }
 

@@ -12,9 +12,11 @@
 //! A `.swap` at or above the lowest `.cleaned` is from a split that did not come to the end: not there. (Kafka's
 //! `LogLoader`, KAFKA-6264.)
 //!
-//! A `.swap` that is damaged replaces nothing: it is an error, and to a salvage not there if what it was made of is.
+//! A `.swap` that is damaged replaces nothing: it is an error, and to a salvage not there if what it was made of is, nor
+//! are the others that were made of the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,26 +68,40 @@ impl Leftovers {
         let is_done = |base: Offset| cleaned.is_none_or(|cleaned| base < cleaned);
         let path = |base, kind, suffix| suffixed(&file_path(dir, base, kind), suffix);
         let mut left = Self::default();
-        let is_there = |base| entries.iter().any(|entry| parse_file_name(&entry.name) == Some((base, FileKind::Log)));
-        let mut replaced = Vec::new();
-        let mut spoiled = Vec::new();
-        // Upwards, the `.log` of a segment first.
+        let logs: BTreeSet<Offset> = entries
+            .iter()
+            .filter_map(|entry| parse_file_name(&entry.name))
+            .filter(|(_, kind)| *kind == FileKind::Log)
+            .map(|(base, _)| base)
+            .collect();
         let mut swaps: Vec<_> = with_suffix(".swap").collect();
+        // Upwards, the `.log` of a segment first.
         swaps.sort_unstable();
-        for (base, kind) in swaps {
-            let swap = path(base, kind, ".swap");
-            if kind == FileKind::Log && is_done(base) {
-                probe::reached("recover.swap");
-                match end_of(disk, &swap, base) {
-                    Err(Error::Corrupt { .. }) if recovery == RecoveryMode::Salvage => match is_there(base) {
-                        true => spoiled.push(base),
-                        // Nothing else is left of these records.
-                        false => replaced.push((base, base)),
-                    },
-                    end => replaced.push((base, end?)),
-                }
+        // The offsets of the file that a `.swap` was made of, if that is there: a split makes several of one.
+        let original = |base: Offset| {
+            let from = *logs.range(..=base).next_back()?;
+            let is_made_of = from == base || swaps.binary_search(&(from, FileKind::Log)).is_ok();
+            let next = logs.range((Bound::Excluded(from), Bound::Unbounded)).next();
+            is_made_of.then(|| from..next.copied().unwrap_or(Offset::MAX))
+        };
+        let mut replaced = Vec::new();
+        let mut spoiled: Vec<Range<Offset>> = Vec::new();
+        for (base, _) in swaps.iter().copied().filter(|(base, kind)| *kind == FileKind::Log && is_done(*base)) {
+            probe::reached("recover.swap");
+            match end_of(disk, &path(base, FileKind::Log, ".swap"), base) {
+                Err(Error::Corrupt { .. }) if recovery == RecoveryMode::Salvage => match original(base) {
+                    Some(offsets) => spoiled.push(offsets),
+                    // Nothing else is left of these records.
+                    None => replaced.push((base, base)),
+                },
+                end => replaced.push((base, end?)),
             }
-            if !is_done(base) || spoiled.contains(&base) {
+        }
+        let is_spoiled = |base: Offset| spoiled.iter().any(|offsets| offsets.contains(&base));
+        replaced.retain(|(base, _)| !is_spoiled(*base));
+        for (base, kind) in swaps.iter().copied() {
+            let swap = path(base, kind, ".swap");
+            if !is_done(base) || is_spoiled(base) {
                 left.undone.push(swap);
                 continue;
             }
@@ -141,8 +157,14 @@ fn end_of(disk: &dyn Disk, path: &Path, base: Offset) -> Result<Offset> {
     let len = file.metadata().map_err(Error::io("describe", path))?.len;
     let mut scan = Scan::new(&*file, 0, len, base, false);
     let stop = loop {
-        if let Err(stop) = scan.next().map_err(Error::io("read", path))? {
-            break stop;
+        match scan.next().map_err(Error::io("read", path))? {
+            // An index could not tell where it is.
+            Ok(batch) if batch.header.last_offset().0.saturating_sub(base.0) > i32::MAX as u64 => {
+                let reason = "its offset is too far above that in the name of the file";
+                return Err(Error::corrupt(path, batch.position, reason));
+            }
+            Ok(_) => {}
+            Err(stop) => break stop,
         }
     };
     match stop.position == len {
