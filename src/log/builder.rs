@@ -99,7 +99,6 @@ impl LogBuilder {
     /// Sets how the topic of group offsets is made: in a simulation with little segments.
     #[cfg(feature = "sim")]
     #[doc(hidden)]
-    #[must_use]
     pub fn offsets_topic(mut self, config: TopicConfig) -> Self {
         self.offsets_topic = Some(config);
         self
