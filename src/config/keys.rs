@@ -43,8 +43,11 @@ impl TopicConfig {
 
     /// The settings that differ from the default, as [`entries`](Self::entries) gives them.
     pub fn changed_entries(&self) -> impl Iterator<Item = (&'static str, String)> + use<> {
-        let default = Self::default();
-        self.entries().filter(move |(key, value)| default.get(key).as_ref() != Some(value))
+        let (config, default) = (*self, Self::default());
+        ROWS.iter().filter_map(move |row| {
+            let value = row.read(&config);
+            (value != row.read(&default)).then_some((row.key, value))
+        })
     }
 
     /// Checks every setting, and those that have to agree with each other.
@@ -56,11 +59,9 @@ impl TopicConfig {
         if !(1..=MAX_PARTITIONS).contains(&self.partitions) {
             return Err(invalid("partitions", &self.partitions.to_string(), format!("1 to {MAX_PARTITIONS}")));
         }
-        for row in ROWS {
-            let value = row.read(self);
-            if !row.write(&mut self.clone(), &value) {
-                return Err(out_of_range(row, &value));
-            }
+        // Each topic of a log is looked at when it is opened: by numbers, not by texts.
+        if let Some(row) = ROWS.iter().find(|row| !row.holds(self)) {
+            return Err(out_of_range(row, &row.read(self)));
         }
         if self.min_compaction_lag_ms > self.max_compaction_lag_ms {
             let allowed = format!("0 to {} (max.compaction.lag.ms)", self.max_compaction_lag_ms);
@@ -112,6 +113,16 @@ impl Row {
         }
     }
 
+    /// Whether the setting is in its range.
+    fn holds(&self, config: &TopicConfig) -> bool {
+        match self.kind {
+            Kind::Integer { from, to, field } => (from..=to).contains(field(&mut { *config })),
+            Kind::GzipLevel => is_gzip_level(config.gzip_level),
+            Kind::Ratio => is_ratio(config.min_cleanable_dirty_ratio),
+            Kind::Flag | Kind::Cleanup | Kind::Compression | Kind::TimestampType => true,
+        }
+    }
+
     /// Whether the text is a value of this setting; if so, it is set. Space around a number is allowed, as in Kafka.
     fn write(&self, config: &mut TopicConfig, text: &str) -> bool {
         let text = text.trim();
@@ -121,11 +132,11 @@ impl Row {
                 assign(field(config), number)
             }
             Kind::GzipLevel => {
-                let level = text.parse().ok().filter(|level| *level == -1 || (1..=9).contains(level));
+                let level = text.parse().ok().filter(|level| is_gzip_level(*level));
                 assign(&mut config.gzip_level, level)
             }
             Kind::Ratio => {
-                let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+                let ratio = text.parse().ok().filter(|ratio| is_ratio(*ratio));
                 assign(&mut config.min_cleanable_dirty_ratio, ratio)
             }
             Kind::Flag => assign(&mut config.preallocate, text.to_ascii_lowercase().parse().ok()),
@@ -147,6 +158,15 @@ impl Row {
             Kind::TimestampType => "CreateTime or LogAppendTime".to_owned(),
         }
     }
+}
+
+/// -1 is the library's choice.
+fn is_gzip_level(level: i64) -> bool {
+    level == -1 || (1..=9).contains(&level)
+}
+
+fn is_ratio(ratio: f64) -> bool {
+    (0.0..=1.0).contains(&ratio)
 }
 
 fn assign<T>(field: &mut T, value: Option<T>) -> bool {

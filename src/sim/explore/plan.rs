@@ -77,6 +77,8 @@ impl<S: Subject> Plan<S> {
         // A full disk gets room again, and a broken one heals, or the rest of the plan is one refusal.
         weights[2] = weights[2].max(weights[1] / 2);
         weights[10] = weights[10].max(weights[9]);
+        // Each takes as long as many of the others.
+        weights[13] = weights[13].div_ceil(2);
         Self::draw(seed, len, &weights)
     }
 

@@ -162,7 +162,7 @@ impl Options {
             is_compressed: rng.chance(1, 4),
             is_append_time: rng.chance(1, 8),
             read_path: *rng.pick(&[ReadPath::Mapped, ReadPath::Positional]),
-            max_maps: *rng.pick(&[1, 3, 100]),
+            max_maps: *rng.pick(&[1, 3, 100, 100, 100, 100]),
             longest: *rng.pick(&[24, 60, 150, 600, 1_500]),
             retention_bytes: *rng.pick(&[None, None, Some(0), Some(600), Some(2_000)]),
             retention_seconds: *rng.pick(&[None, None, Some(0), Some(60)]),
