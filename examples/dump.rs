@@ -9,7 +9,7 @@
 //!
 //! `cargo run --release --all-features --example dump -- --help` lists the options. Keys and values are in base64. What
 //! is damaged ends the partition it is in, after everything before it was printed: a message says in which file, at
-//! which position and what. The other partitions go on. A note says what was not as it should be and costs nothing: a
+//! which position and what; `--from` goes on behind it, and `--verify` says where that is. The other partitions go on. A note says what was not as it should be and costs nothing: a
 //! torn write at the end of a partition that was not closed in order, an index that was built again in memory.
 //!
 //! | Exit code | |

@@ -94,9 +94,9 @@ pub enum Error {
     #[error("group id {id:?} is invalid: {reason}")]
     InvalidGroupId { id: Box<str>, reason: &'static str },
 
-    /// The log keeps offsets of groups in this topic, and only itself appends to it or removes from it: commit to a
-    /// group, or delete it.
-    #[error("topic {topic:?} is the log's own")]
+    /// Only the log itself appends to this topic or removes from it. Offsets are committed, and deleted, by
+    /// [`Log::group`](crate::Log::group).
+    #[error("topic {topic:?} is internal: only the log itself appends to it or removes from it")]
     InternalTopic { topic: Box<str> },
 
     /// Records of the topic are not deleted, but compacted: one goes when another of its key came. Kafka:
@@ -127,12 +127,14 @@ pub enum Error {
 
     /// A broker wrote the directory. Open it [read-only](crate::LogBuilder::read_only), or
     /// [adopt](crate::LogBuilder::adopt) it. Nothing was changed.
-    #[error("{} is the directory of a Kafka broker: it is to be adopted, or only read", path.display())]
+    #[error("{} is the directory of a Kafka broker: open it by LogBuilder::read_only, or take it over by LogBuilder::adopt", path.display())]
     NotAdopted { path: PathBuf },
 
     /// A broker left a transaction open. Have it [aborted](crate::Adoption::abort_open), or start the broker again and
     /// let it end. Nothing was changed.
-    #[error("producer {producer} has a transaction open in {partition}, from offset {first} on")]
+    #[error(
+        "producer {producer} has a transaction open in {partition}, from offset {first} on: Adoption::abort_open ends it"
+    )]
     OpenTransaction { partition: TopicPartition, producer: ProducerId, first: Offset },
 
     /// Another process, or another handle in this one, has the log open.

@@ -37,11 +37,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::adopt::refuse_open_transactions;
 use super::catalog::{Catalog, CatalogTopic};
 use super::checkpoints::{Checkpoint, Checkpoints};
 use super::clean::{self, Clean};
 use super::names::OFFSETS_TOPIC;
-use super::open::{CHECKPOINTS_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, METADATA_FILE, RECOVERY_POINTS};
+use super::open::{
+    CATALOG_FILE, CHECKPOINTS_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, METADATA_FILE, RECOVERY_POINTS,
+};
 use super::topic::{Damage, Slot};
 use super::{Inner, Log};
 use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
@@ -108,6 +111,8 @@ impl Log {
     /// - [`Error::BackupTarget`] if `dir` is not empty, no directory, or inside of the log's own.
     /// - [`Error::Locked`] if another backup is being made there.
     /// - [`Error::Io`], of kind [`Full`](crate::ErrorKind::Full) if there is no space.
+    /// - [`Error::OpenTransaction`] if this is a broker's directory, open read-only, with a transaction that has no end:
+    ///   the backup would be a log, and keep it open for ever. Copy the directory, and adopt the copy.
     /// - [`Error::Poisoned`] if a partition is: what it acknowledged could be missing. Reopen the log first.
     /// - [`Error::Corrupt`] if batches of a segment that is not finished do not verify. A partition that was found damaged
     ///   when the log was opened is [left out](Backup::left_out) instead.
@@ -141,6 +146,10 @@ impl Inner {
     fn backup(&self, dir: &Path) -> Result<Backup> {
         self.check_open()?;
         let dir = std::path::absolute(dir).map_err(Error::io("find directory", dir))?;
+        if self.context.disk().metadata(&self.dir.join(CATALOG_FILE)).is_err() {
+            // A broker's, open read-only. What is made of it is a log of ours, which nobody adopts any more.
+            refuse_open_transactions(self)?;
+        }
         let target = Target::begin(self.context.disk(), dir, &self.dir, self.log_id)?;
         let mut filling = Filling::new(self, &target.dir);
         match filling.fill() {

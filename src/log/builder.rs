@@ -480,8 +480,9 @@ impl LogBuilder {
         self
     }
 
-    /// Opens without changing anything: appends, commits and settings are refused. A damaged or full log can be read
-    /// so. Nobody else may have the log open for writing meanwhile.
+    /// Opens without changing anything: appends, commits and settings are refused. A full log can be read so, and a
+    /// damaged one: with [`RecoveryMode::Salvage`] a partition ends at its first damage. Others may read the same directory,
+    /// nobody may have it open for writing meanwhile. Where there is no log, an empty one is shown.
     ///
     /// # Example
     ///
@@ -529,7 +530,8 @@ impl LogBuilder {
     }
 
     /// Takes over the directory if a Kafka broker wrote it: from then on it is a log like any other, which goes on where
-    /// the broker stopped. What is a log of ours already is just opened, so a service can always say this.
+    /// the broker stopped. What is a log of ours already is just opened, and what holds no partition, or is not there, becomes a
+    /// new log, so a service can always say this; what the [`Adoption`] asks for has no effect then.
     ///
     /// The broker must have stopped; its lock is taken as another broker would. Its topics keep their ids, offsets,
     /// leader epochs, producers and what groups committed. Their settings are not in this directory: see
@@ -544,8 +546,8 @@ impl LogBuilder {
     /// ```no_run
     /// use chiplog::{Adoption, Log, TopicConfig};
     ///
-    /// let week = TopicConfig::default().set("retention.ms", "604800000")?;
-    /// let log = Log::builder("/var/lib/kafka/data").adopt(Adoption::default().topic("orders", week)).open()?;
+    /// let kept = TopicConfig::default().retention_time(None);
+    /// let log = Log::builder("/var/lib/kafka/data").adopt(Adoption::default().topic("orders", kept)).open()?;
     /// log.topic("orders")?.append("paid")?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -561,6 +563,7 @@ impl LogBuilder {
     /// # Errors
     ///
     /// - [`Error::Locked`] if the log is open already, in this process or another.
+    /// - [`Error::NotAdopted`] if a Kafka broker wrote the directory; of an [`adopt`](Self::adopt), what is said there.
     /// - [`Error::Corrupt`] if the catalog is damaged, or, when [`strict`](Self::strict), a partition is.
     /// - [`Error::NewerVersion`] if a newer version of this crate wrote the directory.
     /// - [`Error::InvalidSetting`] if a setting is out of range; [`Error::Unsupported`] if this build lacks the codec of

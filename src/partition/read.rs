@@ -37,7 +37,8 @@ impl Partition {
     /// # Errors
     ///
     /// - [`Error::OffsetOutOfRange`] if `from` is below the start or above the end.
-    /// - [`Error::Corrupt`] if a batch is not what was written.
+    /// - [`Error::Corrupt`] if the batch that holds `from` is not what was written. Those before a damaged one are
+    ///   returned. [`Log::verify`](crate::Log::verify) says where whole batches begin again.
     /// - [`Error::Unsupported`] if a batch needs a codec that is not built in.
     /// - [`Error::Io`] if the file cannot be read; [`Error::Closed`], [`Error::TopicDeleted`].
     ///

@@ -502,7 +502,10 @@ impl Recovery<'_> {
         let salvage = self.context.recovery == RecoveryMode::Salvage;
         let is_lost = found.offset < known.written && known.start < known.written;
         if is_lost && !salvage && !probe::planted("partition.damage_cut_off") {
-            return Err(corrupt(&format!("{}, and the log was written to {}", found.reason, known.written)));
+            return Err(corrupt(&format!(
+                "{}, and the log is known to reach offset {}",
+                found.reason, known.written
+            )));
         }
         if is_torn && known.same_boot && !salvage && !self.is_one_write(&*file, at, found, behind, later)? {
             return Err(corrupt(&format!("{}, and more than the last write lies behind", found.reason)));

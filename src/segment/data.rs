@@ -354,15 +354,15 @@ impl SegmentData {
         let (mut taken, mut count) = (0, 0);
         let stored = bytes.as_slice();
         while taken < stored.len() && count < wanted.max_records {
-            let batch = match self.verify(&stored[taken..], position + taken as u64, next_offset, wanted.dense)? {
-                Some(batch) if batch.header().next_offset() <= wanted.limit => batch,
-                Some(batch) if batch.header().next_offset() > self.end() => {
-                    // Offsets are under no checksum: a later one would pass for records that are not there yet.
-                    return Err(self.corrupt(position + taken as u64, "offset past the end of the segment"));
-                }
-                _ => break,
+            let batch = match self.next_of(&stored[taken..], position + taken as u64, next_offset, wanted) {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break,
+                // What is whole comes first: who reads on behind it is told.
+                Err(Error::Corrupt(_)) if taken > 0 => break,
+                Err(error) => return Err(error),
             };
-            // Epochs are under no checksum either: they never fall along the log, nor pass the latest.
+            // Epochs are under no checksum either: they never fall along the log, nor pass the latest. Which of two is
+            // wrong, nobody knows.
             let found = batch.header().leader_epoch;
             if found > wanted.max_epoch || (found < epoch && found != LeaderEpoch::NONE) {
                 return Err(self.corrupt(position + taken as u64, format!("leader epoch {found} is out of place")));
@@ -380,6 +380,24 @@ impl SegmentData {
             next_offset,
             is_vouched,
         }))
+    }
+
+    /// The next batch of a read, checked in full; `None` if a limit comes before its end.
+    fn next_of<'b>(
+        &self,
+        bytes: &'b [u8],
+        position: u64,
+        next: Offset,
+        wanted: Wanted,
+    ) -> Result<Option<BatchRef<'b>>> {
+        match self.verify(bytes, position, next, wanted.dense)? {
+            Some(batch) if batch.header().next_offset() <= wanted.limit => Ok(Some(batch)),
+            // Offsets are under no checksum: a later one would pass for records that are not there yet.
+            Some(batch) if batch.header().next_offset() > self.end() => {
+                Err(self.corrupt(position, "offset past the end of the segment"))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Says that the first `len` bytes hold what this crate appended: its writer, seal or close mark knows.

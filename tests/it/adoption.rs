@@ -345,6 +345,17 @@ fn a_directory_that_a_broker_has_is_not_touched() {
     assert_adopted(&adopt(&disk).unwrap(), &dir);
 }
 
+/// It was made, was a log of ours, and nobody could end the transaction any more.
+#[test]
+fn no_backup_is_made_of_a_transaction_that_a_broker_left_open() {
+    let dir = BrokerDir::new(Stopped::InOrder);
+    let disk = on(dir.disk().image());
+    let log = builder(&disk).read_only().open().unwrap();
+    let refused = log.backup("/elsewhere");
+    assert!(matches!(refused, Err(Error::OpenTransaction { .. })), "{refused:?}");
+    assert!(disk.metadata(Path::new("/elsewhere")).is_err());
+}
+
 /// They were taken as they are, and the offsets of groups went with the first retention.
 #[test]
 fn settings_under_which_offsets_would_be_lost_are_refused() {

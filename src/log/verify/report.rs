@@ -116,7 +116,7 @@ const BEGINNING: &str = "@";
 
 /// A text that is not a [`VerifyPosition`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a position of a verification: topic-partition is, and topic-partition@offset")]
+#[error("not a position of a verification: expected topic-partition, or topic-partition@offset")]
 pub struct InvalidVerifyPosition;
 
 #[cfg(test)]

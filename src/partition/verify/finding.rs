@@ -79,7 +79,8 @@ pub enum FindingKind {
 pub enum Advice {
     /// Nothing: it harms nobody.
     Ignore,
-    /// Nothing is lost. The file follows from others; the log does without it, and makes it anew when it is due.
+    /// Nothing is lost. The file follows from others, and the log does without it. One that is used once more is made anew;
+    /// one that is not, such as an old snapshot, may stay until its segment goes.
     Derived,
     /// Check the disk, and verify again.
     CheckDisk,
