@@ -234,11 +234,6 @@ impl Offsets {
         self.hidden.remove(topic);
     }
 
-    /// Whether what was committed for a topic is not told.
-    pub(crate) fn is_hidden(&self, topic: &str) -> bool {
-        self.hidden.contains(topic)
-    }
-
     /// The topics of which nothing is told.
     #[cfg(feature = "sim")]
     pub(crate) fn hidden_topics(&self) -> impl Iterator<Item = &str> {

@@ -524,6 +524,38 @@ fn a_deletion_that_the_catalog_has_room_for_comes_to_its_end() {
     assert!(refused > 0 && done > 20, "{refused} {done}");
 }
 
+/// The catalog could not be stored at the end, and the topic was told to be deleted once more. What a group committed in
+/// between stayed, for a new topic of the name to find. (Found by operation sequence 3864.)
+#[test]
+fn what_is_committed_until_a_deletion_comes_to_its_end_is_forgotten_with_it() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    LIFE[..4].iter().for_each(|step| step.apply(&log).unwrap());
+    log.close().unwrap();
+    let calls = {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        let began = disk.calls();
+        log.delete_topic("a").unwrap();
+        began..disk.calls()
+    };
+    let mut committed = 0;
+    for call in calls {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        disk.inject(call, Fault::Error(Errno::Full), Times::Once);
+        let failed = log.delete_topic("a").is_err();
+        disk.heal();
+        if failed && log.find_topic("a").is_none() {
+            committed += u32::from(log.group("h").unwrap().commit("a", 1, Offset(1)).is_ok());
+            if log.delete_topic("a").is_ok() {
+                assert_eq!(log.group("h").unwrap().committed("a", 1).unwrap(), None, "call {call}");
+            }
+        }
+    }
+    assert!(committed > 5, "{committed}");
+}
+
 /// Also if the last step fails: the tombstones of what groups committed.
 #[test]
 fn what_was_committed_for_a_topic_is_not_told_from_when_its_deletion_began() {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! catalog: deleting (from here on it is gone) -> hide what groups committed -> fence the handles
-//!     -> rename the directories -> remove them -> forget what groups committed -> catalog: forget it
+//!     -> rename the directories -> remove them -> forget what groups committed -> catalog: forget it -> tell again
 //! ```
 //!
 //! Until the end of it no topic of the same name can be created, and what groups committed for it is not told. The
@@ -86,7 +86,7 @@ pub(super) fn finish_deletes(inner: &Inner) -> Result<()> {
 /// As [`finish_deletes`], for who is maintenance. A topic that cannot be removed does not keep others.
 pub(super) fn finish(inner: &Inner, catalog: &mut Stored) -> Result<()> {
     let mut without = (**catalog).clone();
-    let mut errors = FirstError::default();
+    let (mut errors, mut gone) = (FirstError::default(), Vec::new());
     for topic in catalog.topics().iter().filter(|topic| topic.state == TopicState::Deleting) {
         let removed = inner.context.before_change().and_then(|()| remove(inner, catalog, topic));
         match removed {
@@ -94,6 +94,7 @@ pub(super) fn finish(inner: &Inner, catalog: &mut Stored) -> Result<()> {
                 inner.context.notes.forget(topic.id);
                 inner.context.pool.release(topic.id);
                 without.finish_delete(topic.id);
+                gone.push(Arc::clone(&topic.name));
             }
             Err(error) => errors.keep(Err(error)),
         }
@@ -101,6 +102,10 @@ pub(super) fn finish(inner: &Inner, catalog: &mut Stored) -> Result<()> {
     if without != **catalog {
         probe::reached("delete.finished");
         inner.replace_catalog(catalog, without)?;
+    }
+    // Not before: what is committed until then goes with the rest when this is tried again.
+    for name in gone.iter().filter(|name| !catalog.is_deleting(name)) {
+        inner.show_topic_offsets(name);
     }
     errors.into_result()
 }

@@ -387,20 +387,21 @@ impl Inner {
         let mut errors = FirstError::default();
         for shard in self.shards() {
             let forgotten = shard.and_then(|shard| {
-                if !Quiet::lock(&shard).offsets.is_hidden(topic) {
-                    // A try before this one came that far; what was committed since is of a topic elsewhere.
-                    return Ok(());
-                }
                 write(&shard, |shard| {
                     let records = shard.offsets.delete_topic(topic);
                     shard.append_each(&records)
-                })?;
-                Quiet::lock(&shard).offsets.show_topic(topic);
-                Ok(())
+                })
             });
             errors.keep(forgotten);
         }
         errors.into_result()
+    }
+
+    /// Tells again what groups commit for a topic of this name: from now on it is one elsewhere, or a new one.
+    pub(super) fn show_topic_offsets(&self, topic: &str) {
+        for shard in self.shards().into_iter().flatten() {
+            Quiet::lock(&shard).offsets.show_topic(topic);
+        }
     }
 
     /// Tells nobody what groups committed for a topic that is being deleted, until it is removed.
