@@ -523,17 +523,25 @@ impl Groups {
         }
     }
 
-    /// Takes in the removal of offsets that are past their retention, or of a topic that is gone.
+    /// Takes in the removal of offsets that are past their retention, or of a topic that is gone. Of a topic of which
+    /// nothing is told, only the end says which groups' offsets were removed.
     pub(super) fn expire(&mut self, end: u64, found: &Fold, hidden: &BTreeSet<String>) {
-        let is_gone = |key: &Key| !found.contains_key(key) && !hidden.contains(key.1);
-        let gone: Vec<_> = self.fold().into_keys().filter(is_gone).collect();
-        let may_go = |key: &Key| self.may_expire || self.orphans.contains(key.1);
-        if gone.iter().all(may_go) && end == self.end() + gone.len() as u64 {
-            for group in 0..GROUPS.len() as u8 {
-                let gone: Vec<_> = gone.iter().filter(|key| key.0 == group).map(|key| (*key, None)).collect();
-                if !gone.is_empty() {
-                    self.push(gone);
+        let groups = 0..GROUPS.len() as u8;
+        for removed in 0..1u8 << GROUPS.len() {
+            let is_gone = |key: &Key| match hidden.contains(key.1) {
+                true => removed & 1 << key.0 != 0,
+                false => !found.contains_key(key),
+            };
+            let gone: Vec<_> = self.fold().into_keys().filter(is_gone).collect();
+            let may_go = |key: &Key| self.may_expire || self.orphans.contains(key.1);
+            if gone.iter().all(may_go) && end == self.end() + gone.len() as u64 {
+                for group in groups {
+                    let gone: Vec<_> = gone.iter().filter(|key| key.0 == group).map(|key| (*key, None)).collect();
+                    if !gone.is_empty() {
+                        self.push(gone);
+                    }
                 }
+                return;
             }
         }
     }
