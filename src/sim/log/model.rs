@@ -529,7 +529,7 @@ impl Groups {
         let groups = 0..GROUPS.len() as u8;
         for removed in 0..1u8 << GROUPS.len() {
             let is_gone = |key: &Key| match hidden.contains(key.1) {
-                true => removed & 1 << key.0 != 0,
+                true => removed & (1 << key.0) != 0,
                 false => !found.contains_key(key),
             };
             let gone: Vec<_> = self.fold().into_keys().filter(is_gone).collect();
