@@ -44,14 +44,14 @@ impl Adoption {
     ///
     /// Default: those of [`default_config`](LogBuilder::default_config), but nothing is removed by age or size. A broker
     /// keeps settings in the metadata of its cluster, not in this directory, so for how long it was to keep records is not
-    /// known here: say so by this, or later by [`Log::alter_topic`](crate::Log::alter_topic). The same goes for
-    /// `cleanup.policy`: the keys of a compacted topic matter no more unless it is said again.
+    /// known here: say so by this, or later by [`Log::alter_topic`](crate::Log::alter_topic). Nor is it known which topics
+    /// were compacted: until `cleanup.policy` says so again, such a topic takes records without a key, too.
     ///
     /// What is given counts as a whole, and from the first maintenance on: [`TopicConfig::default()`] removes what is older
     /// than 7 days by its own timestamps, so say [`retention_time(None)`](TopicConfig::retention_time) to keep it.
     ///
-    /// The adoption of a broker's directory fails with [`Error::TopicNotFound`] if there is no such topic, and with [`Error::InvalidSetting`] if
-    /// under these settings of `__consumer_offsets` the offsets of groups could be lost.
+    /// The adoption of a broker's directory fails with [`Error::TopicNotFound`] if there is no such topic, and with
+    /// [`Error::InvalidSetting`] if under these settings of `__consumer_offsets` the offsets of groups could be lost.
     pub fn topic(mut self, name: &str, config: TopicConfig) -> Self {
         self.configs.push((name.into(), config));
         self

@@ -524,6 +524,15 @@ fn a_deletion_that_the_catalog_has_room_for_comes_to_its_end() {
     assert!(refused > 0 && done > 20, "{refused} {done}");
 }
 
+/// The calls by which the topic is deleted, once the log is open.
+fn calls_of_deletion(disk: &SimDisk) -> std::ops::Range<u64> {
+    let disk = disk.kill();
+    let log = open(&disk).unwrap();
+    let began = disk.calls();
+    log.delete_topic("a").unwrap();
+    began..disk.calls()
+}
+
 /// The catalog could not be stored at the end, and the topic was told to be deleted once more. What a group committed in
 /// between stayed, for a new topic of the name to find. (Found by operation sequence 3864.)
 #[test]
@@ -532,13 +541,7 @@ fn what_is_committed_until_a_deletion_comes_to_its_end_is_forgotten_with_it() {
     let log = open(&disk).unwrap();
     LIFE[..4].iter().for_each(|step| step.apply(&log).unwrap());
     log.close().unwrap();
-    let calls = {
-        let disk = disk.kill();
-        let log = open(&disk).unwrap();
-        let began = disk.calls();
-        log.delete_topic("a").unwrap();
-        began..disk.calls()
-    };
+    let calls = calls_of_deletion(&disk);
     let mut committed = 0;
     for call in calls {
         let disk = disk.kill();
@@ -564,13 +567,7 @@ fn what_was_committed_for_a_topic_is_not_told_from_when_its_deletion_began() {
     LIFE[..4].iter().for_each(|step| step.apply(&log).unwrap());
     log.group("h").unwrap().commit("b", 0, Offset(3)).unwrap();
     log.close().unwrap();
-    let calls = {
-        let disk = disk.kill();
-        let log = open(&disk).unwrap();
-        let began = disk.calls();
-        log.delete_topic("a").unwrap();
-        began..disk.calls()
-    };
+    let calls = calls_of_deletion(&disk);
     let mut hidden = 0;
     for call in calls {
         let disk = disk.kill();

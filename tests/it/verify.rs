@@ -384,6 +384,15 @@ fn a_log_that_is_written_meanwhile_is_sound() {
     assert!(topic.partition(0).unwrap().offsets().start > Offset(0), "retention had nothing to do");
 }
 
+/// It began as many threads as were asked for, and panicked where there are not so many.
+#[test]
+fn more_threads_than_there_is_work_for_are_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    closed(dir.path());
+    let log = Log::builder(dir.path()).read_only().open().unwrap();
+    assert_sound(&log.verify(&VerifyOptions::default().threads(usize::MAX)).unwrap());
+}
+
 /// Tells threads that it is over, also if a test fails.
 struct Over<'a>(&'a AtomicBool);
 
