@@ -74,6 +74,19 @@ pub enum Error {
     #[error("producer {producer}: {reason}")]
     InvalidTransaction { producer: ProducerId, reason: &'static str },
 
+    /// A transaction ends without an outcome that is known: its decision was written, and not made durable. Reopen the log,
+    /// which settles it one way or the other, the same for every reader. Until then none of it is seen as committed.
+    #[error("whether the transaction of {id:?} is committed is known when the log is reopened: {reason}")]
+    OutcomeUnknown { id: Box<str>, reason: Box<str> },
+
+    /// No prepared transaction has this name: it was never prepared, or decided otherwise or long ago.
+    #[error("no transaction is prepared under the ticket {ticket}")]
+    NotPrepared { ticket: Box<str> },
+
+    /// The name cannot be a transactional id.
+    #[error("transactional id {id:?} is invalid: {reason}")]
+    InvalidTransactionalId { id: Box<str>, reason: &'static str },
+
     /// A newer transaction coordinator has written: this one must stop.
     #[error("coordinator epoch {epoch} for producer {producer} is fenced by epoch {current}")]
     CoordinatorFenced { producer: ProducerId, epoch: i32, current: i32 },
@@ -194,13 +207,13 @@ impl Error {
     /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `PartitionElsewhere`, `RepeatedEntropy` | `Invalid` |
     /// | `NotAdopted`, `OpenTransaction` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
-    /// | `BackupTarget` | `Invalid` |
+    /// | `BackupTarget`, `NotPrepared`, `InvalidTransactionalId` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |
     /// | `EndMismatch`, `Locked` | `Retry` |
     /// | `ProducerFenced`, `CoordinatorFenced`, `LeaderFenced` | `Fenced` |
     /// | `Corrupt` | `Corrupt` |
     /// | `LowSpace`, and `Io` of a full disk or quota | `Full` |
-    /// | any other `Io`, `Poisoned`, `NotSynced` | `Io` |
+    /// | any other `Io`, `Poisoned`, `NotSynced`, `OutcomeUnknown` | `Io` |
     /// | `Closed`, `TopicDeleted` | `Closed` |
     ///
     /// ```
@@ -226,7 +239,9 @@ impl Error {
         match self {
             Self::Io { source, .. } if is_full(source) => ErrorKind::Full,
             Self::LowSpace { .. } => ErrorKind::Full,
-            Self::Io { .. } | Self::Poisoned { .. } | Self::NotSynced { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::Poisoned { .. } | Self::NotSynced { .. } | Self::OutcomeUnknown { .. } => {
+                ErrorKind::Io
+            }
             Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::EndMismatch { .. } | Self::Locked { .. } => ErrorKind::Retry,
             Self::ProducerFenced { .. } | Self::CoordinatorFenced { .. } | Self::LeaderFenced { .. } => {

@@ -254,8 +254,10 @@ pub struct InvalidTopicId;
 
 /// The topic of consumer groups: their offsets and members. Only the log itself appends to it.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// The topic of transactional ids: what is decided of their transactions.
+pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 /// The topics whose records have a meaning to a log, or to the broker that wrote it.
-pub(crate) const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, "__transaction_state", "__share_group_state"];
+pub(crate) const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, TRANSACTIONS_TOPIC, "__share_group_state"];
 
 /// A partition of a topic, by name. Displayed as `topic-partition`, like its directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

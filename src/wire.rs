@@ -93,6 +93,19 @@ impl<'a> Reader<'a> {
         Ok((raw >> 1) as i32 ^ -((raw & 1) as i32))
     }
 
+    /// A varint of at most 5 bytes without zigzag, as the flexible forms of Kafka's messages have for lengths.
+    pub(crate) fn unsigned_varint(&mut self) -> Result<u32, Invalid> {
+        Ok(self.varint_bits(5)? as u32)
+    }
+
+    /// A string of the flexible forms: its length + 1 as an unsigned varint comes first.
+    pub(crate) fn compact_str(&mut self) -> Result<&'a str, Invalid> {
+        let at = self.at;
+        let len = self.unsigned_varint()?.checked_sub(1).ok_or(Invalid { at, what: "string is null" })?;
+        let bytes = self.take(len as usize)?;
+        std::str::from_utf8(bytes).map_err(|_| Invalid { at, what: "string is not UTF-8" })
+    }
+
     /// A zigzag varint of at most 10 bytes.
     #[inline(always)]
     pub(crate) fn varlong(&mut self) -> Result<i64, Invalid> {
@@ -161,7 +174,11 @@ pub(crate) fn put_varlong(into: &mut Vec<u8>, value: i64) {
     put_unsigned(into, (value << 1 ^ value >> 63) as u64);
 }
 
-#[cfg(any(test, fuzzing))]
+/// Appends `value` as a varint without zigzag, in its shortest form.
+pub(crate) fn put_unsigned_varint(into: &mut Vec<u8>, value: u32) {
+    put_unsigned(into, u64::from(value));
+}
+
 fn put_unsigned(into: &mut Vec<u8>, mut rest: u64) {
     while rest >= 0x80 {
         into.push(rest as u8 | 0x80);
@@ -219,9 +236,16 @@ mod tests {
             prop_assert!(reader.is_empty());
         }
 
+        #[test]
+        fn unsigned_varints_are_read_in_full(value: u32) {
+            let mut bytes = Vec::new();
+            put_unsigned_varint(&mut bytes, value);
+            prop_assert_eq!(Reader::new(&bytes).unsigned_varint(), Ok(value));
+        }
+
         /// Whatever the bytes, a reader stays inside them.
         #[test]
-        fn a_reader_never_leaves_its_slice(bytes: Vec<u8>, steps in prop::collection::vec(0..9_u8, 0..20)) {
+        fn a_reader_never_leaves_its_slice(bytes: Vec<u8>, steps in prop::collection::vec(0..11_u8, 0..20)) {
             let mut reader = Reader::new(&bytes);
             for step in steps {
                 let _ = match step {
@@ -233,6 +257,8 @@ mod tests {
                     5 => reader.u32().map(drop),
                     6 => reader.u8().map(drop),
                     7 => reader.nullable_str().map(drop),
+                    8 => reader.unsigned_varint().map(drop),
+                    9 => reader.compact_str().map(drop),
                     _ => reader.take(3).map(drop),
                 };
                 prop_assert!(reader.position() <= bytes.len());
