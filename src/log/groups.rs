@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::group::{Committed, GroupOffset, GroupRecord, LogRecord, Offsets, check_group_id, partition_for_group};
 use crate::observe::{Quiet, tell};
 use crate::partition::core::Core;
-use crate::partition::{Admission, ReadOptions, append_records};
+use crate::partition::{Admission, Ending, Placement, ReadOptions, append_records};
 use crate::probe;
-use crate::record::{BatchRef, Control, Record, RecordIter};
+use crate::record::{BatchRef, Control, Record, RecordIter, Sender};
 use crate::types::{Offset, ProducerId, Timestamp, TopicPartition};
 
 /// A consumer group, by its id: what it committed. Made by [`Log::group`](crate::Log::group).
@@ -128,7 +128,7 @@ impl Group {
         let records = Offsets::commit(&self.id, offsets, now, &inner.group_config)?;
         inner.sync_below(offsets)?;
         let shard = inner.shard_or_create(&self.id)?;
-        write(&shard, |shard| shard.append(&records, Admission::IfSpace))?;
+        write(&shard, |shard| shard.append(&records, Admission::IfSpace, Sender::NONE).map(drop))?;
         let (id, count) = (Arc::clone(&self.id), offsets.len());
         tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));
         Ok(())
@@ -363,6 +363,46 @@ impl Inner {
         errors.into_result()
     }
 
+    /// The same, for who does it later: which partitions, and up to where.
+    pub(super) fn cores_below(&self, offsets: &[GroupOffset<'_>]) -> Vec<(Arc<Core>, Offset)> {
+        let below = offsets.iter().filter_map(|commit| {
+            let core = self.find(commit.topic).and_then(|topic| topic.core(commit.partition)).ok()?;
+            let end = commit.offset.min(core.end());
+            Some((core, end))
+        });
+        below.collect()
+    }
+
+    /// Appends offsets that a group commits in a transaction: they count once that is committed.
+    pub(super) fn append_group_offsets(
+        &self,
+        group: &str,
+        offsets: &[GroupOffset<'_>],
+        sender: Sender,
+    ) -> Result<(Arc<Core>, Placement)> {
+        let records = Offsets::commit(group, offsets, self.context.clock.now(), &self.group_config)?;
+        let shard = self.shard_or_create(group)?;
+        let mut shard = Quiet::lock(&shard);
+        let placed = shard.append(&records, Admission::IfSpace, sender)?;
+        Ok((Arc::clone(&shard.core), placed))
+    }
+
+    /// Ends a transaction in a partition of the topic.
+    pub(super) fn end_in_groups(&self, core: &Arc<Core>, ending: &Ending) -> Result<Option<Offset>> {
+        let shard = self.coordinator.partitions.lock().get(core.id.partition as usize).cloned();
+        let Some(Ok(shard)) = shard else {
+            // At open: what is found there is replayed with its markers later.
+            return core.end_transaction(ending);
+        };
+        let mut shard = Quiet::lock(&shard);
+        let marker = core.end_transaction(ending)?;
+        if let Some(marker) = marker {
+            shard.offsets.end_transaction(ending.producer, ending.is_commit);
+            shard.end = marker + 1;
+        }
+        Ok(marker)
+    }
+
     /// Where the group is to be kept.
     fn shard_or_create(&self, group: &str) -> Result<Arc<Mutex<Shard>>> {
         self.check_open()?;
@@ -476,31 +516,31 @@ impl Shard {
                 bytes <= MAX_BATCH_BYTES
             });
             let (batch, rest) = records.split_at(count.count().max(1));
-            self.append(batch, Admission::Always)?;
+            self.append(batch, Admission::Always, Sender::NONE)?;
             records = rest;
         }
         Ok(())
     }
 
     /// Appends records as one batch and replays them.
-    fn append(&mut self, records: &[GroupRecord], admission: Admission) -> Result<()> {
+    fn append(&mut self, records: &[GroupRecord], admission: Admission, sender: Sender) -> Result<Placement> {
         let encoded = records.iter().map(|record| Record {
             key: Some(&record.key),
             value: record.value.as_deref(),
             ..Record::default()
         });
-        let placed = append_records(&self.core, admission, None, encoded)?;
+        let placed = append_records(&self.core, admission, sender, None, encoded)?;
         for (record, position) in records.iter().zip(placed.offset.0..) {
             let replayed = self.offsets.replay(LogRecord {
                 position: Offset(position),
                 key: Some(&record.key),
                 value: record.value.as_deref(),
-                transaction: None,
+                transaction: sender.is_transactional.then_some(sender.producer),
             });
             debug_assert!(replayed.is_ok(), "what we wrote reads back");
         }
         self.end = placed.last_offset + 1;
-        Ok(())
+        Ok(placed)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::config::TopicConfig;
 use crate::error::{Corruption, Error, Result};
 use crate::partition::core::{Core, Halt};
 use crate::partition::{Appended, Held, Partition, append_one};
-use crate::record::Record;
+use crate::record::{Record, Sender};
 use crate::types::{TopicId, TopicPartition};
 
 /// A topic. Clones are handles to the same topic; each keeps the log open.
@@ -86,23 +86,26 @@ impl TopicState {
         self.cores().iter().for_each(|core| core.fence(halt.clone()));
     }
 
-    /// Appends to the partition that the key chooses, or to the one whose turn it is.
-    pub(crate) fn append(&self, record: Record<'_>) -> Result<Appended<'static>> {
-        let core = {
-            let partitions = self.partitions.read();
-            let count = partitions.len() as u32;
-            let chosen = match (record.key, count) {
-                (_, 1) => 0,
-                (Some(key), _) => partition_for_key(key, count),
-                (None, _) => {
-                    let chosen = self.sticky.choose(count, weight(&record), || self.random(&partitions));
-                    usable_from(&partitions, chosen)
-                }
-            };
-            Arc::clone(partitions[chosen as usize].core()?)
+    /// The partition that the key chooses, or the one whose turn it is.
+    pub(crate) fn choose(&self, record: &Record<'_>) -> Result<Arc<Core>> {
+        let partitions = self.partitions.read();
+        let count = partitions.len() as u32;
+        let chosen = match (record.key, count) {
+            (_, 1) => 0,
+            (Some(key), _) => partition_for_key(key, count),
+            (None, _) => {
+                let chosen = self.sticky.choose(count, weight(record), || self.random(&partitions));
+                usable_from(&partitions, chosen)
+            }
         };
+        partitions[chosen as usize].core().map(Arc::clone)
+    }
+
+    /// Appends to the partition that is [chosen](Self::choose).
+    pub(crate) fn append(&self, record: Record<'_>) -> Result<Appended<'static>> {
+        let core = self.choose(&record)?;
         core.check_external()?;
-        let placed = append_one(&core, &record)?;
+        let placed = append_one(&core, &record, Sender::NONE)?;
         Ok(placed.into_appended(Held::Shared(core)))
     }
 

@@ -13,47 +13,18 @@ use std::sync::atomic::Ordering;
 
 use super::core::Core;
 use super::follow::Followed;
-use super::producers::{OpenTransaction, Origin};
 use super::recover::read_if_there;
 use crate::disk::Open;
 use crate::error::{Corruption, Error, Result};
 use crate::probe;
-use crate::record::{BatchRef, Marker, encode_marker};
+use crate::record::BatchRef;
 use crate::segment::data::SegmentData;
 use crate::segment::scan::Scan;
 use crate::segment::txn_index::{AbortedTxn, AbortedTxns};
 use crate::segment::{FileKind, file_path};
-use crate::types::{LeaderEpoch, Offset, ProducerEpoch};
+use crate::types::Offset;
 
 impl Core {
-    /// The transactions without an outcome, the earliest first.
-    pub(crate) fn open_transactions(&self) -> Vec<OpenTransaction> {
-        self.lock().followed.producers.open()
-    }
-
-    /// Ends every open transaction by an abort marker, as a coordinator would that fences the producer: under the epoch
-    /// after its own. Durable when this returns.
-    pub(crate) fn abort_open(self: &Arc<Self>) -> Result<()> {
-        for open in self.open_transactions() {
-            let mut batch = Vec::new();
-            let header = encode_marker(
-                &Marker {
-                    offset: self.end(),
-                    leader_epoch: LeaderEpoch(0),
-                    producer_id: open.producer,
-                    producer_epoch: ProducerEpoch(open.epoch.0.saturating_add(1)),
-                    timestamp: self.context.clock.now(),
-                    is_commit: false,
-                    coordinator_epoch: open.coordinator_epoch.max(0),
-                },
-                &mut batch,
-            )?;
-            probe::reached("adopt.aborted");
-            self.append_batch(&mut batch, header, None, Origin::Coordinator)?;
-        }
-        self.sync_to(self.end())
-    }
-
     /// The aborted transactions, in the order of their markers.
     ///
     /// # Errors

@@ -27,8 +27,8 @@ use crate::config::{self, Durability, TopicConfig};
 use crate::error::{Error, Result};
 use crate::probe;
 use crate::record::{
-    BatchBuilder, BatchHeader, BatchOptions, BatchOrigin, BatchRef, Codec, Compression, Record, Rules, Stamp,
-    TimestampType, Validator, stamp,
+    BatchBuilder, BatchHeader, BatchOptions, BatchOrigin, BatchRef, Codec, Compression, Producer, Record, Rules,
+    Sender, Stamp, TimestampType, Validator, stamp,
 };
 use crate::segment::active::Failure;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
@@ -236,7 +236,7 @@ impl Partition {
     #[inline]
     pub fn append<'r>(&self, record: impl Into<Record<'r>>) -> Result<Appended<'_>> {
         let record = record.into();
-        let (offset, timestamp) = match self.core.join(&record).place() {
+        let (offset, timestamp) = match self.core.join(&record, Sender::NONE).place() {
             Some(placed) => placed,
             None => self.append_slowly(&record)?,
         };
@@ -333,7 +333,7 @@ impl Partition {
     #[cold]
     fn append_slowly(&self, record: &Record<'_>) -> Result<(Offset, Timestamp)> {
         self.core.check_external()?;
-        append_slowly(&self.core, record).map(|placed| (placed.offset, placed.timestamp))
+        append_slowly(&self.core, record, Sender::NONE).map(|placed| (placed.offset, placed.timestamp))
     }
 
     fn append_records<'r>(
@@ -342,7 +342,7 @@ impl Partition {
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Appended<'_>> {
         self.core.check_external()?;
-        let placed = append_records(&self.core, Admission::IfSpace, expected_end, records)?;
+        let placed = append_records(&self.core, Admission::IfSpace, Sender::NONE, expected_end, records)?;
         Ok(placed.into_appended(Held::Borrowed(&self.core)))
     }
 }
@@ -374,8 +374,13 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    fn one(offset: Offset, timestamp: Timestamp) -> Self {
+    pub(crate) fn one(offset: Offset, timestamp: Timestamp) -> Self {
         Self { offset, last_offset: offset, timestamp, is_duplicate: false }
+    }
+
+    /// The same, of a record that comes once more.
+    pub(crate) fn again(self) -> Self {
+        Self { is_duplicate: true, ..self }
     }
 
     pub(crate) fn into_appended(self, core: Held<'_>) -> Appended<'_> {
@@ -418,25 +423,26 @@ pub(crate) enum Admission {
 }
 
 /// Appends one record: into the open batch if it can be staged.
-pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
-    match core.join(record).place() {
+pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>, sender: Sender) -> Result<Placement> {
+    match core.join(record, sender).place() {
         Some((offset, timestamp)) => Ok(Placement::one(offset, timestamp)),
-        None => append_slowly(core, record),
+        None => append_slowly(core, record, sender),
     }
 }
 
 /// As [`append_one`], for a record that cannot simply join the open batch.
 #[cold]
-fn append_slowly(core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
-    match core.append_plain(record, core.context.clock.now())? {
+fn append_slowly(core: &Arc<Core>, record: &Record<'_>, sender: Sender) -> Result<Placement> {
+    match core.append_plain(record, sender, core.context.clock.now())? {
         Some(placed) => Ok(placed),
-        None => append_records(core, Admission::IfSpace, None, [*record]),
+        None => append_records(core, Admission::IfSpace, sender, None, [*record]),
     }
 }
 
 pub(crate) fn append_records<'r>(
     core: &Arc<Core>,
     admission: Admission,
+    sender: Sender,
     expected_end: Option<Offset>,
     records: impl IntoIterator<Item = Record<'r>>,
 ) -> Result<Placement> {
@@ -444,7 +450,13 @@ pub(crate) fn append_records<'r>(
         let rules = core.rules();
         let now = core.context.clock.now();
         let compression = rules.compression.unwrap_or(Compression::NONE);
-        buffers.builder.begin(BatchOptions::default().timestamp_type(rules.timestamp_type).compression(compression));
+        let mut options = BatchOptions::default().timestamp_type(rules.timestamp_type).compression(compression);
+        if sender.is_some() {
+            let Sender { producer: id, epoch, is_transactional } = sender;
+            // It gets its number when it gets its offset.
+            options = options.producer(Producer { id, epoch, base_sequence: 0, is_transactional });
+        }
+        buffers.builder.begin(options);
         for (index, record) in records.into_iter().enumerate() {
             rules.check(&record, index, now)?;
             buffers.builder.push(&record, now)?;
@@ -463,7 +475,7 @@ pub(crate) fn append_records<'r>(
         let header = BatchHeader::read(batch)
             .map_err(|invalid| Error::InvalidBatch { reason: invalid.what, position: invalid.at })?;
         core.admit(admission, batch.len() as u64)?;
-        core.append_batch(batch, header, expected_end, Origin::Client)
+        core.append_batch(batch, header, expected_end, Origin::Local)
     })
 }
 
@@ -591,7 +603,8 @@ impl Core {
     }
 
     /// Adds a record to the open batch, if it is that simple. What is done here is what every append costs.
-    fn join(&self, record: &Record<'_>) -> Joined {
+    #[inline]
+    fn join(&self, record: &Record<'_>, sender: Sender) -> Joined {
         if !self.stages {
             return Joined::NOT;
         }
@@ -606,7 +619,7 @@ impl Core {
             return Joined::NOT;
         }
         let timestamp = writer.rules.time_of(record, now);
-        let Ok(Some(offset)) = writer.join(record, timestamp) else { return Joined::NOT };
+        let Ok(Some(offset)) = writer.join(record, sender, timestamp) else { return Joined::NOT };
         let raised = self.raise_end(offset + 1);
         drop(writer);
         drop(raised);
@@ -615,7 +628,7 @@ impl Core {
 
     /// Appends a record: staged, as the first of a batch if need be, or else as a batch of its own; `None` if that is to
     /// be compressed.
-    fn append_plain(&self, record: &Record<'_>, now: Timestamp) -> Result<Option<Placement>> {
+    fn append_plain(&self, record: &Record<'_>, sender: Sender, now: Timestamp) -> Result<Option<Placement>> {
         let len = record.len_alone_at_most();
         // So much more may join before this is asked again.
         let joining = if self.stages { u64::from(self.context.pool.layout().batch_len) } else { 0 };
@@ -631,9 +644,9 @@ impl Core {
         let offset = writer.end;
         let end = offset.checked_add(1).ok_or(Error::OffsetsExhausted { end: offset, count: 1 })?;
         let at = writer.rules.time_of(record, now);
-        let staged = if self.stages { writer.stage_record(self, record, at) } else { Ok(false) };
+        let staged = if self.stages { writer.stage_record(self, record, sender, at) } else { Ok(false) };
         let is_placed = match staged {
-            Ok(false) => writer.write_record(self, record, at),
+            Ok(false) => writer.write_record(self, record, sender, at),
             staged => staged,
         };
         if !is_placed.map_err(|failure| self.fail(failure))? {
@@ -652,7 +665,7 @@ impl Core {
     }
 
     /// Notes under which epoch the record at `offset` was appended, if it is a new one.
-    fn assign_epoch(&self, writer: &mut Writer, offset: Offset) {
+    pub(super) fn assign_epoch(&self, writer: &mut Writer, offset: Offset) {
         let epoch = writer.epoch;
         if writer.followed.epochs.assign(epoch, offset) {
             self.publish_epoch(epoch);
@@ -662,7 +675,7 @@ impl Core {
     }
 
     /// Refuses if the partition stopped, or the log is closing.
-    fn check_open(&self) -> Result<()> {
+    pub(super) fn check_open(&self) -> Result<()> {
         self.check()?;
         match self.context.closing.load(Ordering::Acquire) {
             true => Err(Error::Closed),
@@ -710,6 +723,13 @@ impl Core {
         }
         header.base_offset = end;
         header.leader_epoch = writer.epoch;
+        if header.producer_id.is_some() {
+            writer.complete_sender();
+        }
+        if header.producer_id.is_some() && origin == Origin::Local {
+            header.base_sequence = writer.followed.producers.next_sequence(Sender::of(&header))?;
+            header = header.seal(batch);
+        }
         let marker = if header.attributes.is_control() { control_of(batch, end)? } else { None };
         if let Some(marker) = &marker {
             writer.followed.producers.check_marker(marker, origin)?;
@@ -744,7 +764,7 @@ impl Core {
     }
 
     /// Puts a stamped batch behind everything else: into the slot if it is small, else into the file.
-    fn place(&self, writer: &mut Writer, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
+    pub(super) fn place(&self, writer: &mut Writer, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
         writer.seal(self)?;
         if writer.stage_batch(self, batch, header)? {
             return Ok(());

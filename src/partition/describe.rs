@@ -90,7 +90,9 @@ impl Partition {
     /// ```
     #[must_use]
     pub fn producers(&self) -> Vec<ProducerState> {
-        self.core.lock().followed.producers.entries().map(ProducerState::from).collect()
+        let mut writer = self.core.lock();
+        writer.complete_sender();
+        writer.followed.producers.entries().map(ProducerState::from).collect()
     }
 
     /// The leader epochs that its records were written under, and the offset at which each began, in order: of the first,

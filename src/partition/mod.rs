@@ -22,6 +22,7 @@ pub(crate) mod context;
 pub(crate) mod core;
 mod counters;
 mod describe;
+mod ending;
 mod epochs;
 #[cfg(test)]
 mod fixture;
@@ -54,10 +55,12 @@ mod writer;
 pub mod fuzzing;
 
 pub use append::{Ack, Appended};
-pub(crate) use append::{Admission, Held, append_one, append_records, stored_as};
+pub(crate) use append::{Admission, Held, Placement, append_one, append_records, stored_as};
 pub use batches::RecordBatch;
 pub use context::RecoveryMode;
 pub use describe::{ProducerState, TornTail};
+pub(crate) use ending::Ending;
+pub(crate) use producers::OpenTransaction;
 pub use read::Isolation;
 pub use reader::Reader;
 pub use records::{Aborted, Batches, FileRange, Records, RecordsIter};

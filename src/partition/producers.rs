@@ -18,6 +18,7 @@ use super::snapshot::{self, Entry, LastBatch};
 use super::transactions::Transactions;
 use crate::error::{Error, Result};
 use crate::probe;
+use crate::record::Sender;
 use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 
 /// What a data batch says of its producer.
@@ -65,6 +66,8 @@ pub(crate) enum MarkerKind {
 pub(crate) enum Origin {
     /// A producer: all rules apply.
     Client,
+    /// A producer in this process: the partition numbers its records, so that they follow.
+    Local,
     /// A coordinator. Its batches carry no sequences to check.
     Coordinator,
     /// A leader, whose log is the truth: only what would contradict itself is refused.
@@ -138,6 +141,22 @@ impl Producers {
         }
     }
 
+    /// Follows a batch that got longer since it was [applied](Self::apply).
+    pub(crate) fn grow(&mut self, batch: &ProducerBatch, placed: Placed) {
+        let known = self.known.get_mut(&batch.producer);
+        let newest = known.and_then(|producer| {
+            producer.last_timestamp = placed.timestamp;
+            producer.window.last_mut()
+        });
+        match newest.filter(|newest| newest.placed.base_offset == placed.base_offset) {
+            Some(newest) => {
+                *newest = Kept { placed, base_sequence: batch.base_sequence, last_sequence: batch.last_sequence };
+            }
+            // It was forgotten meanwhile.
+            None => self.apply(batch, placed),
+        }
+    }
+
     /// Follows a marker that was stored. Returns the transaction it ended; a marker may also end none.
     pub(crate) fn apply_marker(&mut self, marker: &Marker) -> Option<CompletedTxn> {
         if !marker.producer.is_some() {
@@ -166,7 +185,6 @@ impl Producers {
 
     /// Forgets producers that wrote nothing for `after`, by the timestamps of their batches. One in a transaction
     /// stays. Returns how many went; a retry of theirs would be stored again.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions, to come: until then, opening forgets them"))]
     pub(crate) fn expire(&mut self, now: Timestamp, after: Duration) -> usize {
         let before = self.known.len();
         self.known.retain(|_, producer| producer.open_since.is_some() || !producer.is_expired(now, after));
@@ -192,6 +210,21 @@ impl Producers {
         known.check(batch, origin)
     }
 
+    /// The number of the next record of a producer in this process, whose records are numbered here; -1 for a plain one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ProducerFenced`] or [`Error::InvalidTransaction`].
+    pub(crate) fn next_sequence(&self, sender: Sender) -> Result<i32> {
+        if !sender.is_some() {
+            return Ok(-1);
+        }
+        let Some(known) = self.known.get(&sender.producer) else { return Ok(0) };
+        known.check_epoch(sender.producer, sender.epoch, Origin::Local)?;
+        known.check_transaction(sender.producer, sender.is_transactional)?;
+        Ok(next_sequence(known.last_sequence(sender.epoch)))
+    }
+
     /// Decides whether a marker may be stored, and changes nothing.
     ///
     /// # Errors
@@ -208,6 +241,18 @@ impl Producers {
             });
         }
         Ok(())
+    }
+
+    /// The transaction that a producer has open, if one is.
+    pub(crate) fn open_of(&self, producer: ProducerId) -> Option<OpenTransaction> {
+        let known = self.known.get(&producer)?;
+        let (epoch, coordinator_epoch) = (known.epoch, known.coordinator_epoch);
+        Some(OpenTransaction { producer, epoch, first: known.open_since?, coordinator_epoch })
+    }
+
+    /// The largest id that is known.
+    pub(crate) fn last_id(&self) -> Option<ProducerId> {
+        self.known.keys().next_back().copied()
     }
 
     /// Who has a transaction open, by the earliest.
@@ -260,6 +305,11 @@ pub(crate) fn last_sequence(base_sequence: i32, last_offset_delta: i32) -> i32 {
         return base_sequence;
     }
     (base_sequence.wrapping_add(last_offset_delta)) & i32::MAX
+}
+
+/// The sequence after this one.
+fn next_sequence(last: i32) -> i32 {
+    if last == i32::MAX { 0 } else { last + 1 }
 }
 
 /// One producer.
@@ -339,11 +389,21 @@ impl Producer {
         if origin == Origin::Client {
             self.check_sequence(batch)?;
         }
-        if self.open_since.is_some() && !batch.transactional {
-            let reason = "a batch outside of the transaction that is open";
-            return Err(Error::InvalidTransaction { producer: batch.producer, reason });
-        }
+        self.check_transaction(batch.producer, batch.transactional)?;
         Ok(Checked::New)
+    }
+
+    fn check_transaction(&self, producer: ProducerId, is_transactional: bool) -> Result<()> {
+        if self.open_since.is_some() && !is_transactional {
+            let reason = "a batch outside of the transaction that is open";
+            return Err(Error::InvalidTransaction { producer, reason });
+        }
+        Ok(())
+    }
+
+    /// The number of the last record under this epoch; -1 if there is none.
+    fn last_sequence(&self, epoch: ProducerEpoch) -> i32 {
+        self.window.last().filter(|_| epoch == self.epoch).map_or(-1, |kept| kept.last_sequence)
     }
 
     fn duplicate_of(&self, batch: &ProducerBatch) -> Option<Placed> {
@@ -363,12 +423,8 @@ impl Producer {
         if self.epoch == ProducerEpoch::NONE {
             return Ok(());
         }
-        let last = match self.window.last() {
-            Some(kept) if batch.epoch == self.epoch => kept.last_sequence,
-            _ => -1,
-        };
-        let next = if last == i32::MAX { 0 } else { last + 1 };
-        if batch.base_sequence == next {
+        let last = self.last_sequence(batch.epoch);
+        if batch.base_sequence == next_sequence(last) {
             return Ok(());
         }
         probe::reached("producers.out_of_order");
@@ -418,6 +474,10 @@ impl Window {
 
     fn last(&self) -> Option<&Kept> {
         self.kept[..self.count].last()
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Kept> {
+        self.kept[..self.count].last_mut()
     }
 }
 
@@ -543,6 +603,31 @@ mod tests {
         let entries: Vec<_> = producers.entries().collect();
         let loaded = Producers::load(&entries, NOW, Duration::from_secs(1));
         assert_eq!(loaded.check(&across, Origin::Client).unwrap(), Checked::Duplicate(placed(40, 3)));
+    }
+
+    /// Numbers go to records that are there, whoever asks for one: a failed append uses none up.
+    #[test]
+    fn the_next_number_follows_the_last_record() {
+        let sender = Sender { producer: ProducerId(1), epoch: ProducerEpoch(0), is_transactional: false };
+        let mut producers = Producers::default();
+        assert_eq!(producers.next_sequence(sender).unwrap(), 0);
+        assert_eq!(producers.next_sequence(Sender::NONE).unwrap(), -1);
+        producers.apply(&batch(0, 0, 1), placed(10, 1));
+        producers.grow(&batch(0, 0, 4), placed(10, 4));
+        assert_eq!(producers.next_sequence(sender).unwrap(), 4);
+        assert_eq!(producers.check(&batch(0, 0, 4), Origin::Client).unwrap(), Checked::Duplicate(placed(10, 4)));
+        producers.apply(&batch(0, i32::MAX - 1, 2), placed(20, 2));
+        assert_eq!(producers.next_sequence(sender).unwrap(), 0);
+        let next = Sender { epoch: ProducerEpoch(1), ..sender };
+        assert_eq!(producers.next_sequence(next).unwrap(), 0);
+        // It grows after it was forgotten: then it is what is known of the producer.
+        assert_eq!(producers.expire(Timestamp(i64::MAX), Duration::ZERO), 1);
+        producers.grow(&batch(0, 7, 2), placed(30, 2));
+        assert_eq!(producers.next_sequence(sender).unwrap(), 9);
+        producers.apply(&ProducerBatch { transactional: true, ..batch(1, 0, 1) }, placed(32, 1));
+        assert!(matches!(producers.next_sequence(sender), Err(Error::ProducerFenced { .. })));
+        assert!(matches!(producers.next_sequence(next), Err(Error::InvalidTransaction { .. })));
+        assert_eq!(producers.open_of(ProducerId(1)).map(|open| open.first), Some(Offset(32)));
     }
 
     #[test]

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::counters::AppendCounts;
+use super::follow::{placed, producer_batch};
+use super::producers::{Placed, ProducerBatch};
 use super::writer::Writer;
 use crate::disk::marks::Lap;
 use crate::error::Result;
 use crate::probe;
-use crate::record::{BatchHeader, BatchRef, Codec, Compression, OpenBatch, Record, TimestampType, pack};
+use crate::record::{BatchHeader, BatchRef, Codec, Compression, OpenBatch, Record, Sender, TimestampType, pack};
 use crate::segment::active::Failure;
 use crate::segment::data::Piece;
 use crate::segment::files::Bytes;
@@ -91,22 +93,28 @@ impl Tail {
 }
 
 impl Writer {
-    /// Adds a record to the open batch; `None` if there is none, or it has no room for it.
+    /// Adds a record to the open batch of its sender; `None` if there is none, or it has no room for it.
     ///
     /// # Errors
     ///
     /// What is wrong with the record.
     #[inline]
-    pub(super) fn join(&mut self, record: &Record<'_>, at: Timestamp) -> Result<Option<Offset>> {
+    pub(super) fn join(&mut self, record: &Record<'_>, sender: Sender, at: Timestamp) -> Result<Option<Offset>> {
         let Some(staged) = &mut self.tail.staged else { return Ok(None) };
-        let Some(offset) = staged.join(record, at)? else { return Ok(None) };
+        let Some(offset) = staged.join(record, sender, at)? else { return Ok(None) };
         self.end = offset + 1;
         Ok(Some(offset))
     }
 
     /// Stages a record, which becomes the first of a new batch if it cannot join one; `false` if it cannot be staged.
-    pub(super) fn stage_record(&mut self, core: &Core, record: &Record<'_>, at: Timestamp) -> Result<bool, Failure> {
-        if self.join(record, at).map_err(Failure::Refused)?.is_some() {
+    pub(super) fn stage_record(
+        &mut self,
+        core: &Core,
+        record: &Record<'_>,
+        sender: Sender,
+        at: Timestamp,
+    ) -> Result<bool, Failure> {
+        if self.join(record, sender, at).map_err(Failure::Refused)?.is_some() {
             return Ok(true);
         }
         self.seal(core)?;
@@ -114,7 +122,8 @@ impl Writer {
             return Ok(false);
         }
         let kind = self.config.timestamp_type;
-        let batch = OpenBatch::new(self.end, self.epoch, kind, at);
+        let base_sequence = self.followed.producers.next_sequence(sender).map_err(Failure::Refused)?;
+        let batch = OpenBatch::new(self.end, self.epoch, kind, at).of(sender, base_sequence);
         let len = BatchHeader::LEN + batch.len_of(record, at).map_err(Failure::Refused)?.whole;
         let limit = self.longest_joined();
         if len > limit {
@@ -135,7 +144,10 @@ impl Writer {
         };
         let Some(staged) = self.tail.staged.as_mut() else { return Ok(false) };
         staged.open(batch, record, at, limits).map_err(Failure::Refused)?;
+        let placed = Placed { base_offset: self.end, last_offset: self.end, timestamp: at };
         self.end = self.end + 1;
+        // Not before it is there: a number that was given to nothing would be missed.
+        self.follow_sender(core, sender, base_sequence, placed);
         Ok(true)
     }
 
@@ -177,6 +189,30 @@ impl Writer {
         self.tail.batch_count += 1;
         self.tail.first_timestamp = self.tail.first_timestamp.or(Some(header.max_timestamp));
         self.count_in(&header, header.record_count as u64);
+        if header.producer_id.is_some() {
+            self.followed.producers.grow(&producer_batch(&header), placed(&header));
+        }
+    }
+
+    /// Completes the open batch if a producer's records joined it: what is known of them is then all there is.
+    pub(super) fn complete_sender(&mut self) {
+        if self.tail.staged.as_ref().is_some_and(Staged::has_sender) {
+            self.complete();
+        }
+    }
+
+    /// Takes the first record of a sender's batch into account.
+    pub(super) fn follow_sender(&mut self, core: &Core, sender: Sender, sequence: i32, placed: Placed) {
+        if !sender.is_some() {
+            return;
+        }
+        let Sender { producer, epoch, is_transactional } = sender;
+        let (base_sequence, last_sequence) = (sequence, sequence);
+        let batch = ProducerBatch { producer, epoch, base_sequence, last_sequence, transactional: is_transactional };
+        self.followed.producers.apply(&batch, placed);
+        if is_transactional {
+            core.publish_transactions(self);
+        }
     }
 
     /// The codec that joined records are stored with, if there is one.

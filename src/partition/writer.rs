@@ -11,6 +11,7 @@ use super::append::AppendRules;
 use super::core::Core;
 use super::counters::{AppendCounter, AppendCounts};
 use super::follow::Followed;
+use super::producers::Placed;
 use super::recover::{Plan, Torn, UnfinishedParts};
 use super::report::Report;
 use super::stage::{MAX_RELATIVE, Tail};
@@ -21,7 +22,7 @@ use crate::disk::replace::{sync_parent, unshare};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
-use crate::record::{BatchHeader, Compressor, OpenBatch, Record};
+use crate::record::{BatchHeader, Compressor, OpenBatch, Record, Sender};
 use crate::segment::active::{ActiveSegment, Failure, Found, Shape, SyncTarget};
 use crate::segment::data::SegmentData;
 use crate::segment::index::IndexWriter;
@@ -67,7 +68,7 @@ pub(crate) struct Writer {
     pub(super) tail: Tail,
     pub(super) compressor: Compressor,
     /// Where a batch of one record is made.
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
 }
 
 /// A sealed segment on its way to being an ordinary closed one.
@@ -412,11 +413,18 @@ impl Writer {
     }
 
     /// Writes a record as a batch of its own; `false` if it is to be compressed, or too long to be encoded under the lock.
-    pub(super) fn write_record(&mut self, core: &Core, record: &Record<'_>, at: Timestamp) -> Result<bool, Failure> {
+    pub(super) fn write_record(
+        &mut self,
+        core: &Core,
+        record: &Record<'_>,
+        sender: Sender,
+        at: Timestamp,
+    ) -> Result<bool, Failure> {
         if self.codec().is_some() {
             return Ok(false);
         }
-        let mut batch = OpenBatch::new(self.end, self.epoch, self.rules.timestamp_type, at);
+        let (offset, sequence) = (self.end, self.followed.producers.next_sequence(sender).map_err(Failure::Refused)?);
+        let mut batch = OpenBatch::new(offset, self.epoch, self.rules.timestamp_type, at).of(sender, sequence);
         let record_len = batch.len_of(record, at).map_err(Failure::Refused)?;
         let len = BatchHeader::LEN + record_len.whole;
         if len > MAX_ALONE || len as u64 > self.config.max_batch_bytes() {
@@ -428,7 +436,14 @@ impl Writer {
         let header = batch.seal(&mut buffer);
         let written = self.write_alone(core, &buffer, &header);
         self.buffer = buffer;
-        written.map(|()| true)
+        written?;
+        self.follow_sender(
+            core,
+            sender,
+            sequence,
+            Placed { base_offset: offset, last_offset: offset, timestamp: at },
+        );
+        Ok(true)
     }
 
     /// Writes a batch behind what is staged.

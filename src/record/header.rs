@@ -362,7 +362,7 @@ pub(super) const LAST_OFFSET_DELTA_AT: usize = 23;
 pub(super) const BASE_TIMESTAMP_AT: usize = 27;
 const MAX_TIMESTAMP_AT: usize = 35;
 pub(super) const PRODUCER_ID_AT: usize = 43;
-const PRODUCER_EPOCH_AT: usize = 51;
+pub(super) const PRODUCER_EPOCH_AT: usize = 51;
 pub(super) const BASE_SEQUENCE_AT: usize = 53;
 pub(super) const RECORD_COUNT_AT: usize = 57;
 

@@ -44,6 +44,6 @@ pub use walk::RecordIter;
 
 pub(crate) use compress::Compressor;
 pub(crate) use header::{Frame, stamp};
-pub(crate) use open::{OpenBatch, pack};
+pub(crate) use open::{OpenBatch, Sender, pack};
 pub(crate) use validate::{Origin as BatchOrigin, Rules, Stamp, Validator};
 pub(crate) use walk::check_records;

@@ -12,8 +12,8 @@ use byteorder::{BigEndian, ByteOrder};
 
 use super::compress::{Compression, Compressor, RecordError};
 use super::header::{
-    ATTRIBUTES_AT, Attributes, BASE_OFFSET_AT, BASE_TIMESTAMP_AT, BatchHeader, LEADER_EPOCH_AT, MAGIC, MAGIC_AT,
-    MAX_BATCH_LEN, TimestampType,
+    ATTRIBUTES_AT, Attributes, BASE_OFFSET_AT, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, BatchHeader, LEADER_EPOCH_AT,
+    MAGIC, MAGIC_AT, MAX_BATCH_LEN, PRODUCER_EPOCH_AT, PRODUCER_ID_AT, TimestampType,
 };
 use super::record::Record;
 use super::walk::{check_offset, read_checked};
@@ -21,9 +21,38 @@ use crate::error::Result;
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 use crate::wire::{Invalid, Reader};
 
-/// A batch of plain records without a producer, as far as it has come.
+/// Who the records of a growing batch are from. All of them are from the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sender {
+    /// [`ProducerId::NONE`] for plain records.
+    pub(crate) producer: ProducerId,
+    pub(crate) epoch: ProducerEpoch,
+    pub(crate) is_transactional: bool,
+}
+
+impl Sender {
+    /// Nobody in particular.
+    pub(crate) const NONE: Self =
+        Self { producer: ProducerId::NONE, epoch: ProducerEpoch::NONE, is_transactional: false };
+
+    /// Who sent the batch with this header.
+    pub(crate) fn of(header: &BatchHeader) -> Self {
+        let is_transactional = header.attributes.is_transactional();
+        Self { producer: header.producer_id, epoch: header.producer_epoch, is_transactional }
+    }
+
+    /// Whether the records are numbered.
+    pub(crate) fn is_some(self) -> bool {
+        self.producer.is_some()
+    }
+}
+
+/// A batch of records of one sender, as far as it has come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpenBatch {
+    sender: Sender,
+    /// The number of the first record; -1 without a sender.
+    base_sequence: i32,
     base_offset: Offset,
     leader_epoch: LeaderEpoch,
     timestamp_type: TimestampType,
@@ -41,6 +70,8 @@ impl OpenBatch {
         first: Timestamp,
     ) -> Self {
         Self {
+            sender: Sender::NONE,
+            base_sequence: -1,
             base_offset,
             leader_epoch,
             timestamp_type,
@@ -48,6 +79,16 @@ impl OpenBatch {
             max_timestamp: Timestamp::NONE,
             count: 0,
         }
+    }
+
+    /// The same of `sender`, whose first record here has the number `base_sequence`.
+    pub(crate) fn of(self, sender: Sender, base_sequence: i32) -> Self {
+        Self { sender, base_sequence, ..self }
+    }
+
+    #[inline]
+    pub(crate) fn sender(&self) -> Sender {
+        self.sender
     }
 
     pub(crate) fn count(&self) -> i32 {
@@ -98,15 +139,20 @@ impl OpenBatch {
             batch_len: 0,
             leader_epoch: self.leader_epoch,
             crc: 0,
-            attributes: Attributes::default().with_timestamp_type(self.timestamp_type),
+            attributes: self.attributes(),
             last_offset_delta: self.count - 1,
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,
-            producer_id: ProducerId::NONE,
-            producer_epoch: ProducerEpoch::NONE,
-            base_sequence: -1,
+            producer_id: self.sender.producer,
+            producer_epoch: self.sender.epoch,
+            base_sequence: self.base_sequence,
             record_count: self.count,
         }
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes = Attributes::default().with_timestamp_type(self.timestamp_type);
+        attributes.with_transactional(self.sender.is_transactional)
     }
 
     /// Finds out what the batch in `bytes` holds, which was being written when the process died. With log-append time,
@@ -123,15 +169,26 @@ impl OpenBatch {
             return Err(Invalid { at: MAGIC_AT, what: "not a batch that was being written" });
         }
         let attributes = Attributes(BigEndian::read_i16(&head[ATTRIBUTES_AT..]));
-        if attributes != Attributes::default().with_timestamp_type(attributes.timestamp_type()) {
-            return Err(Invalid { at: ATTRIBUTES_AT, what: "attributes that no growing batch has" });
+        let sender = Sender {
+            producer: ProducerId(BigEndian::read_i64(&head[PRODUCER_ID_AT..])),
+            epoch: ProducerEpoch(BigEndian::read_i16(&head[PRODUCER_EPOCH_AT..])),
+            is_transactional: attributes.is_transactional(),
+        };
+        let base_sequence = BigEndian::read_i32(&head[BASE_SEQUENCE_AT..]);
+        let is_numbered = sender.is_some() && sender.epoch.0 >= 0 && base_sequence >= 0;
+        if !is_numbered && (sender != Sender::NONE || base_sequence != -1) {
+            return Err(Invalid { at: PRODUCER_ID_AT, what: "a producer that no growing batch has" });
         }
         let Some(base_offset) = Offset::from_wire(BigEndian::read_i64(&head[BASE_OFFSET_AT..])) else {
             return Err(Invalid { at: BASE_OFFSET_AT, what: "negative base offset" });
         };
         let leader_epoch = LeaderEpoch(BigEndian::read_i32(&head[LEADER_EPOCH_AT..]));
         let base_timestamp = Timestamp(BigEndian::read_i64(&head[BASE_TIMESTAMP_AT..]));
-        let mut open = Self::new(base_offset, leader_epoch, attributes.timestamp_type(), base_timestamp);
+        let open = Self::new(base_offset, leader_epoch, attributes.timestamp_type(), base_timestamp);
+        let mut open = open.of(sender, base_sequence);
+        if attributes != open.attributes() {
+            return Err(Invalid { at: ATTRIBUTES_AT, what: "attributes that no growing batch has" });
+        }
         let mut reader = Reader::new(&bytes[BatchHeader::LEN..]);
         while !reader.is_empty() {
             let at = BatchHeader::LEN + reader.position();
@@ -233,6 +290,28 @@ mod tests {
             replayed.seal(&mut found);
             assert_eq!(found, sealed, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_batch_of_a_producer_grows_and_is_found_with_its_numbers() {
+        let sender = Sender { producer: ProducerId(7), epoch: ProducerEpoch(2), is_transactional: true };
+        let open = OpenBatch::new(Offset(7), LeaderEpoch(3), TimestampType::CreateTime, Timestamp(5));
+        let mut open = open.of(sender, 41);
+        let mut bytes = open.head().to_vec();
+        for _ in 0..3 {
+            let record = Record::new("x");
+            let len = open.len_of(&record, Timestamp(5)).unwrap();
+            let at = bytes.len();
+            bytes.resize(at + len.whole, 0);
+            open.push(&record, Timestamp(5), len, &mut bytes[at..]);
+        }
+        let replayed = OpenBatch::replay(&bytes).unwrap();
+        assert_eq!(replayed.sender(), sender);
+        let header = replayed.seal(&mut bytes);
+        assert_eq!((Sender::of(&header), header.base_sequence, header.record_count), (sender, 41, 3));
+        assert!(crate::record::BatchRef::verify(&bytes).is_ok());
+        bytes[PRODUCER_EPOCH_AT] = 0x80;
+        assert_eq!(OpenBatch::replay(&bytes).unwrap_err().what, "a producer that no growing batch has");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::ops::Range;
 use crate::disk::marks::Lap;
 use crate::error::Result;
 use crate::probe;
-use crate::record::{BatchHeader, BatchRef, Codec, OpenBatch, Record, check_records};
+use crate::record::{BatchHeader, BatchRef, Codec, OpenBatch, Record, Sender, check_records};
 use crate::sys::Slot;
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId};
 use crate::wire::Invalid;
@@ -144,14 +144,14 @@ impl Staged {
         self.slot.set_word(word.encode());
     }
 
-    /// Adds `record`, with the time `at`, to the open batch; `None` if there is none that it can join.
+    /// Adds `record` of `sender`, with the time `at`, to the open batch; `None` if there is none that it can join.
     ///
     /// # Errors
     ///
     /// [`TooLong`](crate::Error::TooLong) if it cannot be stored in any batch.
     #[inline]
-    pub(crate) fn join(&mut self, record: &Record<'_>, at: Timestamp) -> Result<Option<Offset>> {
-        let Some(open) = &mut self.open else { return Ok(None) };
+    pub(crate) fn join(&mut self, record: &Record<'_>, sender: Sender, at: Timestamp) -> Result<Option<Offset>> {
+        let Some(open) = self.open.as_mut().filter(|open| open.batch.sender() == sender) else { return Ok(None) };
         let len = open.batch.len_of(record, at)?;
         let (begin, end) = (self.word.sealed, self.word.open);
         let fits = end - begin + len.whole <= open.limits.len
@@ -216,6 +216,11 @@ impl Staged {
         let header = self.slot.fill(Self::BATCHES_AT + begin, end - begin, |bytes| open.batch.seal(bytes));
         self.set_word(Word { sealed: end, open: end, awaits_codec });
         Some(header)
+    }
+
+    /// Whether the records of the open batch are numbered by a producer.
+    pub(crate) fn has_sender(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.batch.sender().is_some())
     }
 
     /// How many records the open batch has, and how long it is.

@@ -84,7 +84,7 @@ fn open(staged: &mut Staged, offset: Offset) {
 }
 
 fn join(staged: &mut Staged) -> Option<Offset> {
-    staged.join(&record(), Timestamp(6)).unwrap()
+    staged.join(&record(), Sender::NONE, Timestamp(6)).unwrap()
 }
 
 /// A sealed batch of two records.
@@ -352,7 +352,7 @@ fn a_batch_grows_within_its_limits_only() {
         let batch = OpenBatch::new(FROM, LeaderEpoch(0), TimestampType::CreateTime, Timestamp(5));
         staged.open(batch, &record(), Timestamp(5), limits).unwrap();
         let mut count = 1;
-        while staged.join(&record(), Timestamp(at)).unwrap().is_some() {
+        while staged.join(&record(), Sender::NONE, Timestamp(at)).unwrap().is_some() {
             count += 1;
         }
         assert!(staged.word.open <= limits.len && staged.word.open <= staged.capacity());
