@@ -4,7 +4,8 @@ use crate::checksum::crc32;
 use crate::config::TopicConfig;
 use crate::group::{Key, LogRecord, OffsetValue, Offsets, offset_key};
 use crate::log::Catalog;
-use crate::types::{Offset, ProducerId};
+use crate::txn::{Coordinator, Key as TxnKey, Open, State, Verdict};
+use crate::types::{Offset, ProducerEpoch, ProducerId};
 
 /// Reads `bytes` as a catalog: once as they are, once with the checksum that they lack.
 pub fn catalog(bytes: &[u8]) {
@@ -55,6 +56,33 @@ pub fn group_records(bytes: &[u8]) {
     }
 }
 
+/// Reads `bytes` as key, as value, and as a log of records of transactional ids, which is asked about a transaction.
+pub fn txn_records(bytes: &[u8]) {
+    if let Ok(TxnKey::Id(id)) = TxnKey::decode(bytes) {
+        assert_eq!(TxnKey::encode(id).as_deref(), Some(bytes));
+    }
+    if let Ok(state) = State::decode(bytes) {
+        let again = state.encode().unwrap_or_default();
+        assert_eq!(State::decode(&again), Ok(state));
+    }
+    let (mut coordinator, mut rest, mut position) = (Coordinator::default(), bytes, Offset::ZERO);
+    while let Some((&[key_len, value_len], body)) = rest.split_first_chunk::<2>() {
+        let (key, body) = body.split_at(body.len().min(key_len.into()));
+        let (value, body) = body.split_at(body.len().min(value_len.into()));
+        rest = body;
+        let _ = coordinator.replay(Some(key), (value_len > 0).then_some(value), position);
+        position = position + 1;
+    }
+    assert!(coordinator.count() as u64 <= position.0);
+    let first = Offset(bytes.len() as u64);
+    for producer in coordinator.last_producer().into_iter().chain([ProducerId::NONE]) {
+        let open = Open { topic: "a", partition: 0, producer, epoch: ProducerEpoch(0), first };
+        let is_lost = coordinator.verdict(open, |_, _| Some(Offset::ZERO)) == Verdict::Commit;
+        assert!(!is_lost || coordinator.verdict(open, |_, _| None) == Verdict::Commit);
+    }
+    assert!(coordinator.prepared().all(|ticket| coordinator.decided(&ticket).is_none()));
+}
+
 /// Reads `bytes` as lines of `key=value`, each a setting. What is accepted reads back.
 pub fn settings(bytes: &[u8]) {
     let mut config = TopicConfig::default();
@@ -77,7 +105,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_entry_takes_any_bytes(bytes: Vec<u8>, text in "([a-z.]{1,20}[= ][a-z0-9,-]{0,9}\n){0,6}") {
-            for entry in [catalog, group_records, settings] {
+            for entry in [catalog, group_records, settings, txn_records] {
                 entry(&bytes);
                 entry(text.as_bytes());
             }

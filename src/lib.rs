@@ -111,6 +111,7 @@ pub mod record;
 pub mod sim;
 
 mod checksum;
+mod client;
 mod clock;
 mod config;
 mod error;
@@ -122,6 +123,7 @@ mod probe;
 mod segment;
 mod sys;
 mod turn;
+mod txn;
 mod types;
 mod watermark;
 mod wire;
@@ -133,6 +135,7 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub use partition::fuzzing as partition_fuzzing;
 
+pub use client::{Producer, ProducerBuilder, Transaction, TransactionalProducer};
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
@@ -152,4 +155,5 @@ pub use partition::{
 };
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use segment::ReadPath;
+pub use txn::{InvalidTicket, Ticket};
 pub use types::{InvalidTopicId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};

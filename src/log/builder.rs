@@ -73,6 +73,8 @@ pub struct LogBuilder {
     pub(super) groups: GroupConfig,
     /// How the topic of group offsets is made, if not as `groups` says.
     pub(super) offsets_topic: Option<TopicConfig>,
+    /// How the topic of transactional ids is made, if not as it is by default.
+    pub(super) transactions_topic: Option<TopicConfig>,
     pub(super) recovery: RecoveryMode,
     pub(super) read_path: ReadPath,
     pub(super) max_maps: usize,
@@ -104,6 +106,14 @@ impl LogBuilder {
         self
     }
 
+    /// Sets how the topic of transactional ids is made: in a simulation with little segments.
+    #[cfg(feature = "sim")]
+    #[doc(hidden)]
+    pub fn transactions_topic(mut self, config: TopicConfig) -> Self {
+        self.transactions_topic = Some(config);
+        self
+    }
+
     pub(super) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
@@ -116,6 +126,7 @@ impl LogBuilder {
             default_config: TopicConfig::default(),
             groups: GroupConfig::default(),
             offsets_topic: None,
+            transactions_topic: None,
             recovery: RecoveryMode::default(),
             read_path: ReadPath::default(),
             max_maps: 4096,

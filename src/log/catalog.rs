@@ -16,7 +16,8 @@
 //! A `set` line belongs to the topic above it; only settings that differ from the default have one. So does `sparse`: the
 //! topic was compacted once, so that offsets may be missing, whatever its settings say now. Lines `abort-open`, with a
 //! topic's id and the number of a partition, before the first topic name those in which the transactions that a broker left
-//! open are still to be aborted. First and last line are those of
+//! open are still to be aborted. A line `producer-ids`, before those, has the first id of a producer that was never given
+//! out. First and last line are those of
 //! all our text files, see `text`.
 //!
 //! Invariants, of the value as of an accepted text:
@@ -43,6 +44,8 @@ use crate::types::TopicId;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Catalog {
     log_id: LogId,
+    /// The first producer id that was never given out.
+    next_producer: i64,
     /// The partitions in which transactions that a broker left open are still to be aborted.
     aborts_open: BTreeSet<(TopicId, u32)>,
     topics: Vec<CatalogTopic>,
@@ -76,7 +79,17 @@ impl Catalog {
 
     /// The catalog of topics that are there already. They have names and ids of their own.
     pub(crate) fn of(topics: Vec<CatalogTopic>, log_id: LogId) -> Self {
-        Self { log_id, aborts_open: BTreeSet::new(), topics }
+        Self { log_id, next_producer: 0, aborts_open: BTreeSet::new(), topics }
+    }
+
+    /// The first producer id that was never given out.
+    pub(crate) fn next_producer(&self) -> i64 {
+        self.next_producer
+    }
+
+    /// Notes that the ids below `next` may be given out.
+    pub(crate) fn reserve_producers(&mut self, next: i64) {
+        self.next_producer = self.next_producer.max(next);
     }
 
     /// The partitions in which transactions that a broker left open are still to be aborted.
@@ -220,6 +233,9 @@ impl Catalog {
     /// The text of the file.
     pub(crate) fn to_text(&self) -> String {
         let mut text = FORM.begin(self.log_id);
+        if self.next_producer > 0 {
+            let _ = writeln!(text, "{PRODUCER_IDS}{}", self.next_producer);
+        }
         for (topic, partition) in &self.aborts_open {
             let _ = writeln!(text, "{ABORT_OPEN}{topic} {partition}");
         }
@@ -253,6 +269,15 @@ impl Catalog {
     fn parse_line(&mut self, line: &str) -> Result<(), String> {
         if let Some(topic) = line.strip_prefix("topic ") {
             self.topics.push(parse_topic(topic)?);
+            return Ok(());
+        }
+        let is_first = self.topics.is_empty() && self.aborts_open.is_empty() && self.next_producer == 0;
+        if let Some(next) = line.strip_prefix(PRODUCER_IDS).filter(|_| is_first) {
+            self.next_producer = next
+                .parse()
+                .ok()
+                .filter(|read: &i64| *read > 0 && read.to_string() == next)
+                .ok_or_else(|| format!("{next:?} is no producer id"))?;
             return Ok(());
         }
         if let (Some(partition), None) = (line.strip_prefix(ABORT_OPEN), self.topics.last()) {
@@ -382,6 +407,7 @@ fn parse_topic(line: &str) -> Result<CatalogTopic, String> {
 pub(super) const UNFINISHED: &str = "chiplog unfinished backup";
 const FORM: Form = Form { what: "catalog", version: 1 };
 /// How many ids to draw for a topic. By chance none is ever taken.
+const PRODUCER_IDS: &str = "producer-ids ";
 const ABORT_OPEN: &str = "abort-open ";
 const SPARSE: &str = "sparse";
 const MOST_DRAWS: u32 = 100;

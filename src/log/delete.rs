@@ -14,8 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::catalog::{Catalog, CatalogTopic, Stored, TopicState};
-use super::names::{OFFSETS_TOPIC, deleted_dir};
+use super::names::deleted_dir;
 use super::open::CATALOG_FILE;
+use super::transactions::is_of_ours;
 use super::{FirstError, Inner};
 use crate::disk::Disk;
 use crate::disk::checkpoint::PartitionMetadata;
@@ -27,7 +28,7 @@ use crate::types::TopicPartition;
 
 impl Inner {
     pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
-        if name == OFFSETS_TOPIC {
+        if is_of_ours(name) {
             return Err(Error::InternalTopic { topic: name.into() });
         }
         self.begin_delete(name)?;

@@ -175,6 +175,9 @@ impl Inner {
             done.next = done.next.min(again.unwrap_or(IDLE).max(SHORTEST));
             errors.keep(tended.map(drop));
         }
+        let (next, tended) = self.tend_transactions();
+        done.next = done.next.min(next.unwrap_or(IDLE).max(SHORTEST));
+        errors.keep(tended);
         let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let cores = self.cores();
@@ -182,11 +185,13 @@ impl Inner {
             schedule.next_retention = now.saturating_add(self.retention_interval);
             errors.keep(self.retain(&cores, &mut done));
             errors.keep(self.finish_deletes_left());
+            errors.keep(self.settle_left());
             errors.keep(self.abort_open());
         }
         if now >= schedule.next_expiry {
             schedule.next_expiry = now.saturating_add(EXPIRY_INTERVAL);
             errors.keep(self.expire_group_offsets());
+            cores.iter().filter(|core| !core.has_stopped()).for_each(|core| core.expire_producers());
         }
         let is_unfinished = |core: &Arc<Core>| !core.has_stopped() && core.has_unfinished();
         let is_due = now >= schedule.next_finish && cores.iter().any(is_unfinished);

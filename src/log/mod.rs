@@ -24,9 +24,11 @@ mod maintain;
 mod names;
 mod open;
 mod partitioner;
+mod producer_ids;
 mod stats;
 mod text;
 mod topic;
+mod transactions;
 mod verify;
 
 #[cfg(all(test, feature = "sim"))]
@@ -39,6 +41,8 @@ mod race_tests;
 mod staging_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "sim"))]
+mod transaction_tests;
 
 pub use adopt::Adoption;
 pub use backup::{BackedUp, Backup};
@@ -54,10 +58,13 @@ use self::catalog::Stored;
 use self::checkpoints::Checkpoints;
 use self::groups::Coordinator;
 use self::maintain::{Schedule, Unsynced};
-use self::names::OFFSETS_TOPIC;
+use self::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use self::open::CATALOG_FILE;
+use self::producer_ids::ProducerIds;
 use self::text::LogId;
 use self::topic::{Slot, TopicState};
+pub(crate) use self::transactions::Holder;
+use self::transactions::Transactions;
 use crate::config::{Cleanup, GroupConfig, TopicConfig};
 use crate::disk::DiskLock;
 use crate::error::{Error, Result};
@@ -113,7 +120,7 @@ impl Drop for Opened {
 
 /// What all handles of a log share.
 ///
-/// Order of locks: `schedule`, `catalog`, `topics` and those of the coordinator, those of a partition. Who changes
+/// Order of locks: that of a transactional id, `producer_ids`, `schedule`, `catalog`, `topics` and those of the coordinator, those of a partition. Who changes
 /// files by their names holds one of the first two, and looks whether the log is closing after taking it.
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -125,6 +132,8 @@ pub(crate) struct Inner {
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
     damaged: RwLock<Vec<Damage>>,
     coordinator: Coordinator,
+    transactions: Transactions,
+    producer_ids: Mutex<ProducerIds>,
     checkpoints: Mutex<Checkpoints>,
     schedule: Mutex<Schedule>,
     unsynced: Mutex<Unsynced>,
@@ -132,6 +141,8 @@ pub(crate) struct Inner {
     group_config: GroupConfig,
     /// What the topic of group offsets is made like.
     offsets_config: TopicConfig,
+    /// What the topic of transactional ids is made like.
+    transactions_config: TopicConfig,
     retention_interval: Duration,
     checkpoint_interval: Duration,
     /// How often the doorbell had rung when `wait_due` returned last.
@@ -330,7 +341,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
+    /// - [`Error::InternalTopic`] for `__consumer_offsets`, where groups are to be deleted instead, and
+    ///   `__transaction_state`.
     /// - [`Error::Corrupt`] if a partition of `__consumer_offsets` is damaged: the topic is gone, and its name stays
     ///   taken, as what groups committed for it could come back.
     /// - [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
@@ -612,7 +624,11 @@ impl Inner {
         if let Some(topic) = self.topics.read().get(name) {
             return Ok(Arc::clone(topic));
         }
-        let config = if name == OFFSETS_TOPIC { self.offsets_config } else { config };
+        let config = match name {
+            OFFSETS_TOPIC => self.offsets_config,
+            TRANSACTIONS_TOPIC => self.transactions_config,
+            _ => config,
+        };
         match self.create_topic(name, config) {
             // Another thread was faster.
             Err(Error::TopicExists { topic }) if *topic == *name => match self.topics.read().get(name) {
@@ -626,6 +642,9 @@ impl Inner {
     fn create_topic(&self, name: &str, mut config: TopicConfig) -> Result<Arc<TopicState>> {
         if name == OFFSETS_TOPIC {
             config = self.offsets_config.partitions(config.partitions);
+        }
+        if name == TRANSACTIONS_TOPIC {
+            config = self.transactions_config.partitions(config.partitions);
         }
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
@@ -674,6 +693,10 @@ impl Inner {
         if name == OFFSETS_TOPIC {
             let count = state.config.read().partitions;
             groups::check_alter(&self.offsets_config.partitions(count), &config)?;
+        }
+        if name == TRANSACTIONS_TOPIC {
+            let count = state.config.read().partitions;
+            groups::check_alter(&self.transactions_config.partitions(count), &config)?;
         }
         self.context.before_change()?;
         let count = state.partitions.read().len() as u32;

@@ -17,8 +17,10 @@ use super::groups::{Coordinator, offsets_config};
 use super::maintain::{Schedule, Unsynced};
 use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
+use super::producer_ids::ProducerIds;
 use super::text::LogId;
 use super::topic::{Damage, Slot, TopicState};
+use super::transactions::{Transactions, transactions_config};
 use super::{Inner, Log, Opened, adopt, delete};
 use crate::config::TopicConfig;
 use crate::disk::checkpoint::PartitionMetadata;
@@ -76,12 +78,14 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     sign_lock(locks.first().map(|lock| &**lock), &settings, found.catalog.log_id());
     let (inner, _) = build(&settings, found, settings.read_only)?;
     *inner.locks.lock() = locks;
+    inner.load_transactions();
     if !settings.read_only {
-        match inner.abort_open() {
+        match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
             Err(error) if error.kind() == ErrorKind::Full => {}
             aborted => aborted?,
         }
+        inner.seat_prepared()?;
     }
     inner.load_groups();
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
@@ -135,6 +139,8 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         topics: RwLock::new(BTreeMap::new()),
         damaged: RwLock::new(Vec::new()),
         coordinator: Coordinator::default(),
+        transactions: Transactions::default(),
+        producer_ids: Mutex::new(ProducerIds::default()),
         catalog: Mutex::new(Stored::new(catalog)),
         checkpoints: Mutex::new(known.checkpoints.clone()),
         schedule: Mutex::new(Schedule::new(settings.clock.monotonic())),
@@ -142,6 +148,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         default_config: settings.default_config,
         group_config: settings.groups,
         offsets_config: settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups)),
+        transactions_config: settings.transactions_topic.unwrap_or_else(transactions_config),
         retention_interval: settings.retention_interval,
         checkpoint_interval: settings.checkpoint_interval,
         heard: std::sync::atomic::AtomicU64::new(0),

@@ -62,6 +62,20 @@ pub const ELUSIVE: &[&str] = &["partition.note_kept_while_cutting"];
 /// Mistakes in what no explorer does, each with a test of its own: `tests/it/adoption.rs` crashes adoptions.
 pub const ADOPTION: &[&str] = &["adopt.catalog_first", "adopt.leftovers_unsynced", "adopt.mark_kept"];
 
+/// The same of transactions: `src/log/transaction_tests.rs` crashes and fails those.
+pub const TRANSACTIONS: &[&str] = &[
+    "ending.any_transaction",
+    "producers.ids_not_reserved",
+    "transactions.data_not_synced",
+    "transactions.decision_ignored",
+    "transactions.decision_not_synced",
+    "transactions.doubt_forgotten",
+    "transactions.markers_first",
+    "transactions.markers_not_synced",
+    "transactions.no_timeout",
+    "transactions.not_fenced",
+];
+
 /// The states. Left out are those that a run of some minutes reaches too seldom (`delete.resumed`, `delete.unknown`,
 /// `segment.widen`, `staging.adopted_in_part`), and those that only time (a week, for a roll), another thread, a salvage or somebody else's
 /// directory leads to: tests of their own reach them.

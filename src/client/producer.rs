@@ -1,0 +1,243 @@
+//! Idempotent producers: records that are numbered, so that one which is sent twice is stored once.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::TransactionalProducer;
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::partition::core::Core;
+use crate::partition::{Appended, Held, Placement, append_one};
+use crate::record::{Sender, TopicRecord};
+use crate::types::{ProducerEpoch, ProducerId, Timestamp};
+
+/// Settings of a producer. Made by [`Log::producer`](crate::Log::producer).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use std::time::Duration;
+/// use chiplog::Log;
+///
+/// let log = Log::open(dir.path())?;
+/// let builder = log.producer().transaction_timeout(Duration::from_secs(5));
+/// let producer = builder.transactional("billing-1")?;
+/// assert_eq!(producer.transactional_id(), "billing-1");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder makes nothing by itself"]
+pub struct ProducerBuilder {
+    log: Log,
+    transaction_timeout: Duration,
+}
+
+impl Log {
+    /// Settings for a producer: one that numbers its records, or one with transactions.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let mut producer = log.producer().idempotent()?;
+    /// assert_eq!(producer.send(Record::new("paid").to("orders"))?.offset(), Offset(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder { log: self.clone(), transaction_timeout: Duration::from_secs(60) }
+    }
+}
+
+impl ProducerBuilder {
+    /// Sets how long a transaction may stay open, by the log's clock, before [maintenance](Log::maintain) aborts it: until
+    /// it ends, readers of committed data see nothing behind its first record. A prepared one stays for as long as it takes.
+    ///
+    /// Default: 1 minute. Range: 1 ms to 24 days. Kafka: `transaction.timeout.ms`.
+    pub fn transaction_timeout(mut self, timeout: Duration) -> Self {
+        self.transaction_timeout = timeout;
+        self
+    }
+
+    /// A producer that numbers its records, each as an incarnation of its own: see [`Producer`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if no id could be reserved for it; [`Error::ReadOnly`], [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = chiplog::Log::open(dir.path())?;
+    /// let (one, other) = (log.producer().idempotent()?, log.producer().idempotent()?);
+    /// assert_ne!(one.id(), other.id());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn idempotent(self) -> Result<Producer> {
+        let sender = self.log.new_sender()?;
+        Ok(Producer { log: self.log, sender, last: None })
+    }
+
+    /// The producer of a transactional id, which this takes away from whoever had it: their transaction is aborted if it is
+    /// open, and all they do from now on is refused. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidTransactionalId`] if the id is empty or longer than 32,767 bytes, [`Error::InvalidSetting`] if the
+    ///   time-out is out of range.
+    /// - [`Error::InvalidTransaction`] if a transaction of this id is prepared: end it first, by its ticket.
+    /// - [`Error::OutcomeUnknown`] if a commit of this id ended so: reopen the log.
+    /// - [`Error::Io`], [`Error::LowSpace`], [`Error::Poisoned`], [`Error::Corrupt`], [`Error::ReadOnly`],
+    ///   [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{ErrorKind, Log};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let mut old = log.producer().transactional("billing-1")?;
+    /// let mut new = log.producer().transactional("billing-1")?;
+    /// assert_eq!(old.begin().unwrap_err().kind(), ErrorKind::Fenced);
+    /// assert!(new.begin().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn transactional(self, id: &str) -> Result<TransactionalProducer> {
+        let timeout = self.transaction_timeout;
+        if timeout.as_millis() == 0 || timeout.as_millis() > i32::MAX as u128 {
+            return Err(Error::InvalidSetting {
+                key: "transaction.timeout.ms".into(),
+                value: timeout.as_millis().to_string().into(),
+                allowed: "1 to 2147483647".into(),
+            });
+        }
+        Ok(TransactionalProducer::new(self.log.take_seat(id, timeout)?))
+    }
+}
+
+/// A producer whose records are numbered, in each partition from 0 up: what it sends twice is stored once.
+///
+/// The partition gives the numbers, under the lock of the append, and a record that was refused uses none up. So after an
+/// error, [`retry`](Self::retry) does the right thing without a look at what the error was. Numbers begin anew with each
+/// producer: who must not store a record twice even if the process dies between an append and what remembers it uses a
+/// [`TransactionalProducer`], or numbers batches of its own for [`append_raw`](crate::Partition::append_raw).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{Log, Record};
+///
+/// let log = Log::open(dir.path())?;
+/// let mut producer = log.producer().idempotent()?;
+/// let offset = producer.send(Record::new("paid").to("orders"))?.offset();
+///
+/// let again = producer.retry(Record::new("paid").to("orders"))?;
+/// assert!(again.is_duplicate());
+/// assert_eq!(again.offset(), offset);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Producer {
+    log: Log,
+    sender: Sender,
+    /// Where the last record was sent to, and where it is if it was stored.
+    last: Option<(Arc<Core>, Option<Placement>)>,
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("id", &self.sender.producer).finish()
+    }
+}
+
+impl Producer {
+    /// Its id, which no other producer of this log has, before or after.
+    #[must_use]
+    pub fn id(&self) -> ProducerId {
+        self.sender.producer
+    }
+
+    /// Its epoch: 0.
+    #[must_use]
+    pub fn epoch(&self) -> ProducerEpoch {
+        self.sender.epoch
+    }
+
+    /// Appends a record to the topic it names, as [`Log::append`](crate::Log::append) does, under the producer's next
+    /// number there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Log::append`](crate::Log::append).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let mut producer = log.producer().idempotent()?;
+    /// for value in ["paid", "sent"] {
+    ///     producer.send(Record::new(value).to("orders"))?;
+    /// }
+    /// let known = log.topic("orders")?.partition(0)?.producers()[0];
+    /// assert_eq!((known.producer_id, known.last_sequence), (producer.id(), Some(1)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
+        let record = record.into();
+        let core = self.log.choose(&record)?;
+        self.append(core, &record)
+    }
+
+    /// Sends the record of the last [`send`](Self::send) again, under the same number to the same partition. If it was
+    /// stored, the answer is where, [as a duplicate](Appended::is_duplicate); else it is stored now. Without a `send` before,
+    /// or for another topic than that one's, this is a `send`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let mut producer = log.producer().idempotent()?;
+    /// let record = Record::new("paid").key("o-17").to("orders");
+    /// let appended = match producer.send(record) {
+    ///     Ok(appended) => appended,
+    ///     Err(_) => producer.retry(record)?,
+    /// };
+    /// assert!(!appended.is_duplicate());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
+        let record = record.into();
+        match self.last.take().filter(|(core, _)| *core.id.topic == *record.topic) {
+            Some((core, Some(placed))) => {
+                self.last = Some((Arc::clone(&core), Some(placed)));
+                Ok(placed.again().into_appended(Held::Shared(core)))
+            }
+            Some((core, None)) => self.append(core, &record),
+            None => self.send(record),
+        }
+    }
+
+    fn append(&mut self, core: Arc<Core>, record: &TopicRecord<'_>) -> Result<Appended<'static>> {
+        let appended = append_one(&core, &record.record, self.sender);
+        let placed = match &appended {
+            Ok(placed) => Some(*placed),
+            // It is there, and nobody knows for how long: only another incarnation of the log can say.
+            Err(Error::NotSynced { offset, .. }) => Some(Placement::one(*offset, Timestamp::NONE)),
+            Err(_) => None,
+        };
+        self.last = Some((Arc::clone(&core), placed));
+        Ok(appended?.into_appended(Held::Shared(core)))
+    }
+}

@@ -1,0 +1,349 @@
+//! Transactions: records of several partitions, and offsets of groups, that count together or not at all.
+
+use std::fmt;
+
+use crate::error::Result;
+use crate::group::GroupOffset;
+use crate::log::{Group, Holder};
+use crate::partition::{Ack, Appended, Partition};
+use crate::record::{Record, TopicRecord};
+use crate::txn::Ticket;
+use crate::types::{ProducerEpoch, ProducerId};
+
+/// A producer with transactions, one at a time. Made by [`ProducerBuilder::transactional`](crate::ProducerBuilder::transactional).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{Isolation, Log, Offset, ReadOptions, Record};
+///
+/// let log = Log::open(dir.path())?;
+/// let mut producer = log.producer().transactional("transfers-1")?;
+///
+/// let mut transaction = producer.begin()?;
+/// transaction.send(Record::new("-5").key("ann").to("accounts"))?;
+/// transaction.send(Record::new("+5").key("bob").to("accounts"))?;
+/// transaction.commit()?;
+///
+/// let mut transaction = producer.begin()?;
+/// transaction.send(Record::new("-7").key("ann").to("accounts"))?;
+/// drop(transaction); // aborted
+///
+/// let committed = ReadOptions::default().isolation(Isolation::Committed);
+/// let records = log.topic("accounts")?.partition(0)?.read_with(Offset::ZERO, committed)?;
+/// assert_eq!(records.iter().count(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct TransactionalProducer {
+    holder: Holder,
+}
+
+impl fmt::Debug for TransactionalProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransactionalProducer").field("id", &self.transactional_id()).finish()
+    }
+}
+
+impl TransactionalProducer {
+    pub(super) fn new(holder: Holder) -> Self {
+        Self { holder }
+    }
+
+    /// The transactional id.
+    #[must_use]
+    pub fn transactional_id(&self) -> &str {
+        self.holder.id()
+    }
+
+    /// The id that its records carry.
+    #[must_use]
+    pub fn id(&self) -> ProducerId {
+        self.holder.sender().producer
+    }
+
+    /// Its epoch, which fences those that had the transactional id before.
+    #[must_use]
+    pub fn epoch(&self) -> ProducerEpoch {
+        self.holder.sender().epoch
+    }
+
+    /// Begins a transaction. Nothing is written yet; its [time-out](crate::ProducerBuilder::transaction_timeout) runs.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::ProducerFenced`](crate::Error::ProducerFenced) if another took the transactional id.
+    /// - [`Error::InvalidTransaction`](crate::Error::InvalidTransaction) if a transaction is prepared: end it first.
+    /// - [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if that of the last one is: reopen the log.
+    /// - Those of an append, if one before could not be ended in all of its partitions, and still cannot;
+    ///   [`Error::Closed`](crate::Error::Closed).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = chiplog::Log::open(dir.path())?;
+    /// let mut producer = log.producer().transactional("billing-1")?;
+    /// producer.begin()?.commit()?; // of nothing: nothing is written
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn begin(&mut self) -> Result<Transaction<'_>> {
+        let number = self.holder.begin()?;
+        Ok(Transaction { holder: &self.holder, number: Some(number) })
+    }
+}
+
+/// A transaction that is open. Dropped without a [`commit`](Self::commit), it is aborted.
+///
+/// Its records are in the log at once, and readers with [`Isolation::Uncommitted`](crate::Isolation::Uncommitted), the
+/// default, see them. Readers with [`Isolation::Committed`](crate::Isolation::Committed) see them once it is committed, and
+/// until it ends nothing that lies behind the first of them.
+///
+/// After an error of [`send`](Self::send) the transaction is as it was before, and can go on.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::{GroupOffset, Log, Offset, Record};
+///
+/// let log = Log::open(dir.path())?;
+/// log.append(Record::new("paid").to("orders"))?;
+///
+/// // Read, write, and remember how far: all of it once.
+/// let orders = log.topic("orders")?.partition(0)?.read(Offset::ZERO)?;
+/// let mut producer = log.producer().transactional("billing-1")?;
+/// let mut transaction = producer.begin()?;
+/// for order in &orders {
+///     transaction.send(Record::new(order.value.unwrap()).to("invoices"))?;
+/// }
+/// let billing = log.group("billing")?;
+/// transaction.commit_offsets(&billing, &[GroupOffset::new("orders", 0, orders.next_offset())])?;
+/// assert!(billing.committed("orders", 0)?.is_none());
+/// transaction.commit()?;
+/// assert_eq!(billing.committed("orders", 0)?.unwrap().offset, Offset(1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a transaction that is dropped is aborted"]
+pub struct Transaction<'p> {
+    holder: &'p Holder,
+    /// None once it ended.
+    number: Option<u64>,
+}
+
+impl fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("id", &self.holder.id()).field("number", &self.number).finish()
+    }
+}
+
+impl Transaction<'_> {
+    /// Appends a record to the topic it names, which is created if there is none, as one of the transaction's.
+    ///
+    /// # Errors
+    ///
+    /// - As for [`Log::append`](crate::Log::append).
+    /// - [`Error::ProducerFenced`](crate::Error::ProducerFenced) if another took the transactional id,
+    ///   [`Error::InvalidTransaction`](crate::Error::InvalidTransaction) if the transaction took too long: it is aborted.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let mut producer = log.producer().transactional("billing-1")?;
+    /// let mut transaction = producer.begin()?;
+    /// transaction.send(Record::new("invoice").to("invoices"))?;
+    /// transaction.send(Record::new("paid").key("o-17").to("orders"))?;
+    /// transaction.commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
+        let record = record.into();
+        let core = self.holder.log().choose(&record)?;
+        self.holder.append(self.number.unwrap_or(0), &core, &record.record)
+    }
+
+    /// Appends a record to one partition, as one of the transaction's.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send); [`Error::TopicNotFound`](crate::Error::TopicNotFound) if the partition is of another log.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let orders = log.topic("orders")?.partition(0)?;
+    /// let mut producer = log.producer().transactional("billing-1")?;
+    /// let mut transaction = producer.begin()?;
+    /// assert_eq!(transaction.append(&orders, "paid")?.offset(), Offset(0));
+    /// transaction.commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append<'r>(&mut self, partition: &Partition, record: impl Into<Record<'r>>) -> Result<Appended<'static>> {
+        let core = self.holder.own(&partition.core)?;
+        self.holder.append(self.number.unwrap_or(0), core, &record.into())
+    }
+
+    /// Commits offsets of a group, if the transaction commits. Until then the group has those it had.
+    ///
+    /// A commit that is durable makes the records below them durable, too, as [`Group::commit`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Group::commit_all`] and [`send`](Self::send).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{GroupOffset, Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let billing = log.group("billing")?;
+    /// let mut producer = log.producer().transactional("billing-1")?;
+    /// let mut transaction = producer.begin()?;
+    /// transaction.commit_offsets(&billing, &[GroupOffset::new("orders", 0, Offset(7))])?;
+    /// transaction.abort()?;
+    /// assert!(billing.committed("orders", 0)?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn commit_offsets(&mut self, group: &Group, offsets: &[GroupOffset<'_>]) -> Result<()> {
+        self.holder.commit_offsets(self.number.unwrap_or(0), group.id(), offsets)
+    }
+
+    /// Commits: from now on all of the records count, and the offsets, or after an error none, for every reader and after any
+    /// crash or power cut. Durable when this returns, and so is what this producer committed before; no reader of committed
+    /// data sees any of it before it is.
+    ///
+    /// Costs a sync of each partition that was written to, and one for the decision.
+    ///
+    /// # Errors
+    ///
+    /// The transaction is aborted after all of them but the first. What could not be written of that is written by
+    /// [maintenance](crate::Log::maintain), or the next open.
+    ///
+    /// - [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if the decision may not be durable: reopen the log, which
+    ///   settles it one way or the other.
+    /// - [`Error::ProducerFenced`](crate::Error::ProducerFenced),
+    ///   [`Error::InvalidTransaction`](crate::Error::InvalidTransaction): it was aborted before.
+    /// - [`Error::Io`](crate::Error::Io), [`Error::LowSpace`](crate::Error::LowSpace),
+    ///   [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Closed`](crate::Error::Closed).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let mut producer = log.producer().transactional("billing-1")?;
+    /// let mut transaction = producer.begin()?;
+    /// transaction.send(Record::new("invoice").to("invoices"))?;
+    /// transaction.commit()?;
+    /// let offsets = log.topic("invoices")?.partition(0)?.offsets();
+    /// assert_eq!(offsets.synced, offsets.end);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn commit(self) -> Result<()> {
+        self.commit_with(Ack::Synced)
+    }
+
+    /// Commits as [`commit`](Self::commit) does, but waits for no more than `ack` says.
+    ///
+    /// With [`Ack::Written`] nothing is synced. The transaction counts as a whole after the death of the process, at any
+    /// instruction. After a power cut, a transaction in one partition is there as a whole or not at all; one in several may
+    /// have been lost in some of them and not in others, as plain records may. A later [`commit`](Self::commit) of this
+    /// producer makes it durable.
+    ///
+    /// # Errors
+    ///
+    /// As for [`commit`](Self::commit).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Ack, Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let mut producer = log.producer().transactional("counts-1")?;
+    /// for number in 0..100 {
+    ///     let mut transaction = producer.begin()?;
+    ///     transaction.send(Record::new(&[number]).to("counts"))?;
+    ///     transaction.send(Record::new(&[number]).to("copies"))?;
+    ///     transaction.commit_with(Ack::Written)?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn commit_with(mut self, ack: Ack) -> Result<()> {
+        match self.number.take() {
+            Some(number) => self.holder.commit(number, ack),
+            None => Ok(()),
+        }
+    }
+
+    /// Aborts: none of the records counts. That is so from the moment this is called, whatever it returns; nothing is
+    /// synced, as nothing is lost if a crash comes.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::ProducerFenced`](crate::Error::ProducerFenced),
+    ///   [`Error::InvalidTransaction`](crate::Error::InvalidTransaction): it was aborted before.
+    /// - Those of an append if it could not be written: readers of committed data wait until
+    ///   [maintenance](crate::Log::maintain) has, or the next open.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let mut producer = log.producer().transactional("billing-1")?;
+    /// let mut transaction = producer.begin()?;
+    /// transaction.send(Record::new("invoice").to("invoices"))?;
+    /// transaction.abort()?;
+    /// let offsets = log.topic("invoices")?.partition(0)?.offsets();
+    /// assert_eq!(offsets.stable, offsets.end); // the record and the marker of its abort
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn abort(mut self) -> Result<()> {
+        self.number.take().map_or(Ok(()), |number| self.holder.abort(number))
+    }
+
+    /// Prepares: makes all of it durable, and leaves to [`Log::commit_prepared`](crate::Log::commit_prepared) or
+    /// [`Log::abort_prepared`](crate::Log::abort_prepared) what becomes of it, now or after a restart. For those whose other
+    /// half of the work is kept elsewhere, as in two-phase commit.
+    ///
+    /// A prepared transaction has no time-out, and readers of committed data see nothing behind its first record until it
+    /// ends: so end it soon. Meanwhile this producer begins no other, and nobody can take its transactional id.
+    ///
+    /// 1. `prepare`, and store the ticket with the other half of the work, in one step.
+    /// 2. `commit_prepared`.
+    /// 3. After an open, commit of [`Log::prepared`](crate::Log::prepared) what is found stored, and abort the rest.
+    ///
+    /// # Errors
+    ///
+    /// As for [`commit`](Self::commit). After [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), it may be among those
+    /// that are prepared when the log is reopened.
+    ///
+    /// # Example
+    ///
+    /// See [`Log::commit_prepared`](crate::Log::commit_prepared).
+    pub fn prepare(mut self) -> Result<Ticket> {
+        let number = self.number.take().unwrap_or(0);
+        self.holder.prepare(number)
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number.take() {
+            // Whatever could not be written, maintenance writes.
+            let _ = self.holder.abort(number);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Transactions: who holds a transactional id, and what is done in its name.
+//!
+//! Each id has a *seat*, and the holder of it is who took it last. Records of a transaction go to their partitions as they
+//! come, marked as its own, so that nobody who reads committed data sees them. What becomes of them is decided once:
+//!
+//! ```text
+//! written   data --> decision --> marker in each partition         survives the death of the process
+//! synced    data, synced --> decision, synced --> marker in each   survives a power cut
+//! ```
+//!
+//! So nobody sees a transaction that was to be durable before it is. Of one in a single partition that is only written, the
+//! marker is decision enough. An abort needs none: a transaction that is found open and undecided is aborted.
+//!
+//! Invariants:
+//! - Between decision and markers a crash may come anywhere: the next open writes the markers that are missing.
+//! - A decision is replaced by the next record of its id only once its markers are durable, if it is itself.
+//! - No transaction begins while one before it of the same id is open anywhere: its records would be taken for that one's.
+//!
+//! Order of locks: the seat, then those of the log in their order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+mod open;
+mod settle;
+
+use super::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use super::topic::TopicState;
+use super::{Inner, Log, Opened};
+use crate::config::{Cleanup, Compression, Durability, TopicConfig};
+use crate::error::{Error, Result};
+use crate::group::{GroupOffset, partition_for_group};
+use crate::observe::Quiet;
+use crate::partition::core::Core;
+use crate::partition::{Ack, Appended, Held, append_one};
+use crate::probe;
+use crate::record::{Record, Sender, TopicRecord};
+use crate::txn::{Coordinator, Key, Span, State, Ticket, check_transactional_id};
+use crate::types::{Offset, ProducerId};
+
+/// What a log knows of transactional ids.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    coordinator: Mutex<Coordinator>,
+    seats: Mutex<BTreeMap<Box<str>, Arc<Seat>>>,
+    /// Whether the open left transactions that are still to be ended: the disk was full. Nobody takes a seat until they are.
+    has_left: Mutex<bool>,
+}
+
+impl Transactions {
+    pub(super) fn last_producer(&self) -> Option<ProducerId> {
+        self.coordinator.lock().last_producer()
+    }
+}
+
+/// A transactional id, and who holds it.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    id: Box<str>,
+    key: Vec<u8>,
+    work: Mutex<Work>,
+}
+
+/// What is going on in the name of an id.
+#[derive(Debug)]
+struct Work {
+    /// The partition of `__transaction_state` that the id belongs to.
+    core: Arc<Core>,
+    /// As the last holder took it; none of a seat that was only prepared for.
+    state: Option<State>,
+    current: Option<Current>,
+    /// How many transactions were begun.
+    count: u64,
+    /// Where markers were written that may not be durable, and up to where.
+    markers: Vec<(Arc<Core>, Offset)>,
+    /// Whether a decision is durable whose markers may not be.
+    is_decided_durably: bool,
+    /// Transactions whose outcome is known and not told everywhere.
+    untold: Vec<Untold>,
+}
+
+/// The transaction that is open.
+#[derive(Debug)]
+struct Current {
+    number: u64,
+    began: Duration,
+    phase: Phase,
+    parts: Vec<Part>,
+    /// What must be durable before the offsets that groups commit in it.
+    below: Vec<(Arc<Core>, Offset)>,
+    /// For which groups how many offsets are committed in it.
+    groups: Vec<(Arc<str>, usize)>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Open,
+    /// Until somebody says by its ticket what becomes of it.
+    Prepared(Ticket),
+    /// Its decision was written, and may be durable or not.
+    Doubtful(Box<str>),
+}
+
+/// A partition that a transaction wrote to.
+#[derive(Debug, Clone)]
+struct Part {
+    core: Arc<Core>,
+    first: Offset,
+    end: Offset,
+}
+
+impl Part {
+    fn span(&self) -> Span {
+        let (topic, partition) = (Arc::clone(&self.core.id.topic), self.core.id.partition);
+        Span { topic, partition, first: self.first, end: self.end }
+    }
+}
+
+/// An outcome that some partitions do not know yet.
+#[derive(Debug)]
+struct Untold {
+    parts: Vec<Part>,
+    is_commit: bool,
+}
+
+/// Who took an id, and what they do with it. Fenced as soon as another takes it.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    opened: Arc<Opened>,
+    seat: Arc<Seat>,
+    sender: Sender,
+}
+
+impl Log {
+    /// Takes a transactional id away from whoever held it.
+    pub(crate) fn take_seat(&self, id: &str, timeout: Duration) -> Result<Holder> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        check_transactional_id(id)?;
+        if inner.context.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let seat = inner.seat(id)?;
+        let sender = inner.sit(&seat, timeout)?;
+        Ok(Holder { opened: Arc::clone(&self.opened), seat, sender })
+    }
+
+    /// An id for a producer without transactions.
+    pub(crate) fn new_sender(&self) -> Result<Sender> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        if inner.context.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let producer = inner.new_producer_id()?;
+        Ok(Sender { producer, epoch: crate::types::ProducerEpoch(0), is_transactional: false })
+    }
+
+    /// The partition that a record belongs to, of a topic that is created if there is none.
+    pub(crate) fn choose(&self, record: &TopicRecord<'_>) -> Result<Arc<Core>> {
+        let inner = &self.opened.inner;
+        let topic = inner.topic_or_create(record.topic, inner.default_config)?;
+        let core = topic.choose(&record.record)?;
+        core.check_external()?;
+        Ok(core)
+    }
+}
+
+impl Holder {
+    pub(crate) fn id(&self) -> &str {
+        &self.seat.id
+    }
+
+    pub(crate) fn sender(&self) -> Sender {
+        self.sender
+    }
+
+    pub(crate) fn log(&self) -> Log {
+        Log { opened: Arc::clone(&self.opened) }
+    }
+
+    /// The partition, if it is of this log.
+    pub(crate) fn own<'c>(&self, core: &'c Arc<Core>) -> Result<&'c Arc<Core>> {
+        let is_own = Arc::ptr_eq(&core.context, &self.inner().context);
+        core.check_external()?;
+        if is_own { Ok(core) } else { Err(Error::TopicNotFound { topic: (*core.id.topic).into() }) }
+    }
+
+    fn inner(&self) -> &Inner {
+        &self.opened.inner
+    }
+
+    /// Begins a transaction and returns its number.
+    pub(crate) fn begin(&self) -> Result<u64> {
+        let inner = self.inner();
+        inner.check_open()?;
+        let mut work = Quiet::lock(&self.seat.work);
+        self.check(&work)?;
+        inner.clear(&mut work, self.sender.producer)?;
+        work.count += 1;
+        let number = work.count;
+        let began = inner.context.clock.monotonic();
+        work.current = Some(Current {
+            number,
+            began,
+            phase: Phase::Open,
+            parts: Vec::new(),
+            below: Vec::new(),
+            groups: Vec::new(),
+        });
+        Ok(number)
+    }
+
+    /// Appends a record to a partition as one of the transaction's.
+    pub(crate) fn append(&self, number: u64, core: &Arc<Core>, record: &Record<'_>) -> Result<Appended<'static>> {
+        let mut work = Quiet::lock(&self.seat.work);
+        self.check(&work)?;
+        let current = work.open(number, self.sender)?;
+        match append_one(core, record, self.sender) {
+            Ok(placed) => {
+                current.add(core, placed.offset, placed.last_offset + 1);
+                Ok(placed.into_appended(Held::Shared(Arc::clone(core))))
+            }
+            Err(error) => {
+                if let Error::NotSynced { offset, .. } = &error {
+                    // It is there all the same.
+                    current.add(core, *offset, *offset + 1);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Commits offsets of a group together with the transaction.
+    pub(crate) fn commit_offsets(&self, number: u64, group: &str, offsets: &[GroupOffset<'_>]) -> Result<()> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let inner = self.inner();
+        let mut work = Quiet::lock(&self.seat.work);
+        self.check(&work)?;
+        let current = work.open(number, self.sender)?;
+        let (core, placed) = inner.append_group_offsets(group, offsets, self.sender)?;
+        current.add(&core, placed.offset, placed.last_offset + 1);
+        current.below.extend(inner.cores_below(offsets));
+        current.groups.push((group.into(), offsets.len()));
+        Ok(())
+    }
+
+    pub(crate) fn commit(&self, number: u64, ack: Ack) -> Result<()> {
+        let mut work = Quiet::lock(&self.seat.work);
+        self.check(&work)?;
+        work.open(number, self.sender)?;
+        self.inner().commit(&self.seat, &mut work, self.sender.producer, ack)
+    }
+
+    pub(crate) fn abort(&self, number: u64) -> Result<()> {
+        let mut work = Quiet::lock(&self.seat.work);
+        self.check(&work)?;
+        work.open(number, self.sender)?;
+        self.inner().abort(&mut work, self.sender.producer)
+    }
+
+    pub(crate) fn prepare(&self, number: u64) -> Result<Ticket> {
+        let mut work = Quiet::lock(&self.seat.work);
+        self.check(&work)?;
+        work.open(number, self.sender)?;
+        self.inner().prepare(&self.seat, &mut work, self.sender.producer)
+    }
+
+    /// Refuses who does not hold the id any more.
+    fn check(&self, work: &Work) -> Result<()> {
+        let current = work.state.as_ref().map(|state| (state.producer, state.epoch));
+        if current == Some((self.sender.producer, self.sender.epoch)) || probe::planted("transactions.not_fenced") {
+            return Ok(());
+        }
+        probe::reached("transactions.fenced");
+        let current = current.map_or(self.sender.epoch, |(_, epoch)| epoch);
+        Err(Error::ProducerFenced { producer: self.sender.producer, epoch: self.sender.epoch, current })
+    }
+}
+
+impl Work {
+    /// The transaction of this number, if it is open.
+    fn open(&mut self, number: u64, sender: Sender) -> Result<&mut Current> {
+        let is_this = |current: &&mut Current| current.number == number && matches!(current.phase, Phase::Open);
+        let reason = "the transaction took longer than its time-out, and was aborted";
+        self.current.as_mut().filter(is_this).ok_or(Error::InvalidTransaction { producer: sender.producer, reason })
+    }
+
+    /// Remembers that a marker in `core` below `end` may not be durable.
+    fn note_marker(&mut self, core: &Arc<Core>, end: Offset) {
+        match self.markers.iter_mut().find(|(known, _)| Arc::ptr_eq(known, core)) {
+            Some((_, known)) => *known = end.max(*known),
+            None => self.markers.push((Arc::clone(core), end)),
+        }
+    }
+}
+
+impl Current {
+    fn add(&mut self, core: &Arc<Core>, first: Offset, end: Offset) {
+        match self.parts.iter_mut().find(|part| Arc::ptr_eq(&part.core, core)) {
+            Some(part) => part.end = end,
+            None => self.parts.push(Part { core: Arc::clone(core), first, end }),
+        }
+    }
+}
+
+impl Inner {
+    /// The seat of an id, which is made if there is none.
+    fn seat(&self, id: &str) -> Result<Arc<Seat>> {
+        if let Some(seat) = self.transactions.seats.lock().get(id) {
+            return Ok(Arc::clone(seat));
+        }
+        let topic = self.topic_or_create(TRANSACTIONS_TOPIC, self.transactions_config)?;
+        let seat = self.new_seat(id, &topic)?;
+        let mut seats = self.transactions.seats.lock();
+        Ok(Arc::clone(seats.entry(id.into()).or_insert_with(|| Arc::new(seat))))
+    }
+
+    fn new_seat(&self, id: &str, topic: &TopicState) -> Result<Seat> {
+        let count = topic.partitions.read().len() as u32;
+        let core = topic.core(partition_for_group(id, count))?;
+        let key = Key::encode(id).ok_or(Error::InvalidTransactionalId { id: id.into(), reason: "it is too long" })?;
+        let mut work = Work {
+            core,
+            state: None,
+            current: None,
+            count: 0,
+            markers: Vec::new(),
+            is_decided_durably: false,
+            untold: Vec::new(),
+        };
+        let state = self.transactions.coordinator.lock().state(id).cloned();
+        for (topic, partition, _) in state.iter().flat_map(State::parts) {
+            // Of a process before this one nobody knows which markers are durable.
+            if let Ok(core) = self.find(topic).and_then(|topic| topic.core(partition)) {
+                work.note_marker(&core, core.end());
+            }
+            work.is_decided_durably = true;
+        }
+        Ok(Seat { id: id.into(), key, work: Mutex::new(work) })
+    }
+
+    /// Gives a seat to a new holder.
+    fn sit(&self, seat: &Seat, timeout: Duration) -> Result<Sender> {
+        let mut work = Quiet::lock(&seat.work);
+        self.settle_left()?;
+        let last = self.transactions.coordinator.lock().state(&seat.id).cloned();
+        if let Some(last) = &last {
+            self.clear(&mut work, last.producer)?;
+        }
+        // The record replaces the last decision, which whoever finds its markers missing needs.
+        self.sync_markers(&mut work)?;
+        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        let now = self.context.clock.now();
+        let state = Coordinator::begin(last.as_ref(), timeout_ms, now, || self.new_producer_id())?;
+        let position = self.record(seat, &work, &state)?;
+        work.core.sync_to(position + 1)?;
+        let sender = Sender { producer: state.producer, epoch: state.epoch, is_transactional: true };
+        self.transactions.coordinator.lock().take(&seat.id, state.clone(), position);
+        work.state = Some(state);
+        Ok(sender)
+    }
+
+    /// Sees to it that nothing of an earlier transaction is open.
+    fn clear(&self, work: &mut Work, producer: ProducerId) -> Result<()> {
+        match work.current.as_ref().map(|current| &current.phase) {
+            Some(Phase::Doubtful(reason)) => {
+                return Err(Error::OutcomeUnknown { reason: reason.clone(), id: self.id_of(producer) });
+            }
+            Some(Phase::Prepared(_)) => {
+                let reason = "a prepared transaction is to be committed or aborted first, by its ticket";
+                return Err(Error::InvalidTransaction { producer, reason });
+            }
+            Some(Phase::Open) => self.abort(work, producer)?,
+            None => {}
+        }
+        self.tell_rest(work, producer)
+    }
+
+    fn id_of(&self, producer: ProducerId) -> Box<str> {
+        self.transactions.coordinator.lock().owner(producer).unwrap_or_default().into()
+    }
+}
+
+/// The settings of the topic, as Kafka's coordinator chooses them.
+pub(super) fn transactions_config() -> TopicConfig {
+    TopicConfig::default()
+        .partitions(1)
+        .cleanup(Cleanup::Compact)
+        .compression(Compression::Uncompressed)
+        .segment_bytes(100 << 20)
+        // Who needs a record to be durable waits for it; this makes the files those of a durable topic.
+        .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) })
+}
+
+/// Whether the log's own state is the fold of a topic of this name.
+pub(super) fn is_of_ours(topic: &str) -> bool {
+    topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC
+}

@@ -1,0 +1,163 @@
+//! What an open does about the transactions that the process before had: it reads what was decided, and ends what is open.
+
+use std::sync::Arc;
+
+use super::{Current, Part, Phase, Seat};
+use crate::error::{Error, Result};
+use crate::log::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use crate::log::topic::{Slot, TopicState};
+use crate::log::{FirstError, Inner};
+use crate::partition::core::Core;
+use crate::partition::{Ending, ReadOptions};
+use crate::probe;
+use crate::record::BatchRef;
+use crate::txn::{Open, Ticket, Verdict};
+use crate::types::Offset;
+
+impl Inner {
+    /// Reads what was decided. A partition that cannot be read is damaged; what is open of its ids stays open.
+    pub(in crate::log) fn load_transactions(&self) {
+        let topic = self.topics.read().get(TRANSACTIONS_TOPIC).map(Arc::clone);
+        let Some(topic) = topic else { return };
+        let mut slots = topic.partitions.write();
+        for slot in slots.iter_mut() {
+            let Slot::Open(core) = slot else { continue };
+            if let Err(error) = self.replay_decisions(core) {
+                let error = self.note_damage(&core.id, error);
+                if !self.context.read_only {
+                    *slot = Slot::Damaged(error);
+                }
+            }
+        }
+    }
+
+    fn replay_decisions(&self, core: &Arc<Core>) -> Result<()> {
+        let mut coordinator = self.transactions.coordinator.lock();
+        let (mut at, mut scratch) = (core.start(), Vec::new());
+        while at < core.end() {
+            let batches = core.fetch(at, ReadOptions::default())?;
+            let mut rest = batches.bytes();
+            while !rest.is_empty() {
+                let (path, position) = batches.place_of_last(rest.len());
+                let batch = BatchRef::framed(rest).map_err(|invalid| Error::corrupt(path, position, invalid.what))?;
+                rest = &rest[batch.bytes().len()..];
+                if batch.header().attributes.is_control() {
+                    continue;
+                }
+                let limit = core.config.read().max_decompressed_bytes as usize;
+                let records = batch.records(limit, &mut scratch).map_err(|error| error.at(path, position))?;
+                for record in records.filter(|record| record.offset >= core.start()) {
+                    // Of a newer broker: passed over.
+                    if coordinator.replay(record.key, record.value, record.offset).is_err() {
+                        probe::reached("transactions.unreadable_record");
+                    }
+                }
+            }
+            if batches.next_offset() <= at {
+                let what = format!("no batch is found for offset {at}, and the log goes on");
+                return Err(Error::corrupt(&core.dir, 0, what));
+            }
+            at = batches.next_offset();
+        }
+        Ok(())
+    }
+
+    /// Ends every transaction that the process before left open, as it was decided: committed if it was, else aborted. One
+    /// that is prepared gets a seat, and waits.
+    pub(in crate::log) fn settle_open(&self) -> Result<()> {
+        *self.transactions.has_left.lock() = true;
+        self.settle_left()
+    }
+
+    /// Ends what the open could not, because the disk was full.
+    pub(in crate::log) fn settle_left(&self) -> Result<()> {
+        // Held until it is done: whoever begins a transaction meanwhile would have it ended here.
+        let mut has_left = self.transactions.has_left.lock();
+        if *has_left {
+            self.settle()?;
+            *has_left = false;
+        }
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<()> {
+        // Before anything is ended: of a commit that lost a part of its data nothing is to be seen.
+        let mut verdicts = Vec::new();
+        for core in self.cores() {
+            for open in core.open_transactions() {
+                let found = Open {
+                    topic: &core.id.topic,
+                    partition: core.id.partition,
+                    producer: open.producer,
+                    epoch: open.epoch,
+                    first: open.first,
+                };
+                let verdict = self.transactions.coordinator.lock().verdict(found, |topic, partition| {
+                    let topic = self.find(topic).ok()?;
+                    topic.core(partition).ok().map(|core| core.end())
+                });
+                verdicts.push((Arc::clone(&core), open, verdict));
+            }
+        }
+        let mut errors = FirstError::default();
+        for (core, open, verdict) in verdicts {
+            let is_commit = match verdict {
+                Verdict::Commit if !probe::planted("transactions.decision_ignored") => true,
+                Verdict::Commit | Verdict::Abort => false,
+                Verdict::Wait | Verdict::Foreign => continue,
+            };
+            match is_commit {
+                true => probe::reached("transactions.committed_at_open"),
+                false => probe::reached("transactions.aborted_at_open"),
+            }
+            let ending = Ending { producer: open.producer, first: open.first, is_commit, fences: !is_commit };
+            errors.keep(self.end_in(&core, &ending).map(drop));
+        }
+        errors.into_result()
+    }
+
+    /// Gives each prepared transaction its seat.
+    pub(in crate::log) fn seat_prepared(&self) -> Result<()> {
+        let tickets: Vec<Ticket> = self.transactions.coordinator.lock().prepared().collect();
+        for ticket in tickets {
+            let topic = self.find(TRANSACTIONS_TOPIC)?;
+            let seat = self.prepared_seat(&topic, ticket)?;
+            self.transactions.seats.lock().insert(seat.id.clone(), Arc::new(seat));
+        }
+        Ok(())
+    }
+
+    fn prepared_seat(&self, topic: &TopicState, ticket: Ticket) -> Result<Seat> {
+        let seat = self.new_seat(&ticket.id, topic)?;
+        let state = self.transactions.coordinator.lock().state(&ticket.id).cloned();
+        let mut parts = Vec::new();
+        for span in state.iter().flat_map(|state| state.spans()) {
+            let core = self.find(&span.topic).and_then(|topic| topic.core(span.partition));
+            let Ok(core) = core else { continue };
+            // Another topic may have the name by now.
+            let is_this = |open: &crate::partition::OpenTransaction| {
+                (open.producer, open.first) == (ticket.producer, span.first)
+            };
+            if core.open_transactions().iter().any(is_this) {
+                parts.push(Part { core, first: span.first, end: span.end });
+            }
+        }
+        let mut work = seat.work.lock();
+        let began = self.context.clock.monotonic();
+        let phase = Phase::Prepared(ticket);
+        let (below, groups) = (Vec::new(), Vec::new());
+        work.state = state;
+        work.current = Some(Current { number: 0, began, phase, parts, below, groups });
+        drop(work);
+        Ok(seat)
+    }
+
+    /// Ends a transaction in one partition. In one of `__consumer_offsets`, the offsets that were committed in it count
+    /// from then on, or never will.
+    pub(super) fn end_in(&self, core: &Arc<Core>, ending: &Ending) -> Result<Option<Offset>> {
+        if *core.id.topic == *OFFSETS_TOPIC {
+            return self.end_in_groups(core, ending);
+        }
+        core.end_transaction(ending)
+    }
+}
