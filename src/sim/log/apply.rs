@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backup::{BACKUP, clear};
-use super::look::{Blind, FoundRecord, check, groups, look};
+use super::look::{Blind, check, groups, look};
 use super::model::{Fate, Model, Numbering, Rec, records};
-use super::op::{At, Batch, Op, key, value};
+use super::op::{At, Batch, Op, is_tombstone, key, value};
 use super::settle::{named, settle};
 use super::subject::{Explored, LINGER, builder, is_full, refusal};
 use super::{GROUPS, OFFSETS, TOPICS};
 use crate::clock::Clock;
-use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Producer};
+use crate::record::{BatchBuilder, BatchHeader, BatchOptions, Header, Producer};
 use crate::sim::explore::{Refusal, Subject, Verdict, Violation};
 use crate::{
     Ack, Appended, Durability, Error, GroupOffset, Log, Offset, Partition, ProducerEpoch, ProducerId, ReadOptions,
@@ -220,10 +220,11 @@ impl Call<'_> {
             return Err(Violation::new("L2", "appended to a topic that is not there"));
         };
         let (end, count) = (partition.end(), recs.len() as u64);
+        let since = Some(self.subject.world.clock.now().0);
         let take = |partition: &mut super::model::Partition, timestamp: Option<i64>| {
             let stored = |rec: &Rec| match (rec.timestamp, is_append_time) {
-                (None, _) | (_, true) => Rec { timestamp, ..*rec },
-                _ => *rec,
+                (None, _) | (_, true) => Rec { timestamp, since, ..*rec },
+                _ => Rec { since, ..*rec },
             };
             let recs: Vec<Rec> = recs.iter().map(stored).collect();
             partition.push(&recs);
@@ -298,13 +299,7 @@ impl Call<'_> {
                 }
                 let start = partition.offsets().start.0;
                 if start > expected.start {
-                    check_retained(
-                        &live.config,
-                        &partition,
-                        expected.from(expected.start),
-                        start - expected.start,
-                        now,
-                    )?;
+                    check_retained(&live.config, &partition, expected, start, now)?;
                     expected.raise_start(start);
                 }
                 if !is_done {
@@ -351,6 +346,8 @@ impl Call<'_> {
     }
 
     fn delete_before(&mut self, at: At, share: u8) -> Verdict {
+        let Some(live) = &self.model.topics[at.topic as usize].live else { return Ok(()) };
+        let deletes = live.config.cleanup.deletes();
         let Some((number, partition)) = self.model.partition(at) else { return Ok(()) };
         let to = partition.share(share);
         let outcome = self.log.delete_before(TOPICS[at.topic as usize], number as u32, Offset(to));
@@ -366,6 +363,7 @@ impl Call<'_> {
                 partition.raise_start(expected);
                 Ok(())
             }
+            Err(Error::CompactedTopic { .. }) if !deletes => Ok(()),
             Err(error) => {
                 if start == Some(to) {
                     partition.raise_start(to);
@@ -491,7 +489,8 @@ impl Call<'_> {
     /// A batch that was handed out once stands like that.
     fn served(&mut self, at: At, batches: &[u8]) -> Verdict {
         let Some(partition) = self.model.partition_mut(at) else { return Ok(()) };
-        let mut rest = batches;
+        // Compaction writes them anew.
+        let mut rest = if partition.compacted.is_some() { &[] } else { batches };
         while let Ok(header) = BatchHeader::read(rest) {
             let (batch, behind) = rest.split_at(header.batch_len as usize);
             let digest = crate::sim::digest(batch);
@@ -531,10 +530,10 @@ impl Call<'_> {
         };
         let mut found = Vec::new();
         check(&read, from, &mut found)?;
-        let is_stuck = self.subject.is_stuck;
+        let (is_stuck, now) = (self.subject.is_stuck, self.subject.world.clock.now().0);
         let Some((_, expected)) = self.model.partition(at) else { return Ok(()) };
-        same(expected.from(from), &found)?;
-        if found.is_empty() && from < end && !is_stuck {
+        expected.is_read(from, read.next_offset().0, &found, now)?;
+        if read.next_offset().0 == from && from < end && !is_stuck {
             return Err(Violation::new("R1", format!("nothing at {from}, and {end} is the end")));
         }
         Ok(())
@@ -554,11 +553,17 @@ impl Call<'_> {
         }
         let around = records[seed as usize % records.len()].timestamp.unwrap_or(0);
         let time = Timestamp((around + (seed >> 60) as i64 % 3 - 1).max(0));
-        let first = records.iter().position(|rec| rec.timestamp.is_some_and(|timestamp| timestamp >= time.0));
-        let expected = first.map(|first| Offset(expected.start + first as u64));
+        let now = self.subject.world.clock.now().0;
+        let offsets = (expected.start..).zip(records);
+        let fits = offsets.filter(|(_, rec)| rec.timestamp.is_some_and(|timestamp| timestamp >= time.0));
+        let fits: Vec<_> = fits.map(|(offset, _)| (Offset(offset), expected.may_be_removed(offset, now))).collect();
+        // The first that is there: the first that must be, or one before it that may be.
+        let last = fits.iter().position(|(_, may_be_removed)| !may_be_removed);
+        let expected: Vec<_> = fits.iter().take(last.map_or(usize::MAX, |last| last + 1)).map(|fit| fit.0).collect();
         let Some(partition) = self.found(at, number)? else { return Ok(()) };
         match partition.offset_at(time) {
-            Ok(found) if found == expected => Ok(()),
+            Ok(Some(found)) if expected.contains(&found) => Ok(()),
+            Ok(None) if last.is_none() => Ok(()),
             Ok(found) if !self.subject.is_stuck => {
                 Err(Violation::new("R6", format!("time {time} is at {found:?}, not at {expected:?}")))
             }
@@ -579,14 +584,14 @@ impl Call<'_> {
             let from = records.iter().next().map_or(0, |record| record.offset.0);
             check(records, from, &mut found)?;
         }
-        let is_stuck = self.subject.is_stuck;
+        let (is_stuck, now) = (self.subject.is_stuck, self.subject.world.clock.now().0);
         let Some((_, expected)) = self.model.partition(at) else { return Ok(()) };
-        let all = expected.from(expected.start);
-        let from = expected.end() - all.len().min(found.len()) as u64;
+        let must = (expected.start..expected.end()).filter(|offset| !expected.may_be_removed(*offset, now)).count();
+        let from = found.first().map_or(expected.end(), |record| record.offset);
         match is_stuck {
             true => Ok(()),
-            false if found.len() < all.len().min(count.into()) => Err(Violation::new("R1", "too few of the last")),
-            false => same(expected.from(from), &found),
+            false if found.len() < must.min(count.into()) => Err(Violation::new("R1", "too few of the last")),
+            false => expected.is_read(from, expected.end(), &found, now),
         }
     }
 }
@@ -594,22 +599,22 @@ impl Call<'_> {
 /// A producer that wrote nothing for a day may be forgotten. Kafka: `producer.id.expiration.ms`.
 const FORGOTTEN_MS: i64 = 86_400_000;
 
-fn same(expected: &[Rec], found: &[FoundRecord]) -> Verdict {
-    let is_same = |(rec, record): (&Rec, &FoundRecord)| {
-        rec.id == record.id && rec.len == record.len && rec.timestamp.is_none_or(|at| at == record.timestamp)
+/// Whether retention may have removed what is before `start`: all of it old, or enough left.
+fn check_retained(
+    config: &TopicConfig,
+    partition: &Partition,
+    expected: &super::model::Partition,
+    start: u64,
+    now: i64,
+) -> Verdict {
+    let removed = (expected.start..start).zip(expected.from(expected.start));
+    let is_fresh = |(offset, rec): (u64, &Rec)| {
+        rec.timestamp.is_some_and(|at| now.saturating_sub(at) <= config.retention_ms)
+            && !expected.may_be_removed(offset, now)
     };
-    match found.len() <= expected.len() && expected.iter().zip(found).all(is_same) {
-        true => Ok(()),
-        false => Err(Violation::new("R1", format!("read {found:x?}, not {expected:x?}"))),
-    }
-}
-
-/// Whether retention may have removed the first `count` of `records`: all of them old, or enough left.
-fn check_retained(config: &TopicConfig, partition: &Partition, records: &[Rec], count: u64, now: i64) -> Verdict {
-    let is_fresh = |rec: &Rec| rec.timestamp.is_some_and(|at| now.saturating_sub(at) <= config.retention_ms);
-    let by_age = config.retention_ms >= 0 && !records[..count as usize].iter().any(is_fresh);
-    let start = partition.offsets().start;
-    let left: u64 = partition.segments().iter().filter(|kept| kept.base() >= start).map(|kept| kept.len()).sum();
+    let by_age = config.retention_ms >= 0 && !removed.clone().any(is_fresh);
+    let count = start - expected.start;
+    let left: u64 = partition.segments().iter().filter(|kept| kept.base().0 >= start).map(|kept| kept.len()).sum();
     let by_size = config.retention_bytes >= 0 && left as i64 >= config.retention_bytes;
     match by_age || by_size {
         true => Ok(()),
@@ -618,12 +623,17 @@ fn check_retained(config: &TopicConfig, partition: &Partition, records: &[Rec], 
 }
 
 fn with_records<R>(recs: &[Rec], append: impl FnOnce(&[Record<'_>]) -> R) -> R {
-    let owned: Vec<_> = recs.iter().map(|rec| (key(rec.id), value(rec.id, rec.len.into()), rec.timestamp)).collect();
+    let owned: Vec<_> = recs.iter().map(|rec| (rec, key(rec.id), value(rec.id, rec.len.into()))).collect();
+    // What a tombstone is told by.
+    let names: Vec<_> = owned.iter().map(|(_, _, value)| [Header::new("id", value)]).collect();
     let mut records = Vec::with_capacity(owned.len());
-    for (key, value, timestamp) in &owned {
+    for ((rec, key, value), name) in owned.iter().zip(&names) {
         let mut record = Record::new(value);
         record.key = key.as_ref().map(|key| &key[..]);
-        record.timestamp = timestamp.map(Timestamp);
+        record.timestamp = rec.timestamp.map(Timestamp);
+        if is_tombstone(rec.id) {
+            record = Record { value: None, headers: name, ..record };
+        }
         records.push(record);
     }
     append(&records)
@@ -679,7 +689,7 @@ impl Explored {
         let opened = builder(&self.world, &self.options).read_only().strict().open();
         let looked = opened.map_err(Blind::Failed).and_then(|log| {
             disk.pause_faults(true);
-            let looked = look(&log);
+            let looked = look(&log, self.world.clock.now());
             disk.pause_faults(false);
             refuses_changes(&log).map_err(Blind::Wrong)?;
             looked
@@ -704,7 +714,7 @@ impl Explored {
 
 fn refuses_changes(log: &Log) -> Verdict {
     let changed = match log.find_topic(TOPICS[0]) {
-        Some(topic) => topic.append("no").map(drop),
+        Some(topic) => topic.append(Record::new("no").key("no")).map(drop),
         None => log.create_topic("no", TopicConfig::default()).map(drop),
     };
     match changed {

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::Fold;
-use super::op::{key, value};
+use super::op::{is_tombstone, key, value};
 use super::{GROUPS, OFFSETS, TOPICS};
 use crate::sim::explore::Violation;
-use crate::{Error, Log, Offset, Offsets, Partition, Records, Topic, TopicConfig};
+use crate::{Error, Log, Offset, Offsets, Partition, Records, Timestamp, Topic, TopicConfig};
 
 /// A log as it was found.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct Found {
     pub(super) groups_synced: u64,
     /// Topics that are being deleted: their offsets are there, and not told.
     pub(super) hidden: BTreeSet<String>,
+    /// When it was looked at.
+    pub(super) now: i64,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,9 @@ pub(super) struct FoundPartition {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FoundRecord {
+    pub(super) offset: u64,
     pub(super) id: u64,
+    /// Of its value: none of a tombstone.
     pub(super) len: u16,
     pub(super) timestamp: i64,
 }
@@ -55,8 +59,8 @@ impl From<Error> for Blind {
 }
 
 /// Looks at all of it.
-pub(super) fn look(log: &Log) -> Result<Found, Blind> {
-    let mut found = Found::default();
+pub(super) fn look(log: &Log, now: Timestamp) -> Result<Found, Blind> {
+    let mut found = Found { now: now.0, ..Found::default() };
     for name in TOPICS {
         if let Some(topic) = log.find_topic(name) {
             found.topics.insert(name, topic_of(&topic)?);
@@ -111,24 +115,27 @@ pub(super) fn read(partition: &Partition, from: u64, end: u64) -> Result<Vec<Fou
     }
 }
 
-/// Records must follow one another from `from` on, and hold what their ids say.
+/// Records must be in order from `from` on, and hold what their ids say.
 pub(super) fn check(read: &Records, from: u64, into: &mut Vec<FoundRecord>) -> Result<(), Violation> {
     let mut next = from;
     for record in read {
-        let bytes = record.value.unwrap_or_default();
-        let Some(id) = bytes.first_chunk().map(|id| u64::from_be_bytes(*id)) else {
-            return Err(Violation::new("R1", format!("offset {} holds {} bytes", record.offset, bytes.len())));
+        let offset = record.offset.0;
+        let name = record.headers().next().and_then(|header| header.value);
+        let Some(id) = record.value.or(name).and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?))) else {
+            return Err(Violation::new("R1", format!("offset {offset} holds {:?}", record.value)));
         };
-        if record.offset.0 != next {
-            return Err(Violation::new("R1", format!("offset {} where {next} comes next", record.offset)));
+        if offset < next {
+            return Err(Violation::new("R1", format!("offset {offset} where {next} comes next")));
         }
-        if bytes != value(id, bytes.len()) || record.key != key(id).as_ref().map(|key| &key[..]) {
-            return Err(Violation::new("R3", format!("offset {next} is not what was written as {id:x}")));
+        let is_value = record.value.map_or(is_tombstone(id), |bytes| bytes == value(id, bytes.len()));
+        if !is_value || record.key != key(id).as_ref().map(|key| &key[..]) {
+            return Err(Violation::new("R3", format!("offset {offset} is not what was written as {id:x}")));
         }
-        into.push(FoundRecord { id, len: bytes.len() as u16, timestamp: record.timestamp.0 });
-        next += 1;
+        let len = record.value.map_or(0, |bytes| bytes.len() as u16);
+        into.push(FoundRecord { offset, id, len, timestamp: record.timestamp.0 });
+        next = offset + 1;
     }
-    match read.next_offset().0 == next {
+    match read.next_offset().0 >= next {
         true => Ok(()),
         false => Err(Violation::new("R1", format!("{} follows where {next} does", read.next_offset()))),
     }

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::op::{At, Batch, Op, Options, Sent};
+use super::look::FoundRecord;
+use super::op::{At, Batch, Op, Options, Sent, is_tombstone, key};
 use super::{GROUPS, TOPICS};
 use crate::TopicConfig;
+use crate::sim::explore::{Verdict, Violation};
 
 /// A whole log.
 #[derive(Debug, Clone)]
@@ -67,6 +69,8 @@ pub(super) struct Partition {
     pub(super) maybe: Vec<Rec>,
     /// A batch whose write failed: if all of it was written, and the cut fails too, who opens next finds it.
     pub(super) doubt: Vec<Rec>,
+    /// It is, or was, compacted: how long tombstones stay, in milliseconds.
+    pub(super) compacted: Option<i64>,
 }
 
 /// One record.
@@ -77,6 +81,8 @@ pub(super) struct Rec {
     pub(super) is_last: bool,
     pub(super) timestamp: Option<i64>,
     pub(super) producer: Option<Numbered>,
+    /// When it was appended; none if that is not known.
+    pub(super) since: Option<i64>,
 }
 
 /// As an idempotent producer numbered it.
@@ -164,7 +170,9 @@ impl Model {
             }
             Op::Alter(topic, change) => {
                 if let Some(live) = &mut self.topics[*topic as usize].live {
-                    live.config_may.push(change.of(live.config));
+                    let config = change.of(live.config);
+                    live.config_may.push(config);
+                    live.compacted_by(&config);
                 }
             }
             Op::Create(topic) => self.expect_topic(*topic),
@@ -285,13 +293,25 @@ impl Model {
 impl Live {
     pub(super) fn new(config: TopicConfig) -> Self {
         let partitions = vec![Partition::default(); config.partitions as usize];
-        Self { config, config_may: Vec::new(), partitions }
+        let mut live = Self { config, config_may: Vec::new(), partitions };
+        live.compacted_by(&config);
+        live
     }
 
     pub(super) fn set_config(&mut self, config: TopicConfig) {
         self.partitions.resize_with(config.partitions as usize, Partition::default);
         self.config = config;
         self.config_may.clear();
+        self.compacted_by(&config);
+    }
+
+    /// From now on it is compacted, if these settings say so; what is removed by that stays away.
+    fn compacted_by(&mut self, config: &TopicConfig) {
+        if config.cleanup.compacts() {
+            for partition in &mut self.partitions {
+                partition.compacted = Some(config.delete_retention_ms);
+            }
+        }
     }
 }
 
@@ -329,6 +349,50 @@ impl Partition {
         let is_open = |rec: &Rec| rec.producer.is_some_and(|producer| producer.id == IN_TRANSACTION);
         let records = self.from(self.start);
         records.iter().position(is_open).map(|at| self.end() - (records.len() - at) as u64)
+    }
+
+    /// Checks that `found` is what a read of the offsets `from..to` may return at the time `now`.
+    pub(super) fn is_read(&self, from: u64, to: u64, found: &[FoundRecord], now: i64) -> Verdict {
+        let mut next = from;
+        for record in found {
+            self.are_gone(next, record.offset, now)?;
+            let rec = self.from(self.base.max(record.offset)).first();
+            let is_same = |rec: &&Rec| {
+                rec.id == record.id && rec.len == record.len && rec.timestamp.is_none_or(|at| at == record.timestamp)
+            };
+            if rec.filter(is_same).is_none() {
+                return Err(Violation::new("R1", format!("read {record:x?}, not {rec:x?}")));
+            }
+            next = record.offset + 1;
+        }
+        self.are_gone(next, to, now)
+    }
+
+    /// Checks that compaction may have removed all records of the offsets `from..to`: for each there is a later one of
+    /// the same key (C1), or it is a tombstone that stood for its time (C4).
+    fn are_gone(&self, from: u64, to: u64, now: i64) -> Verdict {
+        let stable = self.first_unstable().unwrap_or_else(|| self.end());
+        for offset in from..to {
+            if !self.may_be_gone(offset, stable, now) {
+                let what =
+                    format!("no record at {offset}, where {:x?} is the last of its key", self.from(offset).first());
+                return Err(Violation::new(if self.compacted.is_some() { "C1" } else { "R1" }, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether compaction may have removed the record at `offset`, from what is below `stable`.
+    fn may_be_gone(&self, offset: u64, stable: u64, now: i64) -> bool {
+        let (Some(stay), [rec, later @ ..]) = (self.compacted, self.from(offset)) else { return false };
+        let later = &later[..later.len().min(stable.saturating_sub(offset + 1) as usize)];
+        let is_old = rec.since.is_none_or(|since| now - since >= stay);
+        offset < stable && (later.iter().any(|later| key(later.id) == key(rec.id)) || is_tombstone(rec.id) && is_old)
+    }
+
+    /// Whether the record at `offset` may have been removed by now.
+    pub(super) fn may_be_removed(&self, offset: u64, now: i64) -> bool {
+        self.may_be_gone(offset, self.first_unstable().unwrap_or_else(|| self.end()), now)
     }
 
     /// The batches of a producer, the newest first.
@@ -392,7 +456,7 @@ impl Partition {
 pub(super) fn records(batch: &Batch, producer: Option<(u8, Numbering)>) -> Vec<Rec> {
     let rec = |number: u8| Rec {
         id: batch.id + u64::from(number),
-        len: batch.len,
+        len: if is_tombstone(batch.id) { 0 } else { batch.len },
         is_last: number + 1 == batch.count,
         // By its records' time a producer is forgotten after a day.
         timestamp: if producer.is_some() { None } else { batch.timestamp },
@@ -401,6 +465,7 @@ pub(super) fn records(batch: &Batch, producer: Option<(u8, Numbering)>) -> Vec<R
             epoch: numbering.epoch,
             sequence: numbering.sequence + i32::from(number),
         }),
+        since: None,
     };
     (0..batch.count).map(rec).collect()
 }

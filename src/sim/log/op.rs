@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::segment::pool::Layout;
 use crate::sim::Rng;
-use crate::{Compression, Durability, ReadPath, TimestampType, TopicConfig};
+use crate::{Cleanup, Compression, Durability, ReadPath, TimestampType, TopicConfig};
 
 /// One partition. The number is taken modulo how many there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub enum Change {
     Partition,
     /// Whether batches are compressed.
     Codec(bool),
+    /// How space is freed.
+    Cleanup(Cleanup),
 }
 
 /// One call of a user.
@@ -98,6 +100,17 @@ pub enum Op {
     Backup,
 }
 
+/// How topics are compacted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Compaction {
+    pub(super) cleanup: Cleanup,
+    /// How long a tombstone stays, in seconds.
+    pub(super) tombstones: u64,
+    /// How old a record has to be, in seconds.
+    pub(super) lag: u64,
+    pub(super) dirty_ratio: f64,
+}
+
 /// Limits and weights of one plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -116,6 +129,8 @@ pub struct Options {
     pub(super) retention_bytes: Option<u64>,
     pub(super) retention_seconds: Option<u64>,
     pub(super) offset_retention: Option<Duration>,
+    /// Of compaction; none: records have keys that do not come again, or no keys.
+    pub(super) compaction: Option<Compaction>,
     /// The slots that small appends are staged in; none: they are not.
     pub(super) staging: Option<Layout>,
 }
@@ -137,6 +152,7 @@ impl Options {
         retention_bytes: None,
         retention_seconds: None,
         offset_retention: None,
+        compaction: None,
         staging: None,
     };
 
@@ -167,6 +183,12 @@ impl Options {
             retention_bytes: *rng.pick(&[None, None, Some(0), Some(600), Some(2_000)]),
             retention_seconds: *rng.pick(&[None, None, Some(0), Some(60)]),
             offset_retention: *rng.pick(&[None, Some(Duration::from_secs(3_600))]),
+            compaction: rng.chance(1, 4).then(|| Compaction {
+                cleanup: *rng.pick(&[Cleanup::Compact, Cleanup::Compact, Cleanup::CompactAndDelete]),
+                tombstones: *rng.pick(&[0, 60, 4_000]),
+                lag: *rng.pick(&[0, 0, 60]),
+                dirty_ratio: *rng.pick(&[0.0, 0.0, 0.5]),
+            }),
             staging: rng.chance(1, 2).then(|| Layout {
                 slot_len: *rng.pick(&[512, 768, 1_536, 4_096]),
                 slot_count: *rng.pick(&[1, 2, 4]),
@@ -182,7 +204,15 @@ impl Options {
     /// The settings of a new topic.
     pub(super) fn config(&self) -> TopicConfig {
         let time = if self.is_append_time { TimestampType::LogAppendTime } else { TimestampType::CreateTime };
-        TopicConfig::default()
+        let config = match self.compaction {
+            Some(Compaction { cleanup, tombstones, lag, dirty_ratio }) => TopicConfig::default()
+                .cleanup(cleanup)
+                .delete_retention(Duration::from_secs(tombstones))
+                .min_compaction_lag(Duration::from_secs(lag))
+                .min_cleanable_dirty_ratio(dirty_ratio),
+            None => TopicConfig::default(),
+        };
+        config
             .partitions(self.partitions)
             .segment_bytes(self.segment_bytes)
             .segment_index_bytes(self.index_bytes)
@@ -225,17 +255,20 @@ impl Options {
         let len = if rng.chance(1, 6) { self.longest } else { 8 + rng.below(32) as u16 };
         let now = 1_700_000_000_000;
         let times = [None, None, None, None, Some(-1), Some(0), Some(now - 5_000), Some(now + 9_000_000)];
-        Batch { id: rng.draw() << 8, count, len: len / u16::from(count).max(1) + 8, timestamp: *rng.pick(&times) }
+        let id = rng.draw() << 8;
+        let id = if self.compaction.is_some() { id | KEYED } else { id & !KEYED };
+        Batch { id, count, len: len / u16::from(count).max(1) + 8, timestamp: *rng.pick(&times) }
     }
 
     fn change(&self, rng: &mut Rng) -> Change {
         let every = Durability::Every { records: Some(2), time: None };
-        match rng.below(6) {
+        match rng.below(if self.compaction.is_some() { 7 } else { 6 }) {
             0 => Change::Segment(*rng.pick(&[256, 700, 3_000])),
             1 => Change::Bytes(*rng.pick(&[None, Some(0), Some(700)])),
             2 => Change::Age(*rng.pick(&[None, Some(0), Some(100)])),
             3 => Change::Durability(*rng.pick(&[Durability::Os, Durability::Each, every])),
             4 => Change::Partition,
+            6 => Change::Cleanup(*rng.pick(&[Cleanup::Delete, Cleanup::Compact, Cleanup::CompactAndDelete])),
             _ => Change::Codec(rng.chance(1, 2)),
         }
     }
@@ -259,6 +292,7 @@ impl Change {
             Self::Age(seconds) => config.retention_time(seconds.map(Duration::from_secs)),
             Self::Durability(durability) => config.durability(durability),
             Self::Codec(is_compressed) => config.compression(codec(is_compressed)),
+            Self::Cleanup(cleanup) => config.cleanup(cleanup),
             Self::Partition => config.partitions((config.partitions + 1).min(3)),
         }
     }
@@ -284,8 +318,19 @@ pub(super) fn value(id: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Its key: every fourth record has none.
+/// The bit of an id that says that the record has one of few keys.
+pub(super) const KEYED: u64 = 1 << 63;
+
+/// Whether it removes its key: one in eight of those whose keys come again.
+pub(super) fn is_tombstone(id: u64) -> bool {
+    id & KEYED != 0 && (id >> 60) & 7 == 0
+}
+
+/// Its key: every fourth record has none, if no key comes again.
 pub(super) fn key(id: u64) -> Option<[u8; 4]> {
     let key = crate::sim::mix(id) as u32;
+    if id & KEYED != 0 {
+        return Some((key % 5).to_be_bytes());
+    }
     (!key.is_multiple_of(4)).then_some(key.to_be_bytes())
 }

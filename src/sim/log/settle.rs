@@ -1,17 +1,19 @@
 //! Finding out which of the allowed futures came true.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::TOPICS;
 use super::look::{Found, FoundPartition, FoundTopic};
 use super::model::{Live, Model, Partition, Rec, Topic};
+use super::op::{is_tombstone, key};
 use crate::sim::explore::{Verdict, Violation};
 
 /// Checks that `found` is what the model allows, and makes the model say that.
 pub(super) fn settle(model: &mut Model, found: &Found) -> Verdict {
     for (name, topic) in TOPICS.into_iter().zip(&mut model.topics) {
         let vanished = topic.live.is_some() && !found.topics.contains_key(name);
-        settle_topic(topic, found.topics.get(name)).map_err(|violation| named(name, violation))?;
+        settle_topic(topic, found.topics.get(name), found.now).map_err(|violation| named(name, violation))?;
         if vanished && found.groups.keys().any(|key| key.1 == name) {
             return Err(Violation::new("G5", format!("{name} is gone, and groups have offsets of it")));
         }
@@ -30,7 +32,7 @@ pub(super) fn named(name: &str, violation: Violation) -> Violation {
     Violation::new(violation.invariant, format!("{name}: {}", violation.detail))
 }
 
-fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>) -> Verdict {
+fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>, now: i64) -> Verdict {
     let Some(found) = found else {
         return match topic.live.take() {
             Some(_) if !topic.may_vanish => Err(Violation::new("L2", "a topic is gone")),
@@ -41,7 +43,7 @@ fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>) -> Verdict {
     let again = topic.pending.take().filter(|_| topic.live.is_none() || may_vanish);
     let mut outcome = Err(Violation::new("L2", "a topic that nobody made"));
     for mut live in topic.live.take().into_iter().chain(again) {
-        let settled = settle_live(&mut live, found);
+        let settled = settle_live(&mut live, found, now);
         if outcome.is_err() && (topic.live.is_none() || settled.is_ok()) {
             topic.live = Some(live);
             outcome = settled;
@@ -50,7 +52,7 @@ fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>) -> Verdict {
     outcome
 }
 
-fn settle_live(live: &mut Live, found: &FoundTopic) -> Verdict {
+fn settle_live(live: &mut Live, found: &FoundTopic, now: i64) -> Verdict {
     match found.config {
         config if config == live.config => live.config_may.clear(),
         config if live.config_may.contains(&config) => live.set_config(config),
@@ -60,12 +62,13 @@ fn settle_live(live: &mut Live, found: &FoundTopic) -> Verdict {
         return Err(Violation::new("L2", format!("{} partitions", found.partitions.len())));
     }
     for (number, (partition, found)) in live.partitions.iter_mut().zip(&found.partitions).enumerate() {
-        settle_partition(partition, found).map_err(|violation| named(&format!("partition {number}"), violation))?;
+        let settled = settle_partition(partition, found, now);
+        settled.map_err(|violation| named(&format!("partition {number}"), violation))?;
     }
     Ok(())
 }
 
-fn settle_partition(partition: &mut Partition, found: &FoundPartition) -> Verdict {
+fn settle_partition(partition: &mut Partition, found: &FoundPartition, now: i64) -> Verdict {
     let (start, end) = (found.offsets.start.0, found.offsets.end.0);
     let highest = partition.start.max(partition.start_flight.unwrap_or(0)).max(partition.start_doubt.unwrap_or(0));
     if start < partition.start || start > highest {
@@ -101,7 +104,7 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition) -> Verdic
         partition.doubt.clear();
         Arc::make_mut(&mut partition.records).truncate(kept);
     }
-    compare(partition, start, found)?;
+    compare(partition, found, now)?;
     partition.raise_start(start);
     partition.start_doubt = None;
     partition.acknowledged = end;
@@ -115,28 +118,35 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition) -> Verdic
     Ok(())
 }
 
-fn compare(partition: &mut Partition, start: u64, found: &FoundPartition) -> Verdict {
-    let from = (start - partition.base) as usize;
-    let mut learned = Vec::new();
-    for (at, record) in found.records.iter().enumerate() {
-        let Some(rec) = partition.records.get(from + at) else {
-            return Err(Violation::new("R1", "more records than there are"));
-        };
-        if rec.id != record.id || rec.len != record.len {
-            return Err(Violation::new("D3", format!("{record:x?} at {}, not {rec:x?}", start + at as u64)));
-        }
-        match rec.timestamp {
-            None => learned.push((from + at, record.timestamp)),
-            Some(timestamp) if timestamp == record.timestamp => {}
-            Some(_) => return Err(Violation::new("A4", format!("{record:x?}, not {rec:x?}"))),
-        }
+fn compare(partition: &mut Partition, found: &FoundPartition, now: i64) -> Verdict {
+    let (start, end) = (found.offsets.start.0, found.offsets.end.0);
+    let read = partition.is_read(start, end, &found.records, now);
+    read.map_err(|violation| Violation {
+        invariant: if violation.invariant == "R1" { "D3" } else { "C1" },
+        ..violation
+    })?;
+    buried_stays_buried(partition, found)?;
+    let base = partition.base;
+    let records = Arc::make_mut(&mut partition.records);
+    for record in &found.records {
+        records[(record.offset - base) as usize].timestamp = Some(record.timestamp);
     }
-    if found.records.len() != partition.records.len() - from {
-        return Err(Violation::new("R1", format!("{} records from {start} on", found.records.len())));
-    }
-    if !learned.is_empty() {
-        let records = Arc::make_mut(&mut partition.records);
-        learned.into_iter().for_each(|(at, timestamp)| records[at].timestamp = Some(timestamp));
+    Ok(())
+}
+
+/// A tombstone that is gone took with it all that came before it of its key.
+fn buried_stays_buried(partition: &Partition, found: &FoundPartition) -> Verdict {
+    let mut buried = BTreeSet::new();
+    let mut found = found.records.iter().rev().peekable();
+    for (at, rec) in partition.records.iter().enumerate().rev() {
+        let offset = partition.base + at as u64;
+        if found.next_if(|record| record.offset == offset).is_none() {
+            if is_tombstone(rec.id) {
+                buried.insert(key(rec.id));
+            }
+        } else if buried.contains(&key(rec.id)) {
+            return Err(Violation::new("C4", format!("{rec:x?} at {offset} is back, its tombstone is gone")));
+        }
     }
     Ok(())
 }
