@@ -21,6 +21,7 @@ mod header;
 mod open;
 #[allow(clippy::module_inception)] // The record of a record batch.
 mod record;
+mod rewrite;
 mod validate;
 mod walk;
 
@@ -45,5 +46,6 @@ pub use walk::RecordIter;
 pub(crate) use compress::Compressor;
 pub(crate) use header::{Frame, stamp};
 pub(crate) use open::{OpenBatch, Sender, pack};
+pub(crate) use rewrite::{Rewriter, emptied};
 pub(crate) use validate::{Origin as BatchOrigin, Rules, Stamp, Validator};
 pub(crate) use walk::check_records;

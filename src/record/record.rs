@@ -234,6 +234,36 @@ impl<'a> RecordRef<'a> {
     pub fn headers(&self) -> Headers<'a> {
         self.headers
     }
+
+    /// Appends the stored form, with these deltas, to `into`, which stays below `limit` bytes, or is left as it is.
+    pub(super) fn encode(
+        &self,
+        timestamp_delta: i64,
+        offset_delta: i32,
+        limit: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<()> {
+        let headers = self.headers.left as i32;
+        let mut len = 1 + varlong_len(timestamp_delta) as u64 + varint_len(offset_delta) as u64;
+        len += nullable_len("key", self.key)? + nullable_len("value", self.value)?;
+        len += varint_len(headers) as u64 + self.headers.bytes.len() as u64;
+        let body_len =
+            i32::try_from(len).map_err(|_| Error::TooLong { what: "record", len, limit: i32::MAX as u64 })?;
+        let begin = into.len();
+        let end = begin + Record::whole_len(body_len);
+        check_limit(end, limit)?;
+        into.resize(end, 0);
+        let mut fill = Fill { rest: &mut into[begin..] };
+        fill.varint(body_len);
+        fill.byte(0);
+        fill.varlong(timestamp_delta);
+        fill.varint(offset_delta);
+        fill.nullable(self.key);
+        fill.nullable(self.value);
+        fill.varint(headers);
+        fill.put(self.headers.bytes);
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for RecordRef<'_> {
