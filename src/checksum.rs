@@ -36,6 +36,12 @@ pub(crate) fn crc32(bytes: &[u8]) -> u32 {
 /// CRC-32 of bytes that come in pieces.
 pub(crate) struct Crc32(crc32fast::Hasher);
 
+impl std::fmt::Debug for Crc32 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Crc32").finish_non_exhaustive()
+    }
+}
+
 impl Crc32 {
     pub(crate) fn new() -> Self {
         Self(crc32fast::Hasher::new())

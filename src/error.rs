@@ -117,6 +117,11 @@ pub enum Error {
     #[error("records of topic {topic:?} cannot be deleted: its cleanup.policy is compact")]
     CompactedTopic { topic: Box<str> },
 
+    /// Records of the topic are not compacted, so one of its keys cannot be erased. Set `cleanup.policy` to `compact`, or to
+    /// both.
+    #[error("no key of topic {topic:?} can be erased: its cleanup.policy is without compact")]
+    NotCompacted { topic: Box<str> },
+
     /// There is no such topic.
     #[error("there is no topic {topic:?}")]
     TopicNotFound { topic: Box<str> },
@@ -149,6 +154,10 @@ pub enum Error {
         "producer {producer} has a transaction open in {partition}, from offset {first} on: Adoption::abort_open ends it"
     )]
     OpenTransaction { partition: TopicPartition, producer: ProducerId, first: Offset },
+
+    /// A transaction without an end keeps records of the partition undecided. Try again once it was committed or aborted.
+    #[error("producer {producer} has a transaction open in {partition}, from offset {first} on: wait for its end")]
+    Undecided { partition: TopicPartition, producer: ProducerId, first: Offset },
 
     /// Another process, or another handle in this one, has the log open.
     #[error("{} is in use by {holder}", path.display())]
@@ -203,13 +212,13 @@ impl Error {
     /// | Error | Kind |
     /// |---|---|
     /// | `InvalidBatch`, `InvalidRecord`, `InvalidTimestamp`, `BatchTooLarge`, `TooLong`, `OffsetsExhausted` | `Invalid` |
-    /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `CompactedTopic` | `Invalid` |
+    /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `CompactedTopic`, `NotCompacted` | `Invalid` |
     /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `PartitionElsewhere`, `RepeatedEntropy` | `Invalid` |
     /// | `NotAdopted`, `OpenTransaction` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
     /// | `BackupTarget`, `NotPrepared`, `InvalidTransactionalId` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |
-    /// | `EndMismatch`, `Locked` | `Retry` |
+    /// | `EndMismatch`, `Locked`, `Undecided` | `Retry` |
     /// | `ProducerFenced`, `CoordinatorFenced`, `LeaderFenced` | `Fenced` |
     /// | `Corrupt` | `Corrupt` |
     /// | `LowSpace`, and `Io` of a full disk or quota | `Full` |
@@ -243,7 +252,7 @@ impl Error {
                 ErrorKind::Io
             }
             Self::Corrupt(_) => ErrorKind::Corrupt,
-            Self::EndMismatch { .. } | Self::Locked { .. } => ErrorKind::Retry,
+            Self::EndMismatch { .. } | Self::Locked { .. } | Self::Undecided { .. } => ErrorKind::Retry,
             Self::ProducerFenced { .. } | Self::CoordinatorFenced { .. } | Self::LeaderFenced { .. } => {
                 ErrorKind::Fenced
             }

@@ -101,7 +101,7 @@ impl Core {
         for segment in segments {
             let path = segment.path();
             let file = self.context.disk().open(path, Open::Read).map_err(Error::io("open", path))?;
-            let mut scan = Scan::new(&*file, 0, segment.len(), segment.base(), self.dense);
+            let mut scan = Scan::new(&*file, 0, segment.len(), segment.base(), false).dense_from(self.dense_from());
             let stop = loop {
                 match scan.next().map_err(Error::io("read", path))? {
                     Ok(batch) => followed.replay(&batch.header, batch.bytes),
@@ -165,7 +165,7 @@ impl Core {
         };
         Ok(if found.entries().iter().eq(of_batches.iter().copied()) {
             Indexed::Exactly
-        } else if !self.dense && of_batches.iter().all(is_there) {
+        } else if !self.is_dense() && of_batches.iter().all(is_there) {
             Indexed::WithMore
         } else {
             Indexed::Wrongly

@@ -21,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::compact::swap::NamesHeld;
 use super::core::Core;
 use super::follow::{EPOCHS_FILE, encode_between};
 use super::hints::CleanPartition;
@@ -40,6 +41,8 @@ use crate::types::{Offset, Timestamp};
 #[derive(Debug)]
 pub(crate) struct Captured {
     core: Arc<Core>,
+    /// Files are linked and copied by their names.
+    _names: NamesHeld,
     start: Offset,
     end: Offset,
     segments: Arc<[Arc<SegmentData>]>,
@@ -85,6 +88,7 @@ pub(crate) struct Stored {
 impl Core {
     /// Takes down what the partition holds now. No segment is being finished meanwhile: the caller sees to that.
     pub(crate) fn capture(self: &Arc<Self>) -> Result<Captured> {
+        let names = self.hold_names()?;
         let mut writer = self.lock();
         self.check()?;
         let end = writer.end;
@@ -104,6 +108,7 @@ impl Core {
         let unfinished = writer.unfinished.iter().map(|sealed| (sealed.data.base(), sealed.snapshot.clone()));
         Ok(Captured {
             core: Arc::clone(self),
+            _names: names,
             start,
             end,
             unfinished: unfinished.collect(),
@@ -312,8 +317,8 @@ impl Copying<'_> {
         end: Offset,
         mut index: IndexWriter,
     ) -> Result<Walked> {
-        let dense = self.of.core.dense;
-        let mut scan = Scan::new(file, 0, len, segment.base(), dense);
+        let dense_from = self.of.core.dense_from();
+        let mut scan = Scan::new(file, 0, len, segment.base(), false).dense_from(dense_from);
         let (mut first_timestamp, mut last_batch) = (None, None);
         let stop = loop {
             match scan.next().map_err(Error::io("read", segment.path()))? {
@@ -325,7 +330,7 @@ impl Copying<'_> {
                 Err(stop) => break stop,
             }
         };
-        let is_at_end = if dense { scan.next_offset() == end } else { scan.next_offset() <= end };
+        let is_at_end = if end > dense_from { scan.next_offset() == end } else { scan.next_offset() <= end };
         if stop.position < len || !is_at_end {
             // What a sync failed to bring to the disk may be gone from memory, too.
             self.of.core.check()?;

@@ -143,6 +143,7 @@ impl Core {
         if self.context.read_only {
             return Ok(None);
         }
+        self.finish_swap()?;
         while self.finish_one(self.synced())? {}
         let mut writer = self.lock();
         self.check()?;

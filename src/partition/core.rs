@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::aborted::Undecided;
 use super::append::stored_as;
+use super::compact::swap::Names;
 use super::context::Context;
 use super::counters::{AppendCounter, AppendCounts, Counters};
 use super::hints::Hints;
@@ -46,8 +47,10 @@ pub(crate) struct Core {
     pub(super) is_internal: bool,
     /// Whether small appends are staged, or something is that was left.
     pub(super) stages: bool,
-    /// Whether offsets follow one another without gaps.
-    pub(crate) dense: bool,
+    /// From here on offsets follow one another without gaps: see [`Hints::dense_from`].
+    dense_from: AtomicU64,
+    /// Everything below was compacted.
+    cleaned: AtomicU64,
     pub(crate) context: Arc<Context>,
     start: AtomicU64,
     pub(crate) end: Arc<Watermark>,
@@ -63,6 +66,10 @@ pub(crate) struct Core {
     pub(super) finding_aborted: Mutex<()>,
     /// Set when they are found, if damage keeps some from being known.
     pub(super) undecided: OnceLock<Undecided>,
+    /// Who needs files to keep their names, and what is left of a swap: see [`super::compact::swap`].
+    pub(super) names: Names,
+    /// Held by who erases a key, for as long as that takes.
+    pub(crate) erasing: Mutex<()>,
     /// The latest leader epoch under which anything was appended.
     latest_epoch: AtomicI32,
     /// The topic's settings, for what happens outside the append lock.
@@ -142,7 +149,8 @@ impl Core {
             home,
             is_internal: INTERNAL_TOPICS.contains(&&*hints.id.topic),
             stages: context.pool.refused().is_none() || writer.tail.has_slot(),
-            dense: hints.dense,
+            dense_from: AtomicU64::new(hints.dense_from.0),
+            cleaned: AtomicU64::new(hints.cleaned.0),
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),
@@ -154,6 +162,8 @@ impl Core {
             aborted_from: AtomicU64::new(recovered.aborted_from.0),
             finding_aborted: Mutex::new(()),
             undecided: OnceLock::new(),
+            names: Names::default(),
+            erasing: Mutex::new(()),
             latest_epoch: AtomicI32::new(latest_epoch.0),
             config: RwLock::new(config),
             writer: Mutex::new(writer),
@@ -187,6 +197,37 @@ impl Core {
         let committed = self.committed();
         let unstable = Offset(self.first_unstable.load(Ordering::Acquire));
         unstable.max(self.start()).min(committed)
+    }
+
+    /// From here on offsets follow one another without gaps.
+    pub(crate) fn dense_from(&self) -> Offset {
+        Offset(self.dense_from.load(Ordering::Acquire))
+    }
+
+    /// Whether offsets follow one another everywhere.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.dense_from() == Offset::ZERO
+    }
+
+    /// Lets offsets below `upto` be missing. The caller has made it durable.
+    pub(crate) fn allow_gaps(&self, upto: Offset) {
+        self.dense_from.fetch_max(upto.0, Ordering::AcqRel);
+    }
+
+    /// Below which offset some may be missing, as a checkpoint is to say it: of a partition that is compacted, if that is
+    /// known.
+    pub(crate) fn known_gaps(&self) -> Option<Offset> {
+        let (dense_from, is_compacted) = (self.dense_from(), self.config.read().cleanup.compacts());
+        (dense_from < Offset::MAX && (is_compacted || dense_from > Offset::ZERO)).then_some(dense_from)
+    }
+
+    /// Everything below was compacted.
+    pub(crate) fn cleaned(&self) -> Offset {
+        Offset(self.cleaned.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn raise_cleaned(&self, to: Offset) {
+        self.cleaned.fetch_max(to.0, Ordering::AcqRel);
     }
 
     /// Raises the start; a lower one changes nothing. The caller has made it durable.
@@ -248,6 +289,22 @@ impl Core {
         dropped
     }
 
+    /// Puts one segment in the place of several that follow one another, or changes nothing if one of these is gone.
+    /// Returns whether it did. Under the append lock.
+    pub(crate) fn replace_segments(&self, old: &[Arc<SegmentData>], new: &Arc<SegmentData>) -> bool {
+        let mut segments = self.segments.write();
+        let Some(first) = old.first() else { return false };
+        let Some(at) = segments.iter().position(|kept| Arc::ptr_eq(kept, first)) else { return false };
+        let replaced = segments.get(at..at + old.len()).unwrap_or_default();
+        if replaced.len() != old.len() || !replaced.iter().zip(old).all(|(kept, old)| Arc::ptr_eq(kept, old)) {
+            return false;
+        }
+        let (before, behind) = (&segments[..at], &segments[at + old.len()..]);
+        *segments = before.iter().chain([new]).chain(behind).cloned().collect();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+
     /// Whether `segment` is no longer in the list: its files go, or are gone.
     pub(crate) fn has_dropped(&self, segment: &SegmentData) -> bool {
         !self.segments.read().iter().any(|kept| std::ptr::eq(&**kept, segment))
@@ -273,6 +330,15 @@ impl Core {
             return Ok(());
         }
         Err(self.halted())
+    }
+
+    /// Refuses if a transaction without an end has records below `upto`.
+    pub(crate) fn check_decided(&self, upto: Offset) -> Result<()> {
+        let open = self.open_transactions().into_iter().find(|open| open.first < upto);
+        open.map_or(Ok(()), |open| {
+            let (partition, producer, first) = (self.id.clone(), open.producer, open.first);
+            Err(Error::Undecided { partition, producer, first })
+        })
     }
 
     /// Refuses appends and removals of the application's to a topic whose records have a meaning to the log.

@@ -20,6 +20,11 @@ use crate::segment::time_index::{self, TimeEntry};
 use crate::segment::txn_index::AbortedTxns;
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId};
 
+/// Whatever the history and the passes over it, compaction leaves what the plain rules leave.
+pub fn compact(program: &[u8]) {
+    super::compact::reference::run(program);
+}
+
 /// A checkpoint is refused, or reads the same once written anew.
 pub fn checkpoint(bytes: &[u8]) {
     if let Ok(read) = OffsetCheckpoint::parse(bytes) {

@@ -9,8 +9,11 @@ use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
 pub(crate) struct Hints {
     pub(crate) id: TopicPartition,
     pub(crate) topic: TopicId,
-    /// Whether offsets follow one another without gaps: nothing was compacted.
-    pub(crate) dense: bool,
+    /// From here on offsets follow one another without gaps; below, compaction may have made some. [`Offset::ZERO`]: there
+    /// are none; [`Offset::MAX`]: nobody knows where.
+    pub(crate) dense_from: Offset,
+    /// Everything below was compacted.
+    pub(crate) cleaned: Offset,
     /// From the checkpoint of log starts.
     pub(crate) start: Option<Offset>,
     /// From the checkpoint of recovery points: everything below was synced.
@@ -19,6 +22,13 @@ pub(crate) struct Hints {
     pub(crate) clean: Option<CleanPartition>,
     /// If a broker wrote the directory, and no process of ours since: how it stopped.
     pub(crate) broker: Option<Stopped>,
+}
+
+impl Hints {
+    /// Whether offsets follow one another everywhere.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.dense_from == Offset::ZERO
+    }
 }
 
 /// How a broker came to its end.

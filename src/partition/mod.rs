@@ -18,6 +18,7 @@ mod append;
 mod batches;
 pub(crate) mod capture;
 mod close;
+pub(crate) mod compact;
 pub(crate) mod context;
 pub(crate) mod core;
 mod counters;

@@ -284,7 +284,8 @@ impl Core {
         // What is staged is in no file yet.
         let file = segment.and_then(|segment| {
             let file = self.context.disk().open(segment.path(), Open::Read).ok()?;
-            segment.check_ours().is_ok().then_some(file)
+            // Asked afterwards: by then compaction may have given the name to another.
+            (segment.check_ours().is_ok() && !segment.is_pinned()).then_some(file)
         });
         let len = piece.bytes.as_slice().len() as u64;
         let aborted = match options.isolation {
@@ -341,7 +342,7 @@ impl Core {
             return Ok(at);
         }
         // Compaction may leave nothing before an empty segment, or before a transaction that is open.
-        if !self.dense && (isolation == Isolation::Committed || last.len() == 0) {
+        if !self.is_dense() && (isolation == Isolation::Committed || last.len() == 0) {
             probe::reached("read.gap_at_the_end");
             return Ok(limit);
         }
@@ -407,7 +408,8 @@ impl Core {
         limit: Offset,
         options: ReadOptions,
     ) -> Result<Option<(&'s Arc<SegmentData>, Piece)>> {
-        let dense = self.dense;
+        // After the list: what is in it was allowed to have gaps before.
+        let dense_from = self.dense_from();
         let hides = options.isolation == Isolation::Committed;
         let (max_bytes, max_records) = (options.max_bytes, options.max_records.max(1));
         let max_epoch = self.latest_epoch();
@@ -417,6 +419,7 @@ impl Core {
                 break;
             }
             let is_closed = at + 1 < segments.len();
+            let dense = segment.base() >= dense_from && from >= segment.base();
             let wanted = Wanted { from, limit, max_bytes, max_records, hides, dense, max_epoch, is_closed };
             match segment.read(wanted) {
                 Ok(Some(piece)) => return Ok(Some((segment, piece))),

@@ -15,6 +15,7 @@
 
 mod adopt;
 mod broker;
+mod leftovers;
 mod search;
 mod walk;
 
@@ -22,11 +23,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::broker::Leftovers;
+pub(crate) use self::leftovers::{Leftovers, Whose, finish_ours};
 pub(super) use self::search::hides_batch;
 
 use self::adopt::Adopted;
-use self::broker::Listing;
+use self::leftovers::Listing;
 use self::search::holds_batch;
 use self::walk::{End, Progress, Walk};
 use super::context::{Context, RecoveryMode};
@@ -46,7 +47,7 @@ use crate::segment::index::{Grown, IndexWriter};
 use crate::segment::scan::{Scan, Scanned, last_data};
 use crate::segment::seal::Seal;
 use crate::segment::txn_index::AbortedTxn;
-use crate::segment::{FileKind, file_path, parse_file_name};
+use crate::segment::{FileKind, file_path};
 use crate::types::Offset;
 
 /// What a directory holds, and what to do before it is first changed.
@@ -219,16 +220,6 @@ impl Recovery<'_> {
             return Ok(recovered);
         }
         self.open_unclean(candidates, &listing)
-    }
-
-    fn list(&self) -> Result<Listing> {
-        let entries = self.context.disk().list(self.dir).map_err(Error::io("list", self.dir))?;
-        if self.hints.broker.is_some() {
-            return self.list_of_broker(&entries);
-        }
-        let mut files: Vec<_> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
-        files.sort_unstable();
-        Ok(Listing { files, ..Listing::default() })
     }
 
     fn empty(&self, start: Offset) -> Result<Recovered> {
@@ -513,7 +504,7 @@ impl Recovery<'_> {
         if !salvage && let Some(reason) = self.unlike_a_broker(found, behind, later) {
             return Err(corrupt(&reason));
         }
-        if !salvage && is_torn && !self.hints.dense && self.is_lower(&*file, at, found)? {
+        if !salvage && is_torn && !self.hints.is_dense() && self.is_lower(&*file, at, found)? {
             return Err(corrupt("a whole batch of a lower offset: that of the one before it was raised"));
         }
         let mut plan = Plan { behind, ..Plan::default() };

@@ -51,6 +51,8 @@ impl Core {
 
     /// Removes the segments that lie wholly below the start, which the caller has made durable.
     pub(crate) fn remove_below_start(&self, reason: RetentionReason) -> Result<u64> {
+        // By their names, which a swap that failed has not given back.
+        self.finish_swap()?;
         let start = self.start();
         {
             let mut writer = self.lock();

@@ -58,7 +58,8 @@ impl Bed {
         let hints = Hints {
             id: TopicPartition { topic: "t".into(), partition: 0 },
             topic: TopicId::from_bytes([3; 16]),
-            dense: true,
+            dense_from: Offset::ZERO,
+            cleaned: Offset::ZERO,
             start: None,
             recovery_point: None,
             clean: None,
@@ -204,6 +205,11 @@ pub(crate) fn check(partition: &Partition, options: ReadOptions) -> u64 {
 pub(crate) fn transact(partition: &Partition, sequence: i32, value: &str, is_commit: bool) {
     append_raw(&partition.core, &transactional(7, sequence, value), BatchOrigin::Client).unwrap();
     append_raw(&partition.core, &marker(7, is_commit), BatchOrigin::Coordinator).unwrap();
+}
+
+/// Appends a batch as a producer or a coordinator does.
+pub(crate) fn append_as(partition: &Partition, batch: &[u8], origin: BatchOrigin) {
+    append_raw(&partition.core, batch, origin).unwrap();
 }
 
 /// A transactional batch of one record.

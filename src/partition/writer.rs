@@ -395,6 +395,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Rolls if the active segment holds `offset`, or will.
+    pub(crate) fn seal_up_to(&mut self, core: &Core, offset: Offset) -> Result<(), Failure> {
+        self.begin(core)?;
+        self.flush(core)?;
+        let holds = |active: &ActiveSegment| active.data().base() <= offset && active.position() > 0;
+        if self.active.as_ref().is_some_and(holds) { self.roll(core) } else { Ok(()) }
+    }
+
     /// Writes a batch that was stamped with `end`, and counts it in.
     fn write(&mut self, core: &Core, batch: &[u8], header: &BatchHeader) -> Result<(), Failure> {
         let Some(active) = &mut self.active else { return Ok(()) };

@@ -13,7 +13,7 @@
 use std::mem;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -48,6 +48,8 @@ pub(crate) struct SegmentData {
     index: RwLock<Option<Arc<Index>>>,
     /// How often a wrong index was replaced.
     rebuilt: AtomicU32,
+    /// Whether view and index stay: the names of the files are, or will be, those of others.
+    is_pinned: AtomicBool,
 }
 
 /// The largest timestamp of a segment and the last offset of the batch that holds it.
@@ -124,6 +126,7 @@ impl SegmentData {
             last_used: AtomicU64::new(0),
             index: RwLock::new(None),
             rebuilt: AtomicU32::new(0),
+            is_pinned: AtomicBool::new(false),
         }
     }
 
@@ -133,6 +136,53 @@ impl SegmentData {
             self.path = path.into();
         }
         self
+    }
+
+    /// The same, of a file that was just written under another name: readers have it by `view`, and the index by `index`,
+    /// until it is [unpinned](Self::unpin).
+    pub(crate) fn pinned_to(self, view: View, index: Index) -> Arc<Self> {
+        *self.view.write() = Some(view);
+        *self.index.write() = Some(Arc::new(index));
+        self.is_pinned.store(true, Ordering::Release);
+        let pinned = Arc::new(self);
+        pinned.files().note_mapped(&pinned);
+        pinned
+    }
+
+    /// Opens what readers need, and keeps it from now on: the names of the files are about to be taken away, or given to
+    /// others.
+    ///
+    /// # Errors
+    ///
+    /// Those of opening the file and of reading its index. Nothing is pinned then.
+    pub(crate) fn pin(self: &Arc<Self>) -> Result<()> {
+        self.is_pinned.store(true, Ordering::Release);
+        let pinned = self.view().and_then(|_| self.vouched_index());
+        if pinned.is_err() {
+            self.unpin();
+        }
+        pinned
+    }
+
+    /// Lets the names of the files lead to it again.
+    pub(crate) fn unpin(&self) {
+        self.is_pinned.store(false, Ordering::Release);
+    }
+
+    /// Whether nobody may look for it by the names of its files.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.is_pinned.load(Ordering::Acquire)
+    }
+
+    /// Sees to an index that nobody makes anew: the file that it would be made from has another name then.
+    fn vouched_index(&self) -> Result<()> {
+        loop {
+            let index = self.index()?;
+            if index.is_vouched() {
+                return Ok(());
+            }
+            self.rebuild_index()?;
+        }
     }
 
     pub(crate) fn base(&self) -> Offset {
@@ -476,11 +526,14 @@ impl SegmentData {
 
     /// Gives up the map and a loaded index until the next read. The writer's own index stays.
     pub(crate) fn drop_view(&self) {
-        if self.view.write().take().is_some() {
+        // Whoever pins it looks at both afterwards, so it is asked with each lock held.
+        let mut view = self.view.write();
+        if !self.is_pinned() && view.take().is_some() {
             self.files().note_unmapped();
         }
+        drop(view);
         let mut index = self.index.write();
-        if index.as_ref().is_some_and(|index| index.is_loaded()) {
+        if !self.is_pinned() && index.as_ref().is_some_and(|index| index.is_loaded()) {
             *index = None;
         }
     }

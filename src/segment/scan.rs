@@ -49,8 +49,8 @@ pub(crate) struct Scan<'f> {
     limit: u64,
     /// Offsets must not fall below this.
     next_offset: Offset,
-    /// Whether each batch must begin exactly at `next_offset`: true unless compaction has left gaps.
-    dense: bool,
+    /// A batch above this must begin exactly at `next_offset`: below, compaction may have left gaps.
+    dense_from: Offset,
     /// Offsets must stay below this, if it is known.
     upper: Option<Offset>,
     /// Leader epochs must not fall below this.
@@ -64,7 +64,13 @@ impl<'f> Scan<'f> {
     /// Walks `file` from `position`, where the batch that holds or follows `next_offset` begins, to `limit`.
     pub(crate) fn new(file: &'f dyn DiskFile, position: u64, limit: u64, next_offset: Offset, dense: bool) -> Self {
         let (epoch, buffer) = (LeaderEpoch::NONE, Vec::new());
-        Self { file, position, limit, next_offset, dense, upper: None, epoch, buffer, buffered_at: position }
+        let dense_from = if dense { Offset::ZERO } else { Offset::MAX };
+        Self { file, position, limit, next_offset, dense_from, upper: None, epoch, buffer, buffered_at: position }
+    }
+
+    /// Allows gaps between offsets below `dense_from` only.
+    pub(crate) fn dense_from(self, dense_from: Offset) -> Self {
+        Self { dense_from, ..self }
     }
 
     /// Holds it to offsets below `upper`, where the next segment begins. Where offsets may be missing, nothing else tells
@@ -140,7 +146,9 @@ impl<'f> Scan<'f> {
         }
         match header.base_offset.cmp(&self.next_offset) {
             std::cmp::Ordering::Less => Some("offset does not rise"),
-            std::cmp::Ordering::Greater if self.dense => Some("offsets are missing before this batch"),
+            std::cmp::Ordering::Greater if header.base_offset > self.dense_from => {
+                Some("offsets are missing before this batch")
+            }
             _ => None,
         }
     }

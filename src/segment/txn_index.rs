@@ -95,6 +95,13 @@ impl AbortedTxns {
         Ok(())
     }
 
+    /// Forgets those whose markers were at these offsets, which rise.
+    pub(crate) fn remove(&mut self, markers: &[Offset]) {
+        if !markers.is_empty() {
+            self.entries.retain(|entry| markers.binary_search(&entry.last_offset).is_err());
+        }
+    }
+
     pub(crate) fn entries(&self) -> &[AbortedTxn] {
         &self.entries
     }

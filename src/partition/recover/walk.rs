@@ -42,9 +42,12 @@ impl Walk<'_> {
         loop {
             let end = self.segment(segment, position, offset)?;
             ends.push((self.candidates[segment].base, end.position));
-            let dense = self.recovery.hints.dense;
+            let dense_from = self.recovery.hints.dense_from;
             match self.candidates.get(segment + 1) {
-                Some(next) if next.base == end.offset || (!dense && self.is_gap(segment, &end, next.base)) => {
+                Some(next)
+                    if next.base == end.offset
+                        || (next.base <= dense_from && self.is_gap(segment, &end, next.base)) =>
+                {
                     self.finished(&self.candidates[segment], end, next.base);
                     (segment, position, offset) = (segment + 1, 0, next.base);
                 }
@@ -91,7 +94,7 @@ impl Walk<'_> {
             None => IndexWriter::new(candidate.base, shape.index_bytes, shape.index_interval)?,
         };
         let file = candidate.open(self.recovery.context.disk())?;
-        let dense = self.recovery.hints.dense;
+        let hints = self.recovery.hints;
         let mut first_timestamp = match position {
             0 => None,
             // The age of a segment is counted from its first batch, wherever the walk begins.
@@ -99,8 +102,9 @@ impl Walk<'_> {
         };
         // An empty file's name says less than a batch does.
         let next = self.candidates[segment + 1..].iter().find(|next| next.limit > 0);
-        let upper = next.map(|next| next.base).filter(|_| !dense);
-        let mut scan = Scan::new(&*file, position, candidate.limit, offset, dense).below(upper);
+        let upper = next.map(|next| next.base).filter(|_| !hints.is_dense());
+        let scan = Scan::new(&*file, position, candidate.limit, offset, false);
+        let mut scan = scan.dense_from(hints.dense_from).below(upper);
         let stop = loop {
             match scan.next().map_err(Error::io("read", &candidate.path))? {
                 Ok(batch) => {

@@ -11,6 +11,7 @@ use super::is_cut;
 use crate::disk::checkpoint::read_limited;
 use crate::disk::{Disk, Open, read_file};
 use crate::error::{Error, Result};
+use crate::partition::compact::swap::NamesHeld;
 use crate::partition::core::Core;
 use crate::partition::epochs::Epochs;
 use crate::partition::follow::{EPOCHS_FILE, MAX_SNAPSHOT};
@@ -40,6 +41,8 @@ pub(crate) struct Target {
     pub(crate) derived: Derived,
     /// None if it could not be opened.
     core: Option<Arc<Core>>,
+    /// Files are opened by their names.
+    _names: Option<NamesHeld>,
     epochs: OnceLock<Option<Epochs>>,
     listing: OnceLock<Listing>,
 }
@@ -110,8 +113,11 @@ pub(super) struct DerivedFiles {
 }
 
 impl Target {
-    /// A partition that is open. The extents are those of this moment.
+    /// A partition that is open. The extents are those of this moment, and until this goes nothing is compacted. For who
+    /// has the lock of maintenance.
     pub(crate) fn of(core: &Arc<Core>, written: Offset, derived: Derived) -> Self {
+        // If a swap that failed cannot be finished, some are missing for now: then that is what is found.
+        let names = core.hold_names().ok();
         let (extents, start) = {
             // The append lock: length and end of the last segment belong together under it.
             let _writer = core.lock();
@@ -133,9 +139,10 @@ impl Target {
             unlisted: None,
             start,
             written,
-            dense: core.dense,
+            dense: core.is_dense(),
             derived,
             core: Some(Arc::clone(core)),
+            _names: names,
             epochs: OnceLock::new(),
             listing: OnceLock::new(),
         }
@@ -149,7 +156,22 @@ impl Target {
             Err(error) => (Vec::new(), Some(Finding::of_error(FindingKind::Unreadable, &dir, &error))),
         };
         let (epochs, listing, files) = (OnceLock::new(), OnceLock::new(), Arc::clone(files));
-        Self { id, topic, dir, files, extents, unlisted, start, written, dense, derived, core: None, epochs, listing }
+        Self {
+            id,
+            topic,
+            dir,
+            files,
+            extents,
+            unlisted,
+            start,
+            written,
+            dense,
+            derived,
+            core: None,
+            _names: None,
+            epochs,
+            listing,
+        }
     }
 
     pub(super) fn disk(&self) -> &dyn Disk {
@@ -229,7 +251,9 @@ impl Target {
             None => logs.clone(),
         };
         let is_orphan = |(base, kind): &(Offset, FileKind)| *kind != FileKind::Snapshot && !logs.contains(base);
-        let is_pending = |name: &str| name.ends_with(".swap") || name.ends_with(".cleaned");
+        // Of one that is open for writing they are being written.
+        let is_written = self.core.as_ref().is_some_and(|core| !core.context.read_only);
+        let is_pending = |name: &str| !is_written && (name.ends_with(".swap") || name.ends_with(".cleaned"));
         Ok(Listing {
             snapshots: of(FileKind::Snapshot).collect(),
             orphans: files.iter().filter(|file| is_orphan(file)).copied().collect(),
