@@ -141,12 +141,12 @@ pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, T
 pub use error::{Corruption, Error, ErrorKind, Result};
 pub use group::{Committed, GroupOffset};
 pub use log::{
-    Adoption, BackedUp, Background, Backup, Damage, Group, InvalidVerifyPosition, Log, LogBuilder, Maintained,
-    Staging, Topic, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
+    Adoption, BackedUp, Background, Backup, Damage, Erased, Group, InvalidVerifyPosition, Log, LogBuilder,
+    Maintained, Staging, Topic, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
 };
 pub use observe::{
-    BatchMended, DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason, SegmentEvent,
-    StagingStats, Stats, SyncFailed, Synced, TailCut, TopicStats,
+    BatchMended, Compacted, DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason,
+    SegmentEvent, StagingStats, Stats, SyncFailed, Synced, TailCut, TopicStats,
 };
 pub use partition::verify::{Advice, Finding, FindingKind};
 pub use partition::{

@@ -102,6 +102,13 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// Retention removed the oldest records of a partition.
     fn retention_deleted(&self, event: &Retained<'_>) {}
 
+    /// A partition was compacted, as far as its records are sealed and decided, and there is memory for their keys.
+    fn compacted(&self, event: &Compacted<'_>) {}
+
+    /// A partition cannot be compacted any more, for the reason given, until the log is reopened: a batch is damaged, or
+    /// this build lacks a codec. Records go on being appended and read.
+    fn compaction_failed(&self, partition: &TopicPartition, reason: &str) {}
+
     /// Less space is free than [`min_free_bytes`](crate::LogBuilder::min_free_bytes): an append found out and was
     /// refused, and others are until there is more.
     fn space_low(&self, free_bytes: u64, limit_bytes: u64) {}
@@ -242,6 +249,26 @@ pub struct Retained<'a> {
     pub bytes: u64,
     /// Which limit they had passed.
     pub reason: RetentionReason,
+}
+
+/// A partition was compacted.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Compacted<'a> {
+    /// Which.
+    pub partition: &'a TopicPartition,
+    /// Everything below was compacted.
+    pub end: Offset,
+    /// How many segments were looked through.
+    pub segments_before: u64,
+    /// How many there are of them now.
+    pub segments_after: u64,
+    /// The length of the batches in the segments that were looked through.
+    pub bytes_before: u64,
+    /// The length of those that are left.
+    pub bytes_after: u64,
+    /// The time from begin to end, in which other work was done, too.
+    pub duration: Duration,
 }
 
 /// The limit a removed segment had passed.

@@ -103,8 +103,8 @@ impl TopicConfig {
 
 /// How long records are kept.
 impl TopicConfig {
-    /// Sets whether old records are deleted, compacted to the last of each key, both, or neither. Compaction is not
-    /// built yet: see [`Cleanup`].
+    /// Sets whether old records are deleted, compacted to the last of each key, or both: see [`Cleanup`] and
+    /// [`guide::compaction`](crate::guide::compaction).
     ///
     /// Default: [`Cleanup::Delete`]. Kafka: `cleanup.policy`.
     #[must_use]
@@ -285,9 +285,8 @@ impl TopicConfig {
 
 /// Compaction.
 impl TopicConfig {
-    /// Sets how long a tombstone stays after it was compacted, for readers to notice that the key is gone.
-    ///
-    /// **No effect yet**: compaction is not built.
+    /// Sets how long a tombstone stays after it was compacted, for readers to notice that the key is gone. It goes with
+    /// the next compaction after that.
     ///
     /// Default: 1 day. Range: 0 ms or more. Kafka: `delete.retention.ms`.
     #[must_use]
@@ -299,8 +298,6 @@ impl TopicConfig {
     /// Sets the share of a partition that must be new since its last compaction before it is compacted again.
     /// Higher saves work; lower saves space.
     ///
-    /// **No effect yet**: compaction is not built.
-    ///
     /// Default: 0.5. Range: 0 to 1. Kafka: `min.cleanable.dirty.ratio`.
     #[must_use]
     pub fn min_cleanable_dirty_ratio(mut self, ratio: f64) -> Self {
@@ -308,9 +305,8 @@ impl TopicConfig {
         self
     }
 
-    /// Sets how long a record stays uncompacted at least.
-    ///
-    /// **No effect yet**: compaction is not built.
+    /// Sets how long a record stays uncompacted at least, by its timestamp and the log's clock: a segment waits for the
+    /// newest of its records.
     ///
     /// Default: 0. Range: 0 ms to [`max_compaction_lag`](Self::max_compaction_lag). Kafka: `min.compaction.lag.ms`.
     #[must_use]
@@ -319,9 +315,8 @@ impl TopicConfig {
         self
     }
 
-    /// Sets how long a record may stay uncompacted, whatever the share of new records.
-    ///
-    /// **No effect yet**, but that the segments of a compacted topic are sealed at this age: compaction is not built.
+    /// Sets how long a record may stay uncompacted, whatever the share of new records: counted from the first batch of
+    /// its segment, once that is sealed. The segments of a compacted topic are sealed at this age, too.
     ///
     /// Default: for ever. Range: 1 ms or more. Kafka: `max.compaction.lag.ms`.
     #[must_use]

@@ -54,12 +54,10 @@ pub enum Cleanup {
     /// Segments past the limits of age or size are deleted. Kafka: `delete`.
     #[default]
     Delete,
-    /// The last record of each key is kept, earlier ones go. Kafka: `compact`.
-    ///
-    /// **Not built yet**: such a topic keeps everything. Records without a key are refused already.
+    /// The last record of each key is kept, earlier ones go; records without a key are refused. Kafka: `compact`. See
+    /// [`guide::compaction`](crate::guide::compaction).
     Compact,
-    /// Both: compacted, and deleted past the limits. Kafka: `compact,delete`. Of the two, only the limits have an effect
-    /// yet; records without a key are refused.
+    /// Both: compacted, and deleted past the limits; records without a key are refused. Kafka: `compact,delete`.
     CompactAndDelete,
     /// Neither: everything is kept until deleted by hand. Kafka: the empty list.
     Keep,

@@ -5,6 +5,7 @@
 //! | [`design`] | How is it built, and where do I find things? |
 //! | [`format`](mod@format) | What is in each file, byte by byte? |
 //! | [`durability`] | What survives what, and how do we know? |
+//! | [`compaction`] | What does compaction keep, when does it run, what does it need? |
 //! | [`operations`] | Which settings are there, what does it need, what do I do when something broke? |
 //! | [`broker`] | How is a Kafka broker's directory read, or taken over, and what of its damage? |
 //! | [`changelog`] | What changed, and what do I have to do? |
@@ -21,6 +22,10 @@ pub mod format {
 
 pub mod durability {
     #![doc = include_str!("durability.md")]
+}
+
+pub mod compaction {
+    #![doc = include_str!("compaction.md")]
 }
 
 pub mod operations {

@@ -27,7 +27,7 @@ use crate::disk::replace::sync_parent;
 use crate::error::{Error, Result};
 use crate::partition::RecoveryMode;
 use crate::partition::hints::Stopped;
-use crate::partition::recover::Leftovers;
+use crate::partition::recover::{Leftovers, Whose};
 use crate::probe;
 use crate::types::{TopicId, TopicPartition};
 
@@ -117,7 +117,7 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
     for (topic, id) in broker.held_partitions() {
         let dir = inner.partition_dir(id);
         let entries = disk.list(&dir).map_err(Error::io("list", &*dir))?;
-        Leftovers::find(disk, &dir, &entries, settings.recovery)?.finish(disk, &dir)?;
+        Leftovers::find(disk, &dir, &entries, settings.recovery, Whose::Broker)?.finish(disk, &dir)?;
         let metadata = dir.join(METADATA_FILE);
         match PartitionMetadata::read(disk, &metadata) {
             Ok(Some(_)) => {}
@@ -129,12 +129,10 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
         let opened = inner.topics.read().get(&*id.topic).and_then(|topic| topic.core(id.partition).ok());
         let checkpoint = match opened {
             // All of what a broker closed was flushed.
-            Some(core) if broker.stopped == Stopped::InOrder => {
-                Checkpoint { start: core.start(), synced: core.end() }
-            }
-            Some(core) => Checkpoint { start: core.start(), synced: flushed.min(core.end()) },
+            Some(core) if broker.stopped == Stopped::InOrder => Checkpoint::new(core.start(), core.end()),
+            Some(core) => Checkpoint::new(core.start(), flushed.min(core.end())),
             // A salvage opens it.
-            None => Checkpoint { start: start.unwrap_or_default(), synced: flushed },
+            None => Checkpoint::new(start.unwrap_or_default(), flushed),
         };
         checkpoints.raise(topic, id.partition, checkpoint);
     }

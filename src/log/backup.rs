@@ -304,7 +304,8 @@ impl<'a> Filling<'a> {
         PartitionMetadata { topic: topic.id }.write(self.inner.context.disk(), &dir.join(METADATA_FILE))?;
         let Stored { start, end, first_base, clean } = stored;
         let (id, key) = (core.id.clone(), (topic.id, core.id.partition));
-        self.checkpoints.raise(key.0, key.1, Checkpoint { start, synced: end });
+        let (cleaned, gaps) = (core.cleaned(), core.known_gaps());
+        self.checkpoints.raise(key.0, key.1, Checkpoint { cleaned, gaps, ..Checkpoint::new(start, end) });
         clean.into_iter().for_each(|clean| drop(self.clean.insert(key, clean)));
         if first_base.is_some_and(|base| base < start) {
             self.late_starts.insert(id.clone(), start);

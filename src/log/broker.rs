@@ -204,6 +204,7 @@ pub(super) fn is_broker_dir(disk: &dyn Disk, dir: &Path, entries: &[DirEntry]) -
     !is_there(NOTES_FILE) && !is_there(CLEAN_FILE) && (is_there("meta.properties") || !is_signed())
 }
 
-const CLEANED: &str = "cleaner-offset-checkpoint";
+/// Up to where the partitions are compacted.
+pub(super) const CLEANED: &str = "cleaner-offset-checkpoint";
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const LOCK: &str = ".lock";

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::adopt::Adoption;
+use super::compact::CompactionSettings;
 use super::{Log, check_codec, open};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{GroupConfig, TopicConfig};
@@ -85,6 +86,7 @@ pub struct LogBuilder {
     pub(super) producer_expiry: Duration,
     pub(super) retention_interval: Duration,
     pub(super) checkpoint_interval: Duration,
+    pub(super) compaction: CompactionSettings,
     pub(super) read_only: bool,
     pub(super) strict: bool,
     pub(super) adoption: Option<Adoption>,
@@ -137,6 +139,7 @@ impl LogBuilder {
             producer_expiry: Duration::from_secs(86_400),
             retention_interval: Duration::from_secs(300),
             checkpoint_interval: Duration::from_secs(60),
+            compaction: CompactionSettings { interval: Duration::from_secs(15), memory: 128 << 20, rate: None },
             read_only: false,
             strict: false,
             adoption: None,
@@ -491,6 +494,81 @@ impl LogBuilder {
         self
     }
 
+    /// Sets how often it is looked for partitions of compacted topics that are worth compacting. One is compacted at a
+    /// time, the dirtiest first, a piece with each [maintenance](Log::maintain).
+    ///
+    /// Default: 15 seconds. Range: 1 millisecond and more. Kafka: `log.cleaner.backoff.ms`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Background, Cleanup, Log, Record, TopicConfig};
+    ///
+    /// let log = Log::builder(dir.path())
+    ///     .background(Background::Caller)
+    ///     .compaction_interval(Duration::from_secs(1))
+    ///     .open()?;
+    /// let config = TopicConfig::default().cleanup(Cleanup::Compact).segment_bytes(1_024);
+    /// let prices = log.create_topic("prices", config)?;
+    /// for price in 0..100 {
+    ///     prices.append(Record::new(&[price; 100]).key("oil"))?;
+    /// }
+    /// log.sync()?;
+    /// while log.maintain()?.compacted == 0 {}
+    /// let kept: u64 = prices.partition(0)?.segments().iter().map(|segment| segment.len()).sum();
+    /// assert!(kept < 3 * 1_024);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn compaction_interval(mut self, interval: Duration) -> Self {
+        self.compaction.interval = interval;
+        self
+    }
+
+    /// Sets how much memory a compaction takes at most to know keys by: 24 bytes each, and a tenth more. It takes no more
+    /// than the records to be compacted need, while it runs. If there are more keys, it takes more passes, each of which
+    /// reads and writes the partition from its start.
+    ///
+    /// Default: 128 MiB, for 5 million keys. Range: 1 KiB and more. Kafka: `log.cleaner.dedupe.buffer.size`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{ErrorKind, Log};
+    ///
+    /// let refused = Log::builder(dir.path()).compaction_memory(100).open().unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::Invalid);
+    /// assert!(Log::builder(dir.path()).compaction_memory(8 << 20).open().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn compaction_memory(mut self, bytes: u64) -> Self {
+        self.compaction.memory = bytes;
+        self
+    }
+
+    /// Sets how many bytes a second compaction reads at most; `None` for no limit. It writes as many at most. What
+    /// [`erase`](crate::Topic::erase) does is not limited: somebody waits for it.
+    ///
+    /// Default: `None`. Range: 1 byte and more. Kafka: `log.cleaner.io.max.bytes.per.second`, for reads and writes together.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::Log;
+    ///
+    /// let log = Log::builder(dir.path()).compaction_rate(20 << 20).open()?;
+    /// # log.close()?;
+    /// assert!(Log::builder(dir.path()).compaction_rate(0).open().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn compaction_rate(mut self, bytes_per_second: impl Into<Option<u64>>) -> Self {
+        self.compaction.rate = bytes_per_second.into();
+        self
+    }
+
     /// Opens without changing anything: appends, commits and settings are refused. A full log can be read so, and a
     /// damaged one: with [`RecoveryMode::Salvage`] a partition ends at its first damage. Others may read the same directory,
     /// nobody may have it open for writing meanwhile. Where there is no log, an empty one is shown.
@@ -592,6 +670,7 @@ impl LogBuilder {
             ("checkpoint_interval", self.checkpoint_interval),
             ("linger", self.linger),
             ("producer_expiry", self.producer_expiry),
+            ("compaction_interval", self.compaction.interval),
         ];
         for (key, interval) in intervals {
             if interval < Duration::from_millis(1) {
@@ -603,6 +682,14 @@ impl LogBuilder {
             let (key, value) = ("staging_slots".into(), self.layout.slot_count.to_string().into());
             return Err(Error::InvalidSetting { key, value, allowed: "1 to 65536".into() });
         }
+        if self.compaction.memory < LEAST_COMPACTION_MEMORY {
+            let (key, value) = ("compaction_memory".into(), self.compaction.memory.to_string().into());
+            return Err(Error::InvalidSetting { key, value, allowed: "1024 and more".into() });
+        }
+        if self.compaction.rate == Some(0) {
+            let (key, value) = ("compaction_rate".into(), "0".into());
+            return Err(Error::InvalidSetting { key, value, allowed: "1 and more".into() });
+        }
         if self.max_maps == 0 {
             let (key, value) = ("max_maps".into(), "0".into());
             return Err(Error::InvalidSetting { key, value, allowed: "1 and more".into() });
@@ -610,3 +697,6 @@ impl LogBuilder {
         open::open(self)
     }
 }
+
+/// In bytes.
+const LEAST_COMPACTION_MEMORY: u64 = 1 << 10;

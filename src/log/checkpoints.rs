@@ -8,8 +8,12 @@
 //! chiplog checkpoints 1
 //! log 00112233445566778899aabbccddeeff
 //! partition AAECAwQFBgcICQoLDA0ODw 0 start 3 synced 24
+//! partition AAECAwQFBgcICQoLDA0ODw 1 start 0 synced 30 cleaned 20 gaps 25
 //! crc32 1a2b3c4d
 //! ```
+//!
+//! The last two numbers are of a partition that is compacted: everything below the first was, and below the second
+//! offsets may be missing.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -39,6 +43,17 @@ pub(super) struct Checkpoint {
     pub(super) start: Offset,
     /// Everything below was synced.
     pub(super) synced: Offset,
+    /// Everything below was compacted.
+    pub(super) cleaned: Offset,
+    /// From here on no offset is missing; none if nobody knows that of a topic in which some are.
+    pub(super) gaps: Option<Offset>,
+}
+
+impl Checkpoint {
+    /// Of a partition that was not compacted.
+    pub(super) fn new(start: Offset, synced: Offset) -> Self {
+        Self { start, synced, ..Self::default() }
+    }
 }
 
 impl Checkpoints {
@@ -77,13 +92,23 @@ impl Checkpoints {
     /// Raises what is known of a partition; lower numbers than before change nothing.
     pub(super) fn raise(&mut self, topic: TopicId, partition: u32, to: Checkpoint) {
         let known = self.entries.entry((topic, partition)).or_default();
-        *known = Checkpoint { start: known.start.max(to.start), synced: known.synced.max(to.synced) };
+        *known = Checkpoint {
+            start: known.start.max(to.start),
+            synced: known.synced.max(to.synced),
+            cleaned: known.cleaned.max(to.cleaned),
+            gaps: known.gaps.max(to.gaps),
+        };
     }
 
     /// Lowers how far a partition is known to be synced, after a salvage that found less. Returns whether it was more.
     pub(super) fn lower(&mut self, topic: TopicId, partition: u32, synced: Offset) -> bool {
         let entry = self.entries.get_mut(&(topic, partition)).filter(|entry| entry.synced > synced);
         entry.map(|entry| entry.synced = synced).is_some()
+    }
+
+    /// Forgets where in a partition offsets may be missing: others are about to be. Returns whether that was known.
+    pub(super) fn forget_gaps(&mut self, topic: TopicId, partition: u32) -> bool {
+        self.entries.get_mut(&(topic, partition)).is_some_and(|entry| entry.gaps.take().is_some())
     }
 
     /// Forgets the partitions of topics that are no more.
@@ -93,8 +118,15 @@ impl Checkpoints {
 
     fn to_text(&self, log: LogId) -> String {
         let mut text = FORM.begin(log);
-        for ((topic, partition), Checkpoint { start, synced }) in &self.entries {
-            let _ = writeln!(text, "partition {topic} {partition} start {start} synced {synced}");
+        for ((topic, partition), Checkpoint { start, synced, cleaned, gaps }) in &self.entries {
+            let _ = write!(text, "partition {topic} {partition} start {start} synced {synced}");
+            if *cleaned > Offset::ZERO || gaps.is_some() {
+                let _ = write!(text, " cleaned {cleaned}");
+            }
+            if let Some(gaps) = gaps {
+                let _ = write!(text, " gaps {gaps}");
+            }
+            text.push('\n');
         }
         text::seal(text)
     }
@@ -108,9 +140,23 @@ impl Checkpoints {
         let mut checkpoints = Self::default();
         for line in lines {
             let words: Vec<&str> = line.split(' ').collect();
-            let ["partition", topic, partition, "start", start, "synced", synced] = words[..] else { return None };
+            let ["partition", topic, partition, "start", start, "synced", synced, ref rest @ ..] = words[..] else {
+                return None;
+            };
+            let (cleaned, gaps) = match *rest {
+                [] => ("0", None),
+                ["cleaned", cleaned] => (cleaned, None),
+                ["cleaned", cleaned, "gaps", gaps] => (cleaned, Some(gaps)),
+                _ => return None,
+            };
+            let offset = |text: &str| text.parse().ok().map(Offset);
             let key = (topic.parse().ok()?, partition.parse().ok()?);
-            let entry = Checkpoint { start: Offset(start.parse().ok()?), synced: Offset(synced.parse().ok()?) };
+            let entry = Checkpoint {
+                start: offset(start)?,
+                synced: offset(synced)?,
+                cleaned: offset(cleaned)?,
+                gaps: gaps.map(|gaps| offset(gaps).ok_or(())).transpose().ok()?,
+            };
             checkpoints.entries.insert(key, entry);
         }
         Some(checkpoints)
@@ -128,8 +174,11 @@ mod tests {
 
     fn any_checkpoints() -> Checkpoints {
         let mut checkpoints = Checkpoints::default();
-        checkpoints.raise(TopicId::from_bytes([7; 16]), 3, Checkpoint { start: Offset(3), synced: Offset(24) });
-        checkpoints.raise(TopicId::from_bytes([9; 16]), 0, Checkpoint::default());
+        checkpoints.raise(TopicId::from_bytes([7; 16]), 3, Checkpoint::new(Offset(3), Offset(24)));
+        let compacted = Checkpoint { cleaned: Offset(20), gaps: Some(Offset(25)), ..Checkpoint::default() };
+        checkpoints.raise(TopicId::from_bytes([9; 16]), 0, compacted);
+        let adopted = Checkpoint { cleaned: Offset(9), ..Checkpoint::default() };
+        checkpoints.raise(TopicId::from_bytes([9; 16]), 1, adopted);
         checkpoints
     }
 
@@ -137,7 +186,8 @@ mod tests {
     #[test]
     fn the_text_is_the_documented_one() {
         let body = "chiplog checkpoints 1\nlog 00112233445566778899aabbccddeeff\n\
-            partition BwcHBwcHBwcHBwcHBwcHBw 3 start 3 synced 24\npartition CQkJCQkJCQkJCQkJCQkJCQ 0 start 0 synced 0\n";
+            partition BwcHBwcHBwcHBwcHBwcHBw 3 start 3 synced 24\npartition CQkJCQkJCQkJCQkJCQkJCQ 0 start 0 synced 0 cleaned 20 gaps 25\n\
+            partition CQkJCQkJCQkJCQkJCQkJCQ 1 start 0 synced 0 cleaned 9\n";
         let text = format!("{body}crc32 {:08x}\n", crc32(body.as_bytes()));
         assert_eq!(any_checkpoints().to_text(LogId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff)), text);
     }
@@ -166,8 +216,8 @@ mod tests {
     fn a_checkpoint_never_falls() {
         let mut checkpoints = any_checkpoints();
         let id = TopicId::from_bytes([7; 16]);
-        checkpoints.raise(id, 3, Checkpoint { start: Offset(1), synced: Offset(30) });
-        assert_eq!(checkpoints.get(id, 3), Some(Checkpoint { start: Offset(3), synced: Offset(30) }));
+        checkpoints.raise(id, 3, Checkpoint::new(Offset(1), Offset(30)));
+        assert_eq!(checkpoints.get(id, 3), Some(Checkpoint::new(Offset(3), Offset(30))));
         checkpoints.retain(|topic| topic != id);
         assert_eq!(checkpoints.get(id, 3), None);
     }

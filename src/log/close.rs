@@ -37,7 +37,8 @@ impl Inner {
     /// The log is closing. What is under way ends before this begins, and whatever comes after finds it closed: both
     /// look at that with one of these locks held.
     pub(super) fn close(&self) -> Result<()> {
-        let _schedule = Quiet::lock(&self.schedule);
+        let mut schedule = Quiet::lock(&self.schedule);
+        schedule.compaction.give_up();
         let _catalog = Quiet::lock(&self.catalog);
         let closed = self.close_partitions();
         self.cores().iter().for_each(|core| core.fence(Halt::Closed));

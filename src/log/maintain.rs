@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::broker::CLEANED;
 use super::checkpoints::Checkpoint;
+use super::compact::Compaction;
 use super::open::{CHECKPOINTS_FILE, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
 use super::{FirstError, Inner, Log, delete};
 use crate::config::Durability;
@@ -29,6 +31,8 @@ pub struct Maintained {
     pub finished: u64,
     /// How many segments were removed.
     pub removed: u64,
+    /// How many partitions were compacted: by the last piece of it.
+    pub compacted: u64,
 }
 
 /// When what was done last, by the monotonic clock.
@@ -38,6 +42,7 @@ pub(super) struct Schedule {
     next_checkpoint: Duration,
     next_finish: Duration,
     next_expiry: Duration,
+    pub(super) compaction: Compaction,
 }
 
 /// When a partition was first seen with records that are not synced, by the monotonic clock.
@@ -157,7 +162,7 @@ impl Inner {
     /// What was done, and the first of what went wrong. Fails only if the log is closing.
     pub(super) fn serve(&self) -> Result<(Maintained, Option<Error>)> {
         self.check_open()?;
-        let mut done = Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 };
+        let mut done = Maintained::none();
         if self.context.read_only {
             return Ok((done, None));
         }
@@ -201,9 +206,15 @@ impl Inner {
             schedule.next_finish = now + if finished.is_ok() { checkpoint_spacing(cores.len()) } else { RETRY };
             errors.keep(finished);
         }
+        errors.keep(self.compact(&mut schedule.compaction, &cores, now, &mut done));
+        let next_compaction = match cores.iter().any(|core| core.config.read().cleanup.compacts()) {
+            true => self.next_compaction(&schedule.compaction, now),
+            false => Duration::MAX,
+        };
         let next_finish = if cores.iter().any(is_unfinished) { schedule.next_finish } else { Duration::MAX };
-        let deadlines = [schedule.next_retention, schedule.next_checkpoint, schedule.next_expiry, next_finish];
-        let due = deadlines.into_iter().map(|deadline| deadline.saturating_sub(now).max(SHORTEST));
+        let due = [schedule.next_retention, schedule.next_checkpoint, schedule.next_expiry];
+        let deadlines = due.into_iter().chain([next_finish, next_compaction]);
+        let due = deadlines.map(|deadline| deadline.saturating_sub(now).max(SHORTEST));
         done.next = due.chain([done.next]).min().unwrap_or(IDLE);
         Ok((done, errors.0))
     }
@@ -217,7 +228,11 @@ impl Inner {
     /// Writes down where each partition starts and how far it is synced, if that is news.
     pub(super) fn checkpoint(&self, cores: &[Arc<Core>]) -> Result<()> {
         let synced = |core: &Core| if probe::planted("log.checkpoint_ahead") { core.end() } else { core.synced() };
-        let reached = |core: &Arc<Core>| Checkpoint { start: core.start(), synced: synced(core) };
+        let reached = |core: &Arc<Core>| Checkpoint {
+            cleaned: core.cleaned(),
+            gaps: core.known_gaps(),
+            ..Checkpoint::new(core.start(), synced(core))
+        };
         self.raise_checkpoints(cores.iter().map(|core| (core, reached(core))))
     }
 
@@ -226,11 +241,14 @@ impl Inner {
         if probe::planted("log.start_not_durable") {
             return Ok(());
         }
-        let start = |start| Checkpoint { start, synced: Offset::ZERO };
+        let start = |start| Checkpoint::new(start, Offset::ZERO);
         self.raise_checkpoints(rising.iter().map(|(core, to, _)| (*core, start(*to))))
     }
 
-    fn raise_checkpoints<'c>(&self, raised: impl Iterator<Item = (&'c Arc<Core>, Checkpoint)>) -> Result<()> {
+    pub(super) fn raise_checkpoints<'c>(
+        &self,
+        raised: impl Iterator<Item = (&'c Arc<Core>, Checkpoint)>,
+    ) -> Result<()> {
         let mut checkpoints = self.checkpoints.lock();
         let mut next = checkpoints.clone();
         for (core, to) in raised {
@@ -259,6 +277,11 @@ impl Inner {
         let starts_late = |core: &Core| core.segments().first().is_some_and(|first| first.base() < core.start());
         write(RECOVERY_POINTS, Core::synced, |_| true)?;
         write(LOG_STARTS, Core::start, starts_late)?;
+        let is_compacted = |core: &Core| core.cleaned() > Offset::ZERO;
+        let is_there = || self.context.disk().metadata(&self.dir.join(CLEANED)).is_ok();
+        if cores.iter().any(|core| is_compacted(core)) || is_there() {
+            write(CLEANED, Core::cleaned, is_compacted)?;
+        }
         write(HIGH_WATERMARKS, Core::committed, |_| true)
     }
 
@@ -304,7 +327,7 @@ impl Inner {
         if offset <= start {
             return Ok(());
         }
-        let mut done = Maintained { next: IDLE, synced: 0, finished: 0, removed: 0 };
+        let mut done = Maintained::none();
         self.remove(vec![(core, offset, RetentionReason::Start)], &mut done)
     }
 
@@ -324,6 +347,12 @@ impl Inner {
             }
         }
         errors.into_result()
+    }
+}
+
+impl Maintained {
+    fn none() -> Self {
+        Self { next: IDLE, synced: 0, finished: 0, removed: 0, compacted: 0 }
     }
 }
 

@@ -18,6 +18,7 @@ mod catalog;
 mod checkpoints;
 mod clean;
 mod close;
+mod compact;
 mod delete;
 mod groups;
 mod maintain;
@@ -34,6 +35,8 @@ mod verify;
 #[cfg(all(test, feature = "sim"))]
 mod backup_tests;
 #[cfg(all(test, feature = "sim"))]
+mod compact_tests;
+#[cfg(all(test, feature = "sim"))]
 mod crash_tests;
 #[cfg(test)]
 mod race_tests;
@@ -49,6 +52,7 @@ pub use backup::{BackedUp, Backup};
 pub use builder::{Background, LogBuilder, Staging};
 #[cfg(any(fuzzing, test))]
 pub(crate) use catalog::Catalog;
+pub use compact::Erased;
 pub use groups::Group;
 pub use maintain::Maintained;
 pub use topic::{Damage, Topic};
@@ -145,6 +149,7 @@ pub(crate) struct Inner {
     transactions_config: TopicConfig,
     retention_interval: Duration,
     checkpoint_interval: Duration,
+    compaction: compact::CompactionSettings,
     /// How often the doorbell had rung when `wait_due` returned last.
     heard: AtomicU64,
     closed: AtomicBool,

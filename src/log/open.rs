@@ -11,7 +11,7 @@ use super::background::Background as Thread;
 use super::broker::{self, Broker};
 use super::builder::{Background, LogBuilder, Staging};
 use super::catalog::{Catalog, CatalogTopic, Stored};
-use super::checkpoints::Checkpoints;
+use super::checkpoints::{Checkpoint, Checkpoints};
 use super::clean::{self, Clean};
 use super::groups::{Coordinator, offsets_config};
 use super::maintain::{Schedule, Unsynced};
@@ -32,11 +32,12 @@ use crate::partition::context::{CleanMark, Context, Doorbell, RecoveryMode, Spac
 use crate::partition::core::Core;
 use crate::partition::hints::{CleanPartition, Hints};
 use crate::partition::notes::Notes;
+use crate::partition::recover::finish_ours;
 use crate::partition::salvage::Damaged;
 use crate::probe;
 use crate::segment::files::Files;
 use crate::segment::pool::{self, Pool};
-use crate::types::{TopicId, TopicPartition};
+use crate::types::{Offset, TopicId, TopicPartition};
 
 pub(super) const LOCK_FILE: &str = "LOCK";
 pub(super) const CATALOG_FILE: &str = "catalog";
@@ -124,11 +125,8 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
     let volume = disk.volume(&dir).map_err(Error::io("describe", &*dir))?;
     let flaws = found.broker.as_mut().map(|broker| std::mem::take(&mut broker.flaws)).unwrap_or_default();
     let (log_id, catalog) = (found.catalog.log_id(), found.catalog);
-    let known = Known {
-        checkpoints: Checkpoints::load(disk, &dir.join(CHECKPOINTS_FILE), log_id)?,
-        clean: clean::load(disk, &dir.join(CLEAN_FILE), log_id),
-        broker: found.broker,
-    };
+    let checkpoints = Checkpoints::load(disk, &dir.join(CHECKPOINTS_FILE), log_id)?;
+    let known = Known { clean: clean::load(disk, &dir.join(CLEAN_FILE), log_id), broker: found.broker };
     let has_mark = known.clean.is_some() || known.broker.is_some();
     let (context, lost) = context(settings, &dir, log_id, &volume, has_mark, read_only)?;
     let inner = Inner {
@@ -142,7 +140,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         transactions: Transactions::default(),
         producer_ids: Mutex::new(ProducerIds::default()),
         catalog: Mutex::new(Stored::new(catalog)),
-        checkpoints: Mutex::new(known.checkpoints.clone()),
+        checkpoints: Mutex::new(checkpoints),
         schedule: Mutex::new(Schedule::new(settings.clock.monotonic())),
         unsynced: Mutex::new(Unsynced::default()),
         default_config: settings.default_config,
@@ -151,6 +149,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         transactions_config: settings.transactions_topic.unwrap_or_else(transactions_config),
         retention_interval: settings.retention_interval,
         checkpoint_interval: settings.checkpoint_interval,
+        compaction: settings.compaction,
         heard: std::sync::atomic::AtomicU64::new(0),
         closed: std::sync::atomic::AtomicBool::new(false),
     };
@@ -174,7 +173,6 @@ fn is_partition(entry: &DirEntry) -> bool {
 
 /// What the directory says about partitions, beside their own.
 struct Known {
-    checkpoints: Checkpoints,
     clean: Option<Clean>,
     /// What a broker left, if nobody of ours wrote since.
     broker: Option<Broker>,
@@ -380,7 +378,9 @@ impl Inner {
             for number in 0..topic.config.partitions {
                 let id = TopicPartition::new(Arc::clone(&topic.name), number);
                 let dir = self.partition_dir(&id);
-                let found = match Damaged::find(self.context.disk(), &dir, !topic.is_sparse) {
+                let found = finish_ours(&self.context, &dir)
+                    .and_then(|_| Damaged::find(self.context.disk(), &dir, !topic.is_sparse));
+                let found = match found {
                     Ok(found) => found,
                     // That it is missing is told when it is opened.
                     Err(Error::Io { ref source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
@@ -397,6 +397,10 @@ impl Inner {
                 self.context.before_change()?;
                 let (mut with, is_sparse) = ((**catalog).clone(), found.leaves_gaps());
                 with.topics_mut().filter(|other| other.id == topic.id).for_each(|topic| topic.is_sparse |= is_sparse);
+                if is_sparse && self.checkpoints.lock().forget_gaps(topic.id, number) {
+                    let checkpoints = self.checkpoints.lock();
+                    checkpoints.store(self.context.disk(), &self.dir.join(CHECKPOINTS_FILE), self.log_id)?;
+                }
                 if with != **catalog {
                     catalog.replace(self.context.disk(), &self.dir.join(CATALOG_FILE), with)?;
                 }
@@ -449,18 +453,25 @@ impl Inner {
             }
             let clean = known.clean_entry(topic.id, number);
             let broker = known.broker.as_ref();
+            let checkpoint = self.checkpoints.lock().get(topic.id, number).filter(|_| broker.is_none());
             let recovery_point = match broker {
                 Some(broker) => broker.recovery_point(&id),
-                None => known.checkpoints.get(topic.id, number).map(|checkpoint| checkpoint.synced),
+                None => checkpoint.map(|checkpoint| checkpoint.synced),
             };
             let start = match broker {
                 Some(broker) => broker.start(&id),
-                None => known.checkpoints.start(topic.id, number),
+                None => self.checkpoints.lock().start(topic.id, number),
             };
             let hints = Hints {
                 topic: topic.id,
-                // Only a broker's compaction makes gaps, as yet: no offset, which no checksum covers, may pass for one.
-                dense: broker.map_or(!topic.is_sparse, |broker| broker.is_dense(&id, &topic.config)),
+                // As little as possible: no offset, which no checksum covers, may pass for one that is missing.
+                dense_from: match (broker, checkpoint) {
+                    (Some(broker), _) if broker.is_dense(&id, &topic.config) => Offset::ZERO,
+                    (None, _) if !topic.is_sparse => Offset::ZERO,
+                    (None, Some(Checkpoint { gaps: Some(gaps), .. })) => gaps,
+                    _ => Offset::MAX,
+                },
+                cleaned: checkpoint.map_or(Offset::ZERO, |checkpoint| checkpoint.cleaned),
                 broker: broker.map(|broker| broker.stopped),
                 // What an orderly close said is true even if the files differ now, and if the checkpoints are damaged.
                 start: start.max(clean.as_ref().map(|clean| clean.start)),
@@ -515,8 +526,9 @@ impl Inner {
             let dir = self.partition_dir(&id);
             self.make_partition_dir(&dir)?;
             PartitionMetadata { topic }.write(disk, &dir.join(METADATA_FILE))?;
-            let hints =
-                Hints { id, topic, dense: true, start: None, recovery_point: None, clean: None, broker: None };
+            let (dense_from, cleaned) = (Offset::ZERO, Offset::ZERO);
+            let (start, recovery_point, clean, broker) = (None, None, None, None);
+            let hints = Hints { id, topic, dense_from, cleaned, start, recovery_point, clean, broker };
             slots.push(Slot::Open(Arc::new(Core::open(&self.context, dir, config, &hints)?)));
         }
         disk.sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;

@@ -109,6 +109,12 @@ impl TopicState {
         Ok(placed.into_appended(Held::Shared(core)))
     }
 
+    /// The partition that a key chooses.
+    pub(crate) fn core_of_key(&self, key: &[u8]) -> Result<Arc<Core>> {
+        let count = self.partitions.read().len() as u32;
+        self.core(if count == 1 { 0 } else { partition_for_key(key, count) })
+    }
+
     fn random(&self, partitions: &[Slot]) -> u64 {
         let open = partitions.iter().find_map(|slot| slot.core().ok());
         open.map_or(0, |core| core.context.entropy.random())

@@ -6,6 +6,7 @@
 mod adoption;
 mod backup;
 mod closed;
+mod compaction;
 mod damage;
 mod futures;
 mod groups;

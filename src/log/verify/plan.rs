@@ -176,6 +176,7 @@ fn planned(inner: &Inner, topic: &TopicState, id: TopicPartition, slot: &Slot, b
     let known = inner.checkpoints.lock().get(topic.id, id.partition);
     let error = match slot {
         Slot::Open(core) => {
+            let _schedule = Quiet::lock(&inner.schedule);
             let written = beside.written(&id).max(known.map_or(Offset::ZERO, |known| known.synced));
             return Some(Planned { target: Target::of(core, written, derived), refused: None });
         }
@@ -189,13 +190,11 @@ fn planned(inner: &Inner, topic: &TopicState, id: TopicPartition, slot: &Slot, b
     let mut refused = Finding::of_error(FindingKind::NotOpened, &dir, error);
     refused.partition = Some(id.clone());
     let clean = match &derived {
-        Derived::Vouched { clean } => {
-            clean.as_ref().map(|clean| Checkpoint { start: clean.start, synced: clean.end })
-        }
+        Derived::Vouched { clean } => clean.as_ref().map(|clean| Checkpoint::new(clean.start, clean.end)),
         Derived::All { .. } => None,
     };
     let start = beside.starts.0.get(&id).copied();
-    let known = [known, clean, start.map(|start| Checkpoint { start, synced: start })].into_iter().flatten();
+    let known = [known, clean, start.map(|start| Checkpoint::new(start, start))].into_iter().flatten();
     let (start, written) = known.fold((Offset::ZERO, beside.written(&id)), |(start, written), known| {
         (start.max(known.start), written.max(known.synced))
     });

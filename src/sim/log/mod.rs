@@ -23,7 +23,7 @@ mod subject;
 
 pub use model::Model;
 pub use op::{Op, Options};
-pub use planted::{ADOPTION, ELUSIVE, TRANSACTIONS};
+pub use planted::{ADOPTION, COMPACTION, ELUSIVE, TRANSACTIONS};
 pub use subject::Explored;
 
 const DIR: &str = "/log";

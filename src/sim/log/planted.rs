@@ -76,6 +76,21 @@ pub const TRANSACTIONS: &[&str] = &[
     "transactions.not_fenced",
 ];
 
+/// Mistakes in compaction, each found by a test of its own: `src/log/compact_tests.rs` crashes and fails it at every call.
+pub const COMPACTION: &[&str] = &[
+    "compact.covers_all",
+    "compact.gaps_not_noted",
+    "compact.leftovers_kept",
+    "compact.no_horizon",
+    "compact.not_pinned",
+    "compact.old_seal_kept",
+    "compact.output_not_synced",
+    "compact.past_stable",
+    "compact.producers_forgotten",
+    "compact.removal_not_synced",
+    "compact.swap_not_synced",
+];
+
 /// The states. Left out are those that a run of some minutes reaches too seldom (`delete.resumed`, `delete.unknown`,
 /// `segment.widen`, `staging.adopted_in_part`), and those that only time (a week, for a roll), another thread, a salvage or somebody else's
 /// directory leads to: tests of their own reach them.

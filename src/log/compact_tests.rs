@@ -1,0 +1,622 @@
+//! Compaction under crashes and errors at every call, and beside whatever else a log does, on the simulated disk.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Background, Log, LogBuilder, Staging, VerifyOptions};
+use crate::config::{Cleanup, TopicConfig};
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind};
+use crate::partition::testing::append_as;
+use crate::partition::{Isolation, Partition, ReadOptions};
+use crate::record::{BatchBuilder, BatchOptions, BatchOrigin, Marker, Producer, Record, encode_marker};
+use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEntropy, Times};
+use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+
+/// Two lives of a log must not draw the same ids.
+static OPENED: AtomicU64 = AtomicU64::new(1);
+
+fn builder(disk: &Arc<SimDisk>) -> LogBuilder {
+    Log::builder("/log")
+        .disk(Arc::clone(disk) as Arc<dyn Disk>)
+        .clock(disk.clock())
+        .entropy(Arc::new(SimEntropy::new(OPENED.fetch_add(1, Ordering::Relaxed))))
+        .background(Background::Caller)
+        .staging(Staging::Off)
+        .compaction_interval(Duration::from_secs(1))
+        .strict()
+}
+
+fn open(disk: &Arc<SimDisk>) -> Log {
+    builder(disk).open().unwrap()
+}
+
+/// Segments of four records or so, compacted whenever one of them is sealed.
+fn small() -> TopicConfig {
+    TopicConfig::default()
+        .cleanup(Cleanup::Compact)
+        .segment_bytes(500)
+        .min_cleanable_dirty_ratio(0.0)
+        .delete_retention(Duration::from_secs(60))
+        .set("segment.index.bytes", "240")
+        .unwrap()
+}
+
+fn partition(log: &Log) -> Partition {
+    log.topic("a").unwrap().partition(0).unwrap()
+}
+
+/// Appends records of these keys, whose values are their offsets; a key in capitals is deleted.
+fn append(log: &Log, keys: &str) {
+    let partition = partition(log);
+    for key in keys.chars() {
+        let value = format!("{:060}", partition.offsets().end.0);
+        let lower = key.to_ascii_lowercase().to_string();
+        let record = match key.is_uppercase() {
+            true => Record::tombstone(&lower),
+            false => Record::new(&value).key(&lower),
+        };
+        partition.append(record).unwrap();
+    }
+}
+
+/// A transaction of a producer, with a record of each key, and its outcome.
+fn transact(log: &Log, producer: i64, sequence: i32, keys: &str, is_commit: bool) {
+    let core = &partition(log).core;
+    append_transactional(log, producer, sequence, keys);
+    let marker = Marker {
+        offset: Offset::ZERO,
+        leader_epoch: LeaderEpoch(0),
+        producer_id: ProducerId(producer),
+        producer_epoch: ProducerEpoch(0),
+        timestamp: core.context.clock.now(),
+        is_commit,
+        coordinator_epoch: 0,
+    };
+    let mut batch = Vec::new();
+    encode_marker(&marker, &mut batch).unwrap();
+    append_as(&partition(log), &batch, BatchOrigin::Coordinator);
+}
+
+fn append_transactional(log: &Log, producer: i64, sequence: i32, keys: &str) {
+    let core = &partition(log).core;
+    let mut builder = BatchBuilder::new();
+    let producer = Producer {
+        id: ProducerId(producer),
+        epoch: ProducerEpoch(0),
+        base_sequence: sequence,
+        is_transactional: true,
+    };
+    builder.begin(BatchOptions::default().producer(producer));
+    for (at, key) in keys.chars().enumerate() {
+        let value = format!("{:060}", core.end().0 + at as u64);
+        builder.push(&Record::new(&value).key(&key.to_string()), core.context.clock.now()).unwrap();
+    }
+    append_as(&partition(log), builder.finish().unwrap(), BatchOrigin::Client);
+}
+
+/// Has maintenance called until a partition was compacted.
+fn compact(log: &Log, disk: &SimDisk) {
+    for _ in 0..1_000 {
+        let done = log.maintain().unwrap();
+        if done.compacted > 0 {
+            return;
+        }
+        disk.clock().advance(done.next);
+    }
+    panic!("nothing is compacted");
+}
+
+/// What is read of a partition, by offset: key and value.
+type Found = BTreeMap<u64, (String, Option<String>)>;
+
+fn found(log: &Log, isolation: Isolation) -> Found {
+    let partition = partition(log);
+    let (mut at, mut all) = (partition.offsets().start, Found::new());
+    while at < partition.offsets().end {
+        let records = partition.read_with(at, ReadOptions::default().isolation(isolation)).unwrap();
+        if records.next_offset() == at {
+            break;
+        }
+        for record in &records {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            all.insert(record.offset.0, (text(record.key.unwrap()), record.value.map(text)));
+        }
+        at = records.next_offset();
+    }
+    all
+}
+
+/// The value of each key, as who replays the log has it.
+fn table(found: &Found) -> BTreeMap<String, String> {
+    let mut table = BTreeMap::new();
+    for (key, value) in found.values() {
+        match value {
+            Some(value) => drop(table.insert(key.clone(), value.clone())),
+            None => drop(table.remove(key)),
+        }
+    }
+    table
+}
+
+fn committed(log: &Log) -> Found {
+    found(log, Isolation::Committed)
+}
+
+fn unfinished_files(disk: &SimDisk) -> Vec<String> {
+    let files = disk.image().files().into_keys().map(|path| path.to_string_lossy().into_owned());
+    files.filter(|path| path.ends_with(".swap") || path.ends_with(".cleaned")).collect()
+}
+
+fn verified(log: &Log) {
+    let report = log.verify(&VerifyOptions::default()).unwrap();
+    assert!(report.findings().is_empty(), "{:?}", report.findings());
+}
+
+/// The same after a power cut, which may have taken what follows from the batches.
+fn verified_after_crash(log: &Log) {
+    let report = log.verify(&VerifyOptions::default()).unwrap();
+    let is_lost = |finding: &&crate::Finding| finding.advice != crate::Advice::Derived;
+    let lost: Vec<_> = report.findings().iter().filter(is_lost).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+/// A log with a topic that has something of everything to compact, all of it synced, and nothing compacted yet.
+fn life() -> Arc<SimDisk> {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = open(&disk);
+    log.create_topic("a", small()).unwrap();
+    append(&log, "abcabdAaeeee");
+    transact(&log, 7, 0, "xy", true);
+    transact(&log, 8, 0, "bx", false);
+    append(&log, "fgfghfB");
+    transact(&log, 7, 2, "x", true);
+    append(&log, "iiiiiiii");
+    log.sync().unwrap();
+    log.close().unwrap();
+    disk.kill()
+}
+
+/// Two passes, with the time between them in which tombstones and markers stay.
+fn compact_twice(log: &Log, disk: &SimDisk) {
+    compact(log, disk);
+    disk.clock().advance(Duration::from_secs(61));
+    append(log, "jjjjjjjj");
+    log.sync().unwrap();
+    compact(log, disk);
+}
+
+#[test]
+fn the_latest_of_each_key_stays_at_its_offset() {
+    let disk = life();
+    let log = open(&disk);
+    let before = committed(&log);
+    let bytes = |log: &Log| partition(log).segments().iter().map(crate::partition::Segment::len).sum::<u64>();
+    let (end, len) = (partition(&log).offsets().end, bytes(&log));
+    compact(&log, &disk);
+    let after = committed(&log);
+    assert_eq!(table(&after), table(&before));
+    assert!(after.iter().all(|(offset, record)| before.get(offset) == Some(record)));
+    assert!(after.len() < before.len() && bytes(&log) < len * 3 / 4, "{} {}", bytes(&log), len);
+    assert_eq!(partition(&log).offsets().end, end);
+    assert!(after.values().any(|(key, value)| key == "b" && value.is_none()), "its tombstone may be new to somebody");
+    verified(&log);
+    disk.clock().advance(Duration::from_secs(61));
+    append(&log, "jjjjjjjj");
+    log.sync().unwrap();
+    compact(&log, &disk);
+    assert!(committed(&log).values().all(|(_, value)| value.is_some()), "now it is not");
+    verified(&log);
+    log.close().unwrap();
+    assert_eq!(disk.audit(), None);
+    let log = open(&disk);
+    verified(&log);
+    assert_eq!(table(&committed(&log))["i"], table(&before)["i"]);
+}
+
+/// What there is to see of a moment: at least what the pass leaves, at most what was there, and the same values.
+fn check_moment(disk: &Arc<SimDisk>, before: &Found, after: &Found, is_over: bool, context: &str) {
+    let log = open(disk);
+    assert_eq!(unfinished_files(disk), Vec::<String>::new(), "{context}");
+    let seen = committed(&log);
+    let is_within = seen.iter().all(|(offset, record)| before.get(offset) == Some(record));
+    assert!(is_within, "{context}: {seen:?}, and there was {before:?}");
+    let has_all = after.keys().all(|offset| seen.contains_key(offset));
+    assert!(has_all, "{context}: {seen:?}, and there is to be {after:?}");
+    assert!(!is_over || &seen == after, "{context}: {seen:?}, and it is over: {after:?}");
+    assert_eq!(table(&seen), table(before), "{context}");
+    verified_after_crash(&log);
+    // It is good for more, and can be opened again.
+    append(&log, "zz");
+    transact(&log, 7, 3, "w", true);
+    append(&log, "kkkkkkkk");
+    log.sync().unwrap();
+    compact(&log, disk);
+    let seen = committed(&log);
+    log.close().unwrap();
+    let log = open(disk);
+    assert_eq!(committed(&log), seen, "{context}");
+    assert_eq!(disk.audit(), None, "{context}");
+}
+
+/// Runs the first pass of a life, or the second, and looks at what every kill leaves, and at crash images. Returns how
+/// many were looked at.
+fn crash_at_every_call(is_second: bool, seeds: u64) -> u64 {
+    let disk = life();
+    let log = open(&disk);
+    if is_second {
+        compact(&log, &disk);
+        disk.clock().advance(Duration::from_secs(61));
+        append(&log, "jjjjjjjj");
+        log.sync().unwrap();
+    }
+    let before = committed(&log);
+    disk.record(Recording::All);
+    compact(&log, &disk);
+    let end = disk.calls();
+    log.maintain().unwrap();
+    let after = committed(&log);
+    assert!(after.len() < before.len());
+    let mut count = 0;
+    for moment in disk.take_moments() {
+        let clock = disk.clock().fork();
+        let mut images = vec![("kill".to_owned(), SimDisk::on(moment.image.clone(), Arc::clone(&clock)))];
+        if !moment.during {
+            let crash = |seed| (format!("crash {seed}"), SimDisk::on(moment.image.crash(seed), clock.fork()));
+            images.extend((0..seeds).map(crash));
+        }
+        for (how, disk) in images {
+            let context = format!("{how} at call {}", moment.call);
+            check_moment(&disk, &before, &after, moment.call >= end, &context);
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn a_crash_at_any_call_finds_each_group_as_it_was_or_as_it_is_to_be() {
+    for is_second in [false, true] {
+        let count = crash_at_every_call(is_second, 4);
+        assert!(count > 300, "{count}");
+    }
+}
+
+/// Injects errors, one call after the other, and goes on once the disk is well again.
+fn fail_at_every_call(errno: Errno, times: Times, step: usize) -> u64 {
+    let calls = {
+        let disk = life();
+        let log = open(&disk);
+        let from = disk.calls();
+        compact_twice(&log, &disk);
+        from..disk.calls()
+    };
+    let mut count = 0;
+    for call in calls.step_by(step) {
+        let disk = life();
+        let log = open(&disk);
+        let before = committed(&log);
+        disk.inject(call, Fault::Error(errno), times);
+        let context = format!("{errno:?} {times:?} at call {call}");
+        for _ in 0..40 {
+            if let Ok(done) = log.maintain() {
+                disk.clock().advance(done.next.min(Duration::from_secs(1)));
+            }
+        }
+        let failed = disk.struck() > 0;
+        disk.heal();
+        // Whatever failed, the records are there; a poisoned partition shows what is synced.
+        let seen = committed(&log);
+        assert_eq!(table(&seen), table(&before), "{context}");
+        let poisoned = partition(&log).append(Record::new("v").key("z")).is_err();
+        if !poisoned {
+            log.sync().unwrap();
+            // It comes to its end, and what is left half done with it.
+            disk.clock().advance(Duration::from_secs(20));
+            for _ in 0..40 {
+                let done = log.maintain().unwrap_or_else(|error| panic!("{context}: {error}"));
+                disk.clock().advance(done.next.min(Duration::from_secs(1)));
+            }
+            assert_eq!(unfinished_files(&disk), Vec::<String>::new(), "{context}");
+            assert!(committed(&log).len() < before.len(), "{context}: it is compacted");
+            verified(&log);
+        }
+        for disk in [disk.kill(), disk.crash(call)] {
+            let log = open(&disk);
+            let seen = table(&committed(&log));
+            let of_before: BTreeSet<_> = table(&before).into_iter().collect();
+            let kept: BTreeSet<_> = seen.into_iter().filter(|(key, _)| key != "z").collect();
+            assert_eq!(kept, of_before, "{context}");
+            verified_after_crash(&log);
+        }
+        assert_eq!(disk.audit(), None, "{context}");
+        count += u64::from(failed);
+    }
+    count
+}
+
+#[test]
+fn an_error_at_any_call_leaves_every_record_and_is_gone_on_from() {
+    assert!(fail_at_every_call(Errno::Io, Times::Once, 1) > 100);
+    assert!(fail_at_every_call(Errno::Full, Times::Dead, 3) > 30);
+    assert!(fail_at_every_call(Errno::Io, Times::Dead, 3) > 30);
+}
+
+/// A group with more keys than there is memory for, in one batch even.
+#[test]
+fn little_memory_takes_more_passes_and_comes_to_the_end() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = builder(&disk).compaction_memory(1024).open().unwrap();
+    log.create_topic("a", small().segment_bytes(4000)).unwrap();
+    let keys: Vec<String> = (0..100).map(|key| format!("{key:04}")).collect();
+    for _ in 0..4 {
+        let records = keys.iter().map(|key| Record::new("v").key(key));
+        partition(&log).append_all(records).unwrap();
+    }
+    append(&log, "zzzz");
+    log.sync().unwrap();
+    let (before, mut rounds) = (committed(&log), 0);
+    for _ in 0..300 {
+        let done = log.maintain().unwrap();
+        rounds += done.compacted;
+        disk.clock().advance(done.next);
+    }
+    let after = committed(&log);
+    assert_eq!(table(&after), table(&before));
+    assert!(rounds > 3 && after.len() <= 204, "{rounds} {}", after.len());
+    verified(&log);
+}
+
+#[test]
+fn what_is_undecided_and_what_follows_it_is_left_alone() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = open(&disk);
+    log.create_topic("a", small()).unwrap();
+    append(&log, "aaaaaaaa");
+    append_transactional(&log, 7, 0, "b");
+    append(&log, "bbbbbbbbbbbb");
+    log.sync().unwrap();
+    let before = found(&log, Isolation::Uncommitted);
+    compact(&log, &disk);
+    let after = found(&log, Isolation::Uncommitted);
+    assert!(after.len() < before.len());
+    assert_eq!(after.range(8..).collect::<Vec<_>>(), before.range(8..).collect::<Vec<_>>());
+    let refused = log.topic("a").unwrap().erase("a").unwrap_err();
+    assert!(matches!(refused, Error::Undecided { producer: ProducerId(7), first: Offset(8), .. }), "{refused}");
+    assert_eq!(refused.kind(), ErrorKind::Retry);
+}
+
+#[test]
+fn an_erased_key_is_in_no_file_any_more_but_for_its_tombstone() {
+    let disk = life();
+    let log = open(&disk);
+    let before = committed(&log);
+    let erased = log.topic("a").unwrap().erase("x").unwrap();
+    let after = found(&log, Isolation::Uncommitted);
+    let of_x: Vec<_> = after.iter().filter(|(_, (key, _))| key == "x").collect();
+    assert_eq!(of_x, [(&erased.offset.0, &("x".to_owned(), None))]);
+    let others = |found: &Found| found.values().filter(|(key, _)| key != "x").cloned().collect::<Vec<_>>();
+    assert_eq!(others(&committed(&log)), others(&before), "nothing else went");
+    verified(&log);
+    // Also not after a power cut, and not in a file that nobody reads.
+    let crashed = disk.crash(3);
+    let log = open(&crashed);
+    assert!(!table(&committed(&log)).contains_key("x"));
+    for (path, bytes) in crashed.image().files() {
+        let holds = bytes.windows(60).any(|window| window == format!("{:060}", 12).as_bytes());
+        assert!(!holds, "{}", path.display());
+    }
+    log.topic("a").unwrap().erase("nobody").unwrap();
+    verified_after_crash(&log);
+    let plain = log.create_topic("b", TopicConfig::default()).unwrap();
+    assert!(matches!(plain.erase("x"), Err(Error::NotCompacted { .. })));
+}
+
+/// A reader that had the old segments, none of them opened, reads on while they are replaced.
+#[test]
+fn readers_of_old_segments_read_on() {
+    let disk = life();
+    let log = builder(&disk).max_maps(1).open().unwrap();
+    let mut reader = partition(&log).reader().options(ReadOptions::default().max_bytes(1));
+    let before = committed(&log);
+    let held = partition(&log).read(Offset::ZERO).unwrap();
+    let seen_before: Vec<_> = held.iter().map(|record| record.value.map(<[u8]>::to_vec)).collect();
+    let old = partition(&log).core.segments();
+    compact(&log, &disk);
+    for segment in old.iter() {
+        let (view, len) = (segment.view().unwrap(), segment.len());
+        let mut position = 0;
+        while position < len {
+            position += u64::from(segment.header(&view, position, len).unwrap().batch_len);
+        }
+        assert!(segment.locate(segment.end()).unwrap().is_none());
+    }
+    assert!(held.iter().map(|record| record.value.map(<[u8]>::to_vec)).eq(seen_before));
+    let mut at = Offset::ZERO;
+    while at < partition(&log).offsets().end {
+        let records = reader.read(at).unwrap();
+        assert!(records.next_offset() > at);
+        at = records.next_offset();
+    }
+    assert_eq!(table(&committed(&log)), table(&before));
+}
+
+/// Retention, deletion by hand and of the topic, other settings: a round that is under way is given up, or goes on.
+#[test]
+fn whatever_else_is_done_between_two_steps_of_a_round_is_done() {
+    type Change = fn(&Log);
+    let changes: [(&str, Change); 6] = [
+        ("append", |log| append(log, "mnopq")),
+        ("delete before", |log| log.delete_before("a", 0, Offset(9)).unwrap()),
+        ("alter", |log| log.alter_topic("a", small().cleanup(Cleanup::Delete)).unwrap()),
+        ("delete", |log| log.delete_topic("a").unwrap()),
+        ("erase", |log| {
+            let _ = log.topic("a").unwrap().erase("e").unwrap();
+        }),
+        ("backup", |log| drop(log.backup(format!("/backup{}", OPENED.load(Ordering::Relaxed))).unwrap())),
+    ];
+    for (name, change) in changes {
+        for calls in 0..12 {
+            let disk = life();
+            let log = open(&disk);
+            log.alter_topic("a", small().cleanup(Cleanup::CompactAndDelete).retention_time(None)).unwrap();
+            let before = committed(&log);
+            for _ in 0..calls {
+                let done = log.maintain().unwrap();
+                disk.clock().advance(done.next.min(Duration::from_secs(1)));
+            }
+            change(&log);
+            for _ in 0..30 {
+                let done = log.maintain().unwrap_or_else(|error| panic!("{name} after {calls}: {error}"));
+                disk.clock().advance(done.next.min(Duration::from_secs(1)));
+            }
+            if log.find_topic("a").is_some() {
+                let start = partition(&log).offsets().start.0;
+                let expected = table(&before);
+                let seen = table(&committed(&log));
+                let is_right = |key: &String| {
+                    let last = before.iter().rfind(|(_, (other, _))| other == key).map_or(0, |(offset, _)| *offset);
+                    last < start || name == "erase" && key == "e" || seen.get(key) == expected.get(key)
+                };
+                assert!(expected.keys().all(is_right), "{name} after {calls}: {seen:?}, not {expected:?}");
+                verified(&log);
+            }
+            log.close().unwrap();
+            assert_eq!(unfinished_files(&disk), Vec::<String>::new(), "{name} after {calls}");
+            assert_eq!(disk.audit(), None);
+            open(&disk);
+        }
+    }
+}
+
+/// Snapshots may be lost: what a repeated batch is told by is in the batches that are left.
+#[test]
+fn producers_are_known_from_what_compaction_leaves_alone() {
+    let disk = life();
+    let log = open(&disk);
+    let told = |log: &Log| -> Vec<_> {
+        let all = partition(log).producers().into_iter();
+        all.map(|state| (state.producer_id, state.producer_epoch, state.last_sequence)).collect()
+    };
+    let before = told(&log);
+    assert_eq!(before.len(), 2);
+    compact_twice(&log, &disk);
+    let killed = disk.kill();
+    for path in killed.image().files().into_keys().filter(|path| path.extension().is_some_and(|of| of == "snapshot"))
+    {
+        killed.remove_file(&path).unwrap();
+    }
+    let log = open(&killed);
+    assert_eq!(told(&log), before);
+}
+
+#[test]
+fn a_rate_is_kept_by_the_clock() {
+    let disk = life();
+    let log = builder(&disk).compaction_rate(200).open().unwrap();
+    let len: u64 = partition(&log).segments().iter().map(crate::partition::Segment::len).sum();
+    let began = crate::clock::Clock::monotonic(&*disk.clock());
+    compact(&log, &disk);
+    let took = crate::clock::Clock::monotonic(&*disk.clock()) - began;
+    // Each byte that is dirty is read twice.
+    let least = Duration::from_secs((len - 500) / 200 * 2);
+    assert!(took > least * 3 / 4 && took < least * 3, "{took:?}, {len} bytes");
+}
+
+#[test]
+fn a_damaged_segment_is_not_compacted_and_nothing_else_suffers() {
+    let disk = life();
+    let log = open(&disk);
+    let segment = partition(&log).segments()[1].path().to_owned();
+    let file = disk.open(&segment, crate::disk::Open::Write).unwrap();
+    let mut byte = [0];
+    file.read_at(&mut byte, 100).unwrap();
+    file.write_at(&[byte[0] ^ 1], 100).unwrap();
+    let mut errors = 0;
+    for _ in 0..60 {
+        match log.maintain() {
+            Ok(done) => disk.clock().advance(done.next),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                errors += 1;
+                disk.clock().advance(Duration::from_secs(1));
+            }
+        }
+    }
+    assert_eq!(errors, 1, "once is enough");
+    assert_eq!(partition(&log).segments()[1].path(), segment);
+    append(&log, "a");
+}
+
+/// Offsets that compaction took are told from those that damage took: only below where it came to they may be missing.
+#[test]
+fn a_gap_above_what_was_compacted_is_damage_also_after_a_restart() {
+    let disk = life();
+    let log = open(&disk);
+    compact(&log, &disk);
+    log.alter_topic("a", small().min_cleanable_dirty_ratio(1.0)).unwrap();
+    append(&log, "klmnopqrstuv");
+    log.sync().unwrap();
+    log.maintain().unwrap();
+    let segments = partition(&log).segments();
+    let last_sealed = &segments[segments.len() - 2];
+    let lost = last_sealed.path().to_owned();
+    assert!(last_sealed.base() >= partition(&log).core.dense_from());
+    log.close().unwrap();
+    for kind in ["log", "index", "timeindex", "seal"] {
+        disk.remove_file(&lost.with_extension(kind)).unwrap();
+    }
+    disk.remove_file(Path::new("/log/clean")).unwrap();
+    let refused = builder(&disk).open().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+}
+
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    //! Each mistake in compaction is found by one of the tests above.
+
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::probe::registry::plant;
+    use crate::sim::log::COMPACTION;
+
+    fn hunts(bug: &str) -> Vec<fn()> {
+        let crash = || {
+            let _ = (crash_at_every_call(false, 8), crash_at_every_call(true, 8));
+        };
+        let errors = || {
+            let _ = fail_at_every_call(Errno::Io, Times::Once, 1);
+        };
+        match bug {
+            "compact.not_pinned" => vec![readers_of_old_segments_read_on],
+            "compact.past_stable" => vec![what_is_undecided_and_what_follows_it_is_left_alone],
+            "compact.covers_all" => vec![little_memory_takes_more_passes_and_comes_to_the_end],
+            "compact.no_horizon" => vec![the_latest_of_each_key_stays_at_its_offset, crash],
+            "compact.producers_forgotten" => vec![producers_are_known_from_what_compaction_leaves_alone],
+            "compact.leftovers_kept" => vec![|| {
+                let _ = fail_at_every_call(Errno::Io, Times::Dead, 1);
+            }],
+            _ => vec![crash, errors],
+        }
+    }
+
+    #[test]
+    fn every_planted_mistake_is_found() {
+        let mut missed = Vec::new();
+        for bug in COMPACTION {
+            plant(Some(bug));
+            let is_found = hunts(bug).into_iter().any(|hunt| catch_unwind(AssertUnwindSafe(hunt)).is_err());
+            plant(None);
+            if !is_found {
+                missed.push(bug);
+            }
+        }
+        assert!(missed.is_empty(), "{missed:?}");
+    }
+}
