@@ -22,7 +22,10 @@ pub(crate) mod work;
 use std::io;
 
 use bare::{Buffered, Group, Indexed, Positional, Staged, Walk};
-use ours::{AsItComes, DiskBytes, ManyPartitions, OnePartition, Opened, Ours, Tailed, Unstaged, Verified, VerifyAll};
+use ours::{
+    AsItComes, DiskBytes, ManyPartitions, Numbered, OnePartition, Opened, Ours, Tailed, Transacted, Unstaged,
+    Verified, VerifyAll,
+};
 use race::{Bound, Entrant, Goal, Line, Row};
 use system::{Shape, System};
 use work::{Appends, Paced, Plan, RandomReads, Scan};
@@ -52,6 +55,7 @@ const SLOT: usize = 64 << 10;
 /// All rows, the longest last.
 pub(crate) fn rows(size: Size) -> io::Result<Vec<Row>> {
     let mut rows = appends(size);
+    rows.extend(producers(size));
     rows.extend(synced(size));
     rows.extend(reads(size));
     rows.extend(many(size));
@@ -85,6 +89,22 @@ fn appends(size: Size) -> Vec<Row> {
         buffered("append_all/100x100B", 0.85, Plan::new(batch, size.of(60_000, 2_000))),
         buffered("append_all/100x1KiB", 0.9, Plan::new(large_batch, size.of(8_000, 250))),
         staged("append/100B, 4 threads", 0.8, Plan::new(small, size.of(4_000_000, 200_000)).threads(4).logs(4)),
+    ]
+}
+
+fn producers(size: Size) -> Vec<Row> {
+    let plan = Plan::new(Shape::one(100), size.of(3_000_000, 100_000));
+    let numbered = vec![
+        Entrant::new(OURS, Appends::<Numbered>::new(plan)),
+        Entrant::new("plain", Appends::<Ours<AsItComes>>::new(plan)),
+    ];
+    let ten = Plan::new(Shape { values: 10, len: 100 }, size.of(300_000, 10_000));
+    // 100,000 transactions.
+    let line = Line { name: "", unit: "records/s", goal: Goal::Value(Bound::AtLeast(1_000_000.0)) };
+    let transacted = vec![Entrant::new(OURS, Appends::<Transacted>::new(ten))];
+    vec![
+        Row::rate("append/100B, idempotent", 0.9, numbered),
+        Row::of("transaction/10 appends to 3 partitions", vec![line], transacted),
     ]
 }
 

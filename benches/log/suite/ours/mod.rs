@@ -4,6 +4,7 @@
 mod broker;
 mod disk;
 mod memory;
+mod numbered;
 mod open;
 mod tail;
 mod verify;
@@ -25,6 +26,7 @@ use super::work::unprepared;
 pub(crate) use broker::OpenedBroker;
 pub(crate) use disk::DiskBytes;
 pub(crate) use memory::{ManyPartitions, OnePartition, many_partitions, one_partition};
+pub(crate) use numbered::{Numbered, Transacted};
 pub(crate) use open::{Opened, VerifyAll, fill_and_wait};
 pub(crate) use tail::Tailed;
 pub(crate) use verify::Verified;
