@@ -8,9 +8,9 @@ use super::TransactionalProducer;
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::partition::core::Core;
-use crate::partition::{Appended, Held, Placement, append_one};
-use crate::record::{Sender, TopicRecord};
-use crate::types::{ProducerEpoch, ProducerId, Timestamp};
+use crate::partition::{Appended, Held, Partition, Placement, append_one, join_one};
+use crate::record::{Record, Sender, TopicRecord};
+use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 
 /// Settings of a producer. Made by [`Log::producer`](crate::Log::producer).
 ///
@@ -78,7 +78,7 @@ impl ProducerBuilder {
     /// ```
     pub fn idempotent(self) -> Result<Producer> {
         let sender = self.log.new_sender()?;
-        Ok(Producer { log: self.log, sender, last: None })
+        Ok(Producer { log: self.log, sender, last: None, stored: None })
     }
 
     /// The producer of a transactional id, which this takes away from whoever had it: their transaction is aborted if it is
@@ -142,8 +142,10 @@ impl ProducerBuilder {
 pub struct Producer {
     log: Log,
     sender: Sender,
-    /// Where the last record was sent to, and where it is if it was stored.
-    last: Option<(Arc<Core>, Option<Placement>)>,
+    /// Where the last record was sent to.
+    last: Option<Arc<Core>>,
+    /// Where it is, if it was stored, and its time.
+    stored: Option<(Offset, Timestamp)>,
 }
 
 impl fmt::Debug for Producer {
@@ -190,12 +192,14 @@ impl Producer {
     pub fn send<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
         let record = record.into();
         let core = self.log.choose(&record)?;
-        self.append(core, &record)
+        self.turn_to(&core);
+        let placed = self.append_to(&core, &record.record)?;
+        Ok(placed.into_appended(Held::Shared(core)))
     }
 
-    /// Sends the record of the last [`send`](Self::send) again, under the same number to the same partition. If it was
-    /// stored, the answer is where, [as a duplicate](Appended::is_duplicate); else it is stored now. Without a `send` before,
-    /// or for another topic than that one's, this is a `send`.
+    /// Sends the record of the last [`send`](Self::send) or [`append`](Self::append) again, under the same number to the same
+    /// partition. If it was stored, the answer is where, [as a duplicate](Appended::is_duplicate); else it is stored now.
+    /// Without one before, or for another topic than that one's, this is a `send`.
     ///
     /// # Errors
     ///
@@ -219,25 +223,72 @@ impl Producer {
     /// ```
     pub fn retry<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
         let record = record.into();
-        match self.last.take().filter(|(core, _)| *core.id.topic == *record.topic) {
-            Some((core, Some(placed))) => {
-                self.last = Some((Arc::clone(&core), Some(placed)));
-                Ok(placed.again().into_appended(Held::Shared(core)))
+        let last = self.last.as_ref().filter(|core| *core.id.topic == *record.topic).map(Arc::clone);
+        let Some(core) = last else { return self.send(record) };
+        let placed = match self.stored {
+            Some((offset, timestamp)) => Placement::one(offset, timestamp).again(),
+            None => self.append_to(&core, &record.record)?,
+        };
+        Ok(placed.into_appended(Held::Shared(core)))
+    }
+
+    /// Appends a record to one partition, under the producer's next number there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Partition::append`]; [`Error::TopicNotFound`] if the partition is of another log.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let orders = log.topic("orders")?.partition(0)?;
+    /// let mut producer = log.producer().idempotent()?;
+    /// assert_eq!(producer.append(&orders, "paid")?.offset(), Offset(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn append<'p, 'r>(
+        &mut self,
+        partition: &'p Partition,
+        record: impl Into<Record<'r>>,
+    ) -> Result<Appended<'p>> {
+        let core = &partition.core;
+        if !self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, core)) {
+            self.log.check_own(core)?;
+            self.turn_to(core);
+        }
+        let placed = self.append_to(core, &record.into())?;
+        Ok(placed.into_appended(Held::Borrowed(core)))
+    }
+
+    fn turn_to(&mut self, core: &Arc<Core>) {
+        (self.last, self.stored) = (Some(Arc::clone(core)), None);
+    }
+
+    #[inline]
+    fn append_to(&mut self, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
+        match join_one(core, record, self.sender) {
+            Some((offset, timestamp)) => {
+                self.stored = Some((offset, timestamp));
+                Ok(Placement::one(offset, timestamp))
             }
-            Some((core, None)) => self.append(core, &record),
-            None => self.send(record),
+            None => self.append_slowly(core, record),
         }
     }
 
-    fn append(&mut self, core: Arc<Core>, record: &TopicRecord<'_>) -> Result<Appended<'static>> {
-        let appended = append_one(&core, &record.record, self.sender);
-        let placed = match &appended {
-            Ok(placed) => Some(*placed),
+    #[cold]
+    fn append_slowly(&mut self, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
+        let appended = append_one(core, record, self.sender);
+        self.stored = match &appended {
             // It is there, and nobody knows for how long: only another incarnation of the log can say.
-            Err(Error::NotSynced { offset, .. }) => Some(Placement::one(*offset, Timestamp::NONE)),
+            Err(Error::NotSynced { offset, .. }) => Some((*offset, Timestamp::NONE)),
+            Ok(placed) => Some((placed.offset, placed.timestamp)),
             Err(_) => None,
         };
-        self.last = Some((Arc::clone(&core), placed));
-        Ok(appended?.into_appended(Held::Shared(core)))
+        appended
     }
 }

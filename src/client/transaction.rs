@@ -5,7 +5,7 @@ use std::fmt;
 use crate::error::Result;
 use crate::group::GroupOffset;
 use crate::log::{Group, Holder};
-use crate::partition::{Ack, Appended, Partition};
+use crate::partition::{Ack, Appended, Held, Partition};
 use crate::record::{Record, TopicRecord};
 use crate::txn::Ticket;
 use crate::types::{ProducerEpoch, ProducerId};
@@ -159,7 +159,8 @@ impl Transaction<'_> {
     pub fn send<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
         let record = record.into();
         let core = self.holder.log().choose(&record)?;
-        self.holder.append(self.number.unwrap_or(0), &core, &record.record)
+        let placed = self.holder.append(self.number.unwrap_or(0), &core, &record.record)?;
+        Ok(placed.into_appended(Held::Shared(core)))
     }
 
     /// Appends a record to one partition, as one of the transaction's.
@@ -182,9 +183,15 @@ impl Transaction<'_> {
     /// transaction.commit()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn append<'r>(&mut self, partition: &Partition, record: impl Into<Record<'r>>) -> Result<Appended<'static>> {
-        let core = self.holder.own(&partition.core)?;
-        self.holder.append(self.number.unwrap_or(0), core, &record.into())
+    pub fn append<'p, 'r>(
+        &mut self,
+        partition: &'p Partition,
+        record: impl Into<Record<'r>>,
+    ) -> Result<Appended<'p>> {
+        let core = &partition.core;
+        self.holder.log().check_own(core)?;
+        let placed = self.holder.append(self.number.unwrap_or(0), core, &record.into())?;
+        Ok(placed.into_appended(Held::Borrowed(core)))
     }
 
     /// Commits offsets of a group, if the transaction commits. Until then the group has those it had.
@@ -236,7 +243,7 @@ impl Transaction<'_> {
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
-    /// use chiplog::{Log, Record};
+    /// use chiplog::{Log, Offset, Record};
     ///
     /// let log = Log::open(dir.path())?;
     /// let mut producer = log.producer().transactional("billing-1")?;
@@ -244,7 +251,7 @@ impl Transaction<'_> {
     /// transaction.send(Record::new("invoice").to("invoices"))?;
     /// transaction.commit()?;
     /// let offsets = log.topic("invoices")?.partition(0)?.offsets();
-    /// assert_eq!(offsets.synced, offsets.end);
+    /// assert_eq!(offsets.synced, Offset(1)); // a marker that is lost is written again: the decision is durable, too
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn commit(self) -> Result<()> {

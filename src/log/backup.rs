@@ -46,6 +46,7 @@ use super::open::{
     CATALOG_FILE, CHECKPOINTS_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, METADATA_FILE, RECOVERY_POINTS,
 };
 use super::topic::{Damage, Slot};
+use super::transactions::is_of_ours;
 use super::{Inner, Log};
 use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
 use crate::error::{Error, Result};
@@ -196,25 +197,33 @@ impl Inner {
         core.finish_one(covered.min(end))
     }
 
-    /// Takes down the topics, and what the partitions of the groups hold.
+    /// Takes down the topics, what the partitions of the groups hold, and those that producers have written to. No transaction
+    /// is half way meanwhile, so the backup has each as a whole or not at all.
     fn begin_backup(&self) -> Result<Begun> {
         let _schedule = Quiet::lock(&self.schedule);
         let catalog = self.lock_catalog()?;
-        let mut begun = Begun { catalog: (**catalog).clone(), groups: Vec::new(), others: Vec::new() };
+        let mut begun = Begun { catalog: (**catalog).clone(), first: Vec::new(), others: Vec::new() };
         for topic in catalog.live() {
             let slots = self.find(&topic.name)?.partitions.read().clone();
-            if *topic.name != *OFFSETS_TOPIC {
-                begun.others.push((topic.clone(), slots));
-                continue;
-            }
+            let is_of_groups = *topic.name == *OFFSETS_TOPIC;
+            let mut others = Vec::new();
             for (number, slot) in (0..).zip(slots) {
                 // One may be open that cannot be read to its end: to whom groups matter, that is damage.
-                let captured = match (slot, self.damage_of_groups(number)) {
-                    (Slot::Damaged(error), _) | (Slot::Open(_), Some(error)) => Err(error),
-                    (Slot::Open(core), None) => Ok(core.capture()?),
+                let damage = if is_of_groups { self.damage_of_groups(number) } else { None };
+                let captured = match (slot, damage) {
+                    (Slot::Open(_), Some(error)) => Err(error),
+                    (Slot::Damaged(error), _) if is_of_groups => Err(error),
+                    (Slot::Open(core), None) if is_of_ours(&topic.name) || core.last_producer().is_some() => {
+                        Ok(core.capture()?)
+                    }
+                    (slot, _) => {
+                        others.push((number, slot));
+                        continue;
+                    }
                 };
-                begun.groups.push((topic.clone(), number, captured));
+                begun.first.push((topic.clone(), number, captured));
             }
+            begun.others.push((topic.clone(), others));
         }
         Ok(begun)
     }
@@ -230,8 +239,8 @@ impl Inner {
 /// What a backup begins with.
 struct Begun {
     catalog: Catalog,
-    groups: Vec<(CatalogTopic, u32, Result<Captured, Arc<Error>>)>,
-    others: Vec<(CatalogTopic, Vec<Slot>)>,
+    first: Vec<(CatalogTopic, u32, Result<Captured, Arc<Error>>)>,
+    others: Vec<(CatalogTopic, Vec<(u32, Slot)>)>,
 }
 
 /// A backup that is being made, all but its catalog.
@@ -262,22 +271,28 @@ impl<'a> Filling<'a> {
     /// Makes everything but the catalog, durably, and returns that.
     fn fill(&mut self) -> Result<Catalog> {
         self.inner.finish_what_is_sealed();
-        let Begun { mut catalog, groups, others } = self.inner.begin_backup()?;
-        for (topic, number, captured) in groups {
+        let Begun { mut catalog, first, others } = self.inner.between_transactions(|| self.inner.begin_backup())?;
+        let mut deleted = BTreeMap::new();
+        let mut note = |topic: &CatalogTopic, put: Result<()>| match put {
+            Err(Error::TopicDeleted { .. }) => {
+                deleted.insert(Arc::clone(&topic.name), topic.clone());
+                Ok(())
+            }
+            put => put,
+        };
+        for (topic, number, captured) in first {
             match captured {
-                Ok(captured) => self.put(&topic, &captured)?,
+                Ok(captured) => note(&topic, self.put(&topic, &captured))?,
                 Err(error) => self.leave_out(&topic, number, error),
             }
         }
         for (topic, slots) in others {
-            match self.put_topic(&topic, slots) {
-                Err(Error::TopicDeleted { .. }) => {
-                    probe::reached("backup.topic_deleted");
-                    self.take_back(&topic)?;
-                    catalog.begin_delete(&topic.name)?;
-                }
-                put => put?,
-            }
+            note(&topic, self.put_topic(&topic, slots))?;
+        }
+        for topic in deleted.values() {
+            probe::reached("backup.topic_deleted");
+            self.take_back(topic)?;
+            catalog.begin_delete(&topic.name)?;
         }
         self.put_checkpoints()?;
         self.backup.partitions.sort_by(|one, other| one.partition.cmp(&other.partition));
@@ -287,8 +302,8 @@ impl<'a> Filling<'a> {
         Ok(catalog)
     }
 
-    fn put_topic(&mut self, topic: &CatalogTopic, slots: Vec<Slot>) -> Result<()> {
-        for (number, slot) in (0..).zip(slots) {
+    fn put_topic(&mut self, topic: &CatalogTopic, slots: Vec<(u32, Slot)>) -> Result<()> {
+        for (number, slot) in slots {
             match slot {
                 Slot::Open(core) => self.put(topic, &self.inner.capture(&core)?)?,
                 Slot::Damaged(error) => self.leave_out(topic, number, error),

@@ -16,7 +16,7 @@
 //! - A decision is replaced by the next record of its id only once its markers are durable, if it is itself.
 //! - No transaction begins while one before it of the same id is open anywhere: its records would be taken for that one's.
 //!
-//! Order of locks: the seat, then those of the log in their order.
+//! Order of locks: the list of seats, the seat, then those of the log in their order. Only a backup holds several seats.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,13 +29,13 @@ mod settle;
 
 use super::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use super::topic::TopicState;
-use super::{Inner, Log, Opened};
+use super::{Inner, Log};
 use crate::config::{Cleanup, Compression, Durability, TopicConfig};
 use crate::error::{Error, Result};
 use crate::group::{GroupOffset, partition_for_group};
-use crate::observe::Quiet;
+use crate::observe::{Later, Quiet};
 use crate::partition::core::Core;
-use crate::partition::{Ack, Appended, Held, append_one};
+use crate::partition::{Ack, Placement, append_one};
 use crate::probe;
 use crate::record::{Record, Sender, TopicRecord};
 use crate::txn::{Coordinator, Key, Span, State, Ticket, check_transactional_id};
@@ -129,7 +129,7 @@ struct Untold {
 /// Who took an id, and what they do with it. Fenced as soon as another takes it.
 #[derive(Debug)]
 pub(crate) struct Holder {
-    opened: Arc<Opened>,
+    log: Log,
     seat: Arc<Seat>,
     sender: Sender,
 }
@@ -145,7 +145,7 @@ impl Log {
         }
         let seat = inner.seat(id)?;
         let sender = inner.sit(&seat, timeout)?;
-        Ok(Holder { opened: Arc::clone(&self.opened), seat, sender })
+        Ok(Holder { log: self.clone(), seat, sender })
     }
 
     /// An id for a producer without transactions.
@@ -157,6 +157,15 @@ impl Log {
         }
         let producer = inner.new_producer_id()?;
         Ok(Sender { producer, epoch: crate::types::ProducerEpoch(0), is_transactional: false })
+    }
+
+    /// Refuses a partition of another log, or of a topic of the log's own.
+    pub(crate) fn check_own(&self, core: &Core) -> Result<()> {
+        core.check_external()?;
+        match Arc::ptr_eq(&core.context, &self.opened.inner.context) {
+            true => Ok(()),
+            false => Err(Error::TopicNotFound { topic: (*core.id.topic).into() }),
+        }
     }
 
     /// The partition that a record belongs to, of a topic that is created if there is none.
@@ -178,19 +187,12 @@ impl Holder {
         self.sender
     }
 
-    pub(crate) fn log(&self) -> Log {
-        Log { opened: Arc::clone(&self.opened) }
-    }
-
-    /// The partition, if it is of this log.
-    pub(crate) fn own<'c>(&self, core: &'c Arc<Core>) -> Result<&'c Arc<Core>> {
-        let is_own = Arc::ptr_eq(&core.context, &self.inner().context);
-        core.check_external()?;
-        if is_own { Ok(core) } else { Err(Error::TopicNotFound { topic: (*core.id.topic).into() }) }
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
     }
 
     fn inner(&self) -> &Inner {
-        &self.opened.inner
+        &self.log.opened.inner
     }
 
     /// Begins a transaction and returns its number.
@@ -215,14 +217,14 @@ impl Holder {
     }
 
     /// Appends a record to a partition as one of the transaction's.
-    pub(crate) fn append(&self, number: u64, core: &Arc<Core>, record: &Record<'_>) -> Result<Appended<'static>> {
+    pub(crate) fn append(&self, number: u64, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
         let mut work = Quiet::lock(&self.seat.work);
         self.check(&work)?;
         let current = work.open(number, self.sender)?;
         match append_one(core, record, self.sender) {
             Ok(placed) => {
                 current.add(core, placed.offset, placed.last_offset + 1);
-                Ok(placed.into_appended(Held::Shared(Arc::clone(core))))
+                Ok(placed)
             }
             Err(error) => {
                 if let Error::NotSynced { offset, .. } = &error {
@@ -310,6 +312,14 @@ impl Current {
 }
 
 impl Inner {
+    /// Does something while no transaction is half way: nothing is appended, decided or ended in one meanwhile.
+    pub(super) fn between_transactions<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _later = Later::begin();
+        let seats = self.transactions.seats.lock();
+        let _held: Vec<_> = seats.values().map(|seat| seat.work.lock()).collect();
+        work()
+    }
+
     /// The seat of an id, which is made if there is none.
     fn seat(&self, id: &str) -> Result<Arc<Seat>> {
         if let Some(seat) = self.transactions.seats.lock().get(id) {

@@ -369,7 +369,7 @@ impl Joined {
 pub(crate) struct Placement {
     pub(crate) offset: Offset,
     pub(crate) last_offset: Offset,
-    timestamp: Timestamp,
+    pub(crate) timestamp: Timestamp,
     is_duplicate: bool,
 }
 
@@ -420,6 +420,12 @@ pub(crate) enum Admission {
     IfSpace,
     /// What it removes frees space.
     Always,
+}
+
+/// Adds a record to the open batch of its sender, if it is that simple: then where, and with which time.
+#[inline]
+pub(crate) fn join_one(core: &Core, record: &Record<'_>, sender: Sender) -> Option<(Offset, Timestamp)> {
+    core.join(record, sender).place()
 }
 
 /// Appends one record: into the open batch if it can be staged.

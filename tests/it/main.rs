@@ -24,5 +24,6 @@ mod staging;
 mod support;
 mod threads;
 mod topics;
+mod transactions;
 mod verify;
 mod watching;

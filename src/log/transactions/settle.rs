@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Current, Part, Phase, Seat, Untold, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{FirstError, Inner, Log};
-use crate::observe::{Quiet, tell};
+use crate::observe::{Later, Quiet, tell};
 use crate::partition::core::Core;
 use crate::partition::{Ack, Ending, append_one};
 use crate::probe;
@@ -306,7 +306,7 @@ impl Inner {
         let seats: Vec<Arc<Seat>> = self.transactions.seats.lock().values().map(Arc::clone).collect();
         let now = self.context.clock.monotonic();
         for seat in seats {
-            let _later = crate::observe::Later::begin();
+            let _later = Later::begin();
             // Somebody is at work: it is not idle, and this comes by again.
             let Some(mut work) = seat.work.try_lock() else { continue };
             let Some(state) = &work.state else { continue };
