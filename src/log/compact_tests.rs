@@ -384,12 +384,13 @@ fn what_is_undecided_and_what_follows_it_is_left_alone() {
     log.create_topic("a", small()).unwrap();
     append(&log, "aaaaaaaa");
     append_transactional(&log, 7, 0, "b");
-    append(&log, "bbbbbbbbbbbb");
+    // The keys of before, too: a map that went on into these would take the last record that is decided.
+    append(&log, "bbbaaabbbaaa");
     log.sync().unwrap();
     let before = found(&log, Isolation::Uncommitted);
     compact(&log, &disk);
     let after = found(&log, Isolation::Uncommitted);
-    assert!(after.len() < before.len());
+    assert!(after.len() < before.len() && after.keys().any(|offset| *offset < 8), "{after:?}");
     assert_eq!(after.range(8..).collect::<Vec<_>>(), before.range(8..).collect::<Vec<_>>());
     let refused = log.topic("a").unwrap().erase("a").unwrap_err();
     assert!(matches!(refused, Error::Undecided { producer: ProducerId(7), first: Offset(8), .. }), "{refused}");

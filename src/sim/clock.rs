@@ -12,6 +12,8 @@ use crate::types::Timestamp;
 #[derive(Debug)]
 pub struct SimClock {
     now_ms: AtomicI64,
+    /// The same, had it never been set back.
+    forward_ms: AtomicI64,
     monotonic_ms: AtomicU64,
 }
 
@@ -19,7 +21,8 @@ impl SimClock {
     /// A clock that shows `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self { now_ms: AtomicI64::new(now.0), monotonic_ms: AtomicU64::new(0) }
+        let (now_ms, forward_ms) = (AtomicI64::new(now.0), AtomicI64::new(now.0));
+        Self { now_ms, forward_ms, monotonic_ms: AtomicU64::new(0) }
     }
 
     /// Another clock that shows the same and goes on by itself.
@@ -27,6 +30,7 @@ impl SimClock {
     pub fn fork(&self) -> Arc<Self> {
         Arc::new(Self {
             now_ms: AtomicI64::new(self.now_ms.load(Ordering::Relaxed)),
+            forward_ms: AtomicI64::new(self.forward_ms.load(Ordering::Relaxed)),
             monotonic_ms: AtomicU64::new(self.monotonic_ms.load(Ordering::Relaxed)),
         })
     }
@@ -42,6 +46,14 @@ impl SimClock {
     pub fn jump(&self, ms: i64) {
         let moved = self.now_ms.load(Ordering::Relaxed).saturating_add(ms).max(0);
         self.now_ms.store(moved, Ordering::Relaxed);
+        self.forward_ms.fetch_add(ms.max(0), Ordering::Relaxed);
+    }
+
+    /// What the wall clock would show had it never been set back: an age that is counted by this is no less than any that
+    /// was counted by [`now`](Clock::now).
+    #[must_use]
+    pub fn forward(&self) -> Timestamp {
+        Timestamp(self.forward_ms.load(Ordering::Relaxed))
     }
 }
 
@@ -85,7 +97,7 @@ mod tests {
         clock.advance(Duration::from_secs(2));
         clock.jump(-10_000);
         assert_eq!(clock.now(), Timestamp(0), "never before 1970");
-        assert_eq!(clock.monotonic(), Duration::from_secs(2));
+        assert_eq!((clock.monotonic(), clock.forward()), (Duration::from_secs(2), Timestamp(3_000)));
         let fork = clock.fork();
         clock.jump(5);
         assert_eq!((fork.now(), clock.now()), (Timestamp(0), Timestamp(5)));

@@ -182,8 +182,12 @@ impl Chosen {
     }
 
     /// Begins a pass, with at most so much memory for keys.
-    pub(crate) fn begin(self, memory: u64) -> Result<Round> {
+    pub(crate) fn begin(mut self, memory: u64) -> Result<Round> {
         let Dirty { from, upper, .. } = self.dirty;
+        // What comes after may be undecided: a record there says nothing of those before.
+        let count = self.segments.iter().take_while(|segment| segment.end() <= upper).count();
+        self.segments.truncate(count);
+        self.facts.truncate(count);
         let context = &self.core.context;
         let latest = OffsetMap::new([context.entropy.random(), context.entropy.random()], memory, upper - from);
         let stage = Stage::Mapping { at: 0, reading: None };

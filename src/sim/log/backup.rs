@@ -8,7 +8,6 @@ use super::look::{Blind, look};
 use super::model::Model;
 use super::settle::{named, settle};
 use super::subject::{Explored, builder_in, refusal};
-use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::sim::SimDisk;
 use crate::sim::explore::{Verdict, Violation, World};
@@ -24,7 +23,7 @@ impl Explored {
         let opened = builder_in(&world, &self.options, BACKUP).read_only().strict().open();
         let wrong = |error| Violation::new("L6", refusal(error).to_string());
         let log = opened.map_err(wrong)?;
-        let found = look(&log, world.clock.now()).map_err(|blind| match blind {
+        let found = look(&log, world.clock.forward()).map_err(|blind| match blind {
             Blind::Wrong(violation) => violation,
             Blind::Failed(error) => wrong(error),
         })?;

@@ -78,7 +78,7 @@ impl Subject for Explored {
         let log = builder(world, options).strict().open().map_err(refusal)?;
         // What a look cannot read was not found at the opening, and is damage all the same.
         world.disk.pause_faults(true);
-        let looked = look(&log, world.clock.now());
+        let looked = look(&log, world.clock.forward());
         let passed = match &looked {
             Err(Blind::Failed(error @ Error::Corrupt(_))) => passed_by(&log, error),
             _ => None,
