@@ -213,10 +213,19 @@ fn look(disk: &Arc<SimDisk>, staging: Staging, plan: &[Txn]) -> Result<BTreeSet<
         log.abort_prepared(&ticket).map_err(|error| format!("{ticket}: {error}"))?;
     }
     let seen = Seen::of(&log).whole(plan)?;
+    let is_durable = plan.iter().all(|txn| txn.end != WRITTEN);
     for topic in TOPICS {
         let offsets = log.find_topic(topic).unwrap().partition(0).unwrap().offsets();
         if offsets.stable != offsets.end {
             return Err(format!("a transaction in {topic} has no end: {offsets:?}"));
+        }
+    }
+    for seed in 0..if is_durable { 2 } else { 0 } {
+        // Before anything else is synced.
+        let log = builder(&disk.crash(seed), staging).open().map_err(|error| format!("once more: {error}"))?;
+        let again = Seen::of(&log).whole(plan)?;
+        if again != seen {
+            return Err(format!("{seen:?} were there, and after a power cut {again:?}"));
         }
     }
     let mut producer = log.producer().transactional("id").map_err(|error| error.to_string())?;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use chiplog::record::{BatchBuilder, BatchOptions, Producer};
 use chiplog::{
     Ack, Error, ErrorKind, GroupOffset, Isolation, Log, Offset, Partition, ProducerEpoch, ProducerId, ReadOptions,
@@ -290,6 +292,97 @@ fn a_topic_that_is_deleted_takes_its_part_of_a_transaction_along() {
     log.close().unwrap();
     let log = Log::open(dir.path()).unwrap();
     assert_eq!((committed(&log, "a"), committed(&log, "b")), (texts(&["y"]), texts(&["x"])));
+}
+
+/// What a partition of naive make holds: every record, whose it is, and what became of that.
+#[derive(Debug, Default)]
+struct Naive {
+    /// The value, and the transaction it is of.
+    records: Vec<(Option<String>, Option<usize>)>,
+    /// Where each began, and how it ended.
+    transactions: Vec<(u64, Option<bool>)>,
+    /// The one that each producer has open, and its next number.
+    producers: [(Option<usize>, i32); 3],
+}
+
+impl Naive {
+    fn stable(&self) -> u64 {
+        let open = self.transactions.iter().filter(|(_, outcome)| outcome.is_none());
+        open.map(|(first, _)| *first).min().unwrap_or(self.records.len() as u64)
+    }
+
+    fn committed_from(&self, from: u64) -> Vec<(u64, String)> {
+        let counts = |owner: Option<usize>| owner.is_none_or(|owner| self.transactions[owner].1 == Some(true));
+        let stable = (0..).zip(&self.records).take(self.stable() as usize).skip(from as usize);
+        stable
+            .filter(|(_, (_, owner))| counts(*owner))
+            .filter_map(|(at, (value, _))| Some((at, value.clone()?)))
+            .collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Readers of committed data see what a naive reader sees who knows how everything ended, whatever the limits of their
+    /// reads, over segments and restarts.
+    #[test]
+    fn committed_reads_are_those_of_a_naive_reader(
+        steps in prop::collection::vec((0..12_u8, 0..3_usize), 0..60),
+        max_bytes in 1..400_usize,
+        from: prop::sample::Index,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || by_hand(dir.path()).default_config(TopicConfig::default().segment_bytes(400)).open().unwrap();
+        let (mut log, mut naive) = (open(), Naive::default());
+        let partition = |log: &Log| log.topic("a").unwrap().partition(0).unwrap();
+        for (step, at) in steps {
+            let here = partition(&log);
+            let (id, end) = (ProducerId(7 + at as i64), naive.records.len() as u64);
+            let (open_now, sequence) = naive.producers[at];
+            match (step, open_now) {
+                (0..=4, _) => {
+                    let owner = open_now.unwrap_or_else(|| {
+                        naive.transactions.push((end, None));
+                        naive.transactions.len() - 1
+                    });
+                    prop_assert_eq!(here.append_raw(&transactional(id, sequence)).unwrap().offset(), Offset(end));
+                    naive.producers[at] = (Some(owner), sequence + 1);
+                    naive.records.push((Some("raw".to_owned()), Some(owner)));
+                }
+                (5..=8, Some(owner)) => {
+                    let (first, outcome) = &mut naive.transactions[owner];
+                    let marker = here.end_transaction(id, Offset(*first), step < 7).unwrap();
+                    prop_assert_eq!(marker, Some(Offset(end)));
+                    (*outcome, naive.producers[at].0) = (Some(step < 7), None);
+                    naive.records.push((None, None));
+                }
+                (5..=8, None) => prop_assert_eq!(here.end_transaction(id, Offset(end), true).unwrap(), None),
+                (9 | 10, _) => {
+                    let value = format!("plain {end}");
+                    here.append(&*value).unwrap();
+                    naive.records.push((Some(value), None));
+                }
+                _ => {
+                    drop(here);
+                    log.close().unwrap();
+                    log = open();
+                }
+            }
+            prop_assert_eq!(partition(&log).offsets().stable, Offset(naive.stable()));
+        }
+        let here = partition(&log);
+        let from = from.index(naive.stable() as usize + 1) as u64;
+        let options = ReadOptions::default().isolation(Isolation::Committed).max_bytes(max_bytes);
+        let (mut seen, mut at) = (Vec::new(), Offset(from));
+        while at < here.offsets().stable {
+            let records = here.read_with(at, options).unwrap();
+            seen.extend(records.iter().map(|record| (record.offset.0, text(record.value))));
+            prop_assert!(records.next_offset() > at);
+            at = records.next_offset();
+        }
+        prop_assert_eq!(seen, naive.committed_from(from));
+    }
 }
 
 /// A backup has each transaction as a whole or not at all, whatever goes on meanwhile.

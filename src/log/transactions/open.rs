@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::settle::sync;
 use super::{Current, Part, Phase, Seat};
 use crate::error::{Error, Result};
+use crate::group::partition_for_group;
 use crate::log::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::log::topic::{Slot, TopicState};
 use crate::log::{FirstError, Inner};
@@ -11,8 +13,8 @@ use crate::partition::core::Core;
 use crate::partition::{Ending, ReadOptions};
 use crate::probe;
 use crate::record::BatchRef;
-use crate::txn::{Open, Ticket, Verdict};
-use crate::types::Offset;
+use crate::txn::{Open, State, Ticket, Verdict};
+use crate::types::{Offset, ProducerId};
 
 impl Inner {
     /// Reads what was decided. A partition that cannot be read is damaged; what is open of its ids stays open.
@@ -106,6 +108,9 @@ impl Inner {
                 Verdict::Commit | Verdict::Abort => false,
                 Verdict::Wait | Verdict::Foreign => continue,
             };
+            if is_commit && !errors.keep(self.keep_decision(open.producer).map(|()| true)) {
+                continue;
+            }
             match is_commit {
                 true => probe::reached("transactions.committed_at_open"),
                 false => probe::reached("transactions.aborted_at_open"),
@@ -114,6 +119,29 @@ impl Inner {
             errors.keep(self.end_in(&core, &ending).map(drop));
         }
         errors.into_result()
+    }
+
+    /// Makes durable what is decided of a producer's transaction, and its data before that. It was found, but a sync of the
+    /// process before may have failed: then it is in memory only, and the next power cut would take it from under the markers
+    /// of some partitions and not of others.
+    fn keep_decision(&self, producer: ProducerId) -> Result<()> {
+        if probe::planted("transactions.found_decision_not_synced") {
+            return Ok(());
+        }
+        let coordinator = self.transactions.coordinator.lock();
+        let id: Box<str> = coordinator.owner(producer).unwrap_or_default().into();
+        let parts: Vec<_> = coordinator.state(&id).into_iter().flat_map(State::parts).collect();
+        let parts: Vec<_> = parts.into_iter().map(|(topic, partition, _)| (Arc::clone(topic), partition)).collect();
+        drop(coordinator);
+        for (topic, partition) in parts {
+            if let Ok(core) = self.find(&topic).and_then(|topic| topic.core(partition)) {
+                sync(&core, core.end())?;
+            }
+        }
+        let topic = self.find(TRANSACTIONS_TOPIC)?;
+        let count = topic.partitions.read().len() as u32;
+        let core = topic.core(partition_for_group(&id, count))?;
+        core.sync_to(core.end())
     }
 
     /// Gives each prepared transaction its seat.

@@ -419,7 +419,7 @@ impl Log {
 }
 
 /// Makes a partition durable up to `end`. With a topic that was deleted went what was to be durable.
-fn sync(core: &Core, end: Offset) -> Result<()> {
+pub(super) fn sync(core: &Core, end: Offset) -> Result<()> {
     match core.sync_to(end) {
         Err(Error::TopicDeleted { .. }) => Ok(()),
         synced => synced,
@@ -429,7 +429,7 @@ fn sync(core: &Core, end: Offset) -> Result<()> {
 /// Whether what could not be written may be found by the next open all the same, unless something else is written there
 /// before: a write that failed, and what it left could not be cut off.
 fn may_reappear(error: &Error) -> bool {
-    matches!(error, Error::Io { .. } | Error::Poisoned { .. }) && error.kind() != ErrorKind::Full
+    matches!(error, Error::Io { .. }) && error.kind() != ErrorKind::Full
 }
 
 /// How long until a marker that could not be written is tried again.
