@@ -75,6 +75,7 @@
 //! | open with settings | [`Log::builder`], [`LogBuilder`] |
 //! | set up topics | [`Log::topic_with`], [`Log::create_topic`], [`TopicConfig`] |
 //! | write | [`Topic::append`], [`Partition::append_all`], [`Partition::append_if_end`], [`Partition::append_raw`] |
+//! | write once, write all or nothing | [`Log::producer`], [`Producer`], [`TransactionalProducer`] |
 //! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
 //! | remember places | [`Log::group`], [`Group`] |
