@@ -443,7 +443,11 @@ impl Machine {
     pub(super) fn claim_synced(&mut self, path: &Path, position: u64) -> io::Result<()> {
         let node = self.image.tree.find(path)?;
         let name = path.display();
-        if !self.image.tree.is_durable(path, node.inode) {
+        // One that took the place of others is found by that name until its own is durable.
+        let mut swap = path.as_os_str().to_owned();
+        swap.push(".swap");
+        let is_found = |path: &Path| self.image.tree.is_durable(path, node.inode);
+        if !is_found(path) && !is_found(Path::new(&swap)) {
             self.accuse("synced without its name", format!("{name} is gone after a crash"));
         }
         let file = self.file(node.inode)?;
