@@ -23,8 +23,8 @@ use std::io;
 
 use bare::{Buffered, Group, Indexed, Positional, Staged, Walk};
 use ours::{
-    AsItComes, DiskBytes, ManyPartitions, Numbered, OnePartition, Opened, Ours, Tailed, Transacted, Unstaged,
-    Verified, VerifyAll,
+    AsItComes, Compacted, DiskBytes, ManyPartitions, Numbered, OnePartition, Opened, Ours, Tailed, Transacted,
+    Unstaged, Verified, VerifyAll,
 };
 use race::{Bound, Entrant, Goal, Line, Row};
 use system::{Shape, System};
@@ -65,6 +65,7 @@ pub(crate) fn rows(size: Size) -> io::Result<Vec<Row>> {
     #[cfg(feature = "zstd")]
     rows.push(opening_of_brokers());
     rows.push(verifying(size));
+    rows.extend(compacting(size));
     Ok(rows)
 }
 
@@ -194,6 +195,15 @@ fn pace(size: Size) -> io::Result<Row> {
     ];
     let ours = Entrant::new(OURS, Paced::<Ours<AsItComes>>::new(size.of(1_000_000, 25_000))?);
     Ok(Row::of("50,000 a second/1KiB", lines, vec![ours]))
+}
+
+fn compacting(size: Size) -> Vec<Row> {
+    let line = Line { name: "", unit: "MB/s", goal: Goal::Value(Bound::AtLeast(300.0)) };
+    let (gib, half) = (size.of(1 << 30, 16 << 20), size.of(512 << 20, 8 << 20));
+    let compacted =
+        vec![Entrant::new(OURS, Compacted::ours(gib)), Entrant::new("checksums, twice", Compacted::walked(gib))];
+    let read = vec![Entrant::new(OURS, Compacted::beside(half)), Entrant::new("alone", Compacted::alone(half))];
+    vec![Row::of("compact/1GiB", vec![line], compacted), Row::rate("read beside compaction/1KiB", 0.8, read)]
 }
 
 fn opening(size: Size) -> Vec<Row> {

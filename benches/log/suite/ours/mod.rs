@@ -2,6 +2,7 @@
 
 #[cfg(feature = "zstd")]
 mod broker;
+mod compact;
 mod disk;
 mod memory;
 mod numbered;
@@ -24,6 +25,7 @@ use super::work::unprepared;
 
 #[cfg(feature = "zstd")]
 pub(crate) use broker::OpenedBroker;
+pub(crate) use compact::Compacted;
 pub(crate) use disk::DiskBytes;
 pub(crate) use memory::{ManyPartitions, OnePartition, many_partitions, one_partition};
 pub(crate) use numbered::{Numbered, Transacted};
