@@ -16,7 +16,7 @@ use crate::partition::RecoveryMode;
 use crate::segment::ReadPath;
 use crate::segment::pool::Layout;
 
-/// Who does the work that nobody waits for: syncs by time, retention, finishing sealed segments.
+/// Who does the work that nobody waits for: syncs by time, retention, compaction, finishing sealed segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Background {

@@ -103,7 +103,7 @@ impl Checkpoints {
     /// Lowers how far a partition is known to be synced, after a salvage that found less. Returns whether it was more.
     pub(super) fn lower(&mut self, topic: TopicId, partition: u32, synced: Offset) -> bool {
         let entry = self.entries.get_mut(&(topic, partition)).filter(|entry| entry.synced > synced);
-        entry.map(|entry| entry.synced = synced).is_some()
+        entry.map(|entry| (entry.synced, entry.cleaned) = (synced, entry.cleaned.min(synced))).is_some()
     }
 
     /// Forgets where in a partition offsets may be missing: others are about to be. Returns whether that was known.

@@ -64,6 +64,7 @@ impl Topic {
     ///   [`delete_retention`](crate::TopicConfig::delete_retention) in between;
     /// - records of the key that were appended to other partitions by their number, or while this ran;
     /// - results of reads that are still held, files `*.cut` that a recovery put aside, and [backups](crate::Log::backup);
+    /// - what was [staged](crate::Staging), in the file `staging`, until other records were, or the log is closed in order;
     /// - blocks of the disk that the file system has freed and not used again.
     ///
     /// The active segment is sealed for it, however short it is.
@@ -116,7 +117,9 @@ impl Inner {
         }
         if state.round.is_none() && now >= state.next_look {
             state.next_look = now.saturating_add(self.compaction.interval);
-            state.round = self.choose(state, cores)?;
+            let mut errors = FirstError::default();
+            state.round = self.choose(state, cores, &mut errors);
+            errors.into_result()?;
         }
         let Some(mut round) = state.round.take() else { return Ok(()) };
         let most = self.compaction.rate.map_or(PIECE, |rate| (rate / 10).clamp(1, PIECE));
@@ -152,11 +155,7 @@ impl Inner {
                 Ok(())
             }
             Err(error) => {
-                if !matches!(error, Error::Io { .. } | Error::Poisoned { .. }) {
-                    state.failed.insert(key);
-                    let (partition, reason) = (round.core().id.clone(), error.to_string());
-                    tell(&self.context.observer, move |observer| observer.compaction_failed(&partition, &reason));
-                }
+                self.note_failure(state, round.core(), &error);
                 round.give_up();
                 state.resting_until = now.saturating_add(RETRY);
                 Err(error)
@@ -170,31 +169,41 @@ impl Inner {
         due.max(state.resting_until)
     }
 
-    /// Begins with the partition of which the largest share is dirty, of those where that is worth it.
-    fn choose(&self, state: &Compaction, cores: &[Arc<Core>]) -> Result<Option<Round>> {
+    /// If it cannot get better by itself, the partition is left alone from now on.
+    fn note_failure(&self, state: &mut Compaction, core: &Core, error: &Error) {
+        if matches!(error, Error::Io { .. } | Error::Poisoned { .. } | Error::Closed | Error::TopicDeleted { .. }) {
+            return;
+        }
+        state.failed.insert((core.topic, core.id.partition));
+        let (partition, reason) = (core.id.clone(), error.to_string());
+        tell(&self.context.observer, move |observer| observer.compaction_failed(&partition, &reason));
+    }
+
+    /// Begins with the partition of which the largest share is dirty, of those where that is worth it. One that is in
+    /// trouble does not keep others from it.
+    fn choose(&self, state: &mut Compaction, cores: &[Arc<Core>], errors: &mut FirstError) -> Option<Round> {
         let wall = self.context.clock.now();
-        let mut errors = FirstError::default();
         let mut best: Option<Chosen> = None;
         for core in cores.iter().filter(|core| !core.has_stopped()) {
             let key = (core.topic, core.id.partition);
             if state.failed.contains(&key) || core.erasing.is_locked() {
                 continue;
             }
-            // One that failed half way keeps its names until it is over.
-            errors.keep(core.finish_swap());
-            let Some(chosen) = errors.keep(Chosen::of(core, wall)) else { continue };
+            // A swap that failed half way comes first.
+            let chosen = core.finish_swap().and_then(|()| Chosen::of(core, wall));
+            let chosen = chosen.inspect_err(|error| self.note_failure(state, core, error));
+            let Some(chosen) = errors.keep(chosen) else { continue };
             let is_due = chosen.is_due() || state.unfinished.contains(&key);
             if is_due && best.as_ref().is_none_or(|best| chosen.dirty.ratio > best.dirty.ratio) {
                 best = Some(chosen);
             }
         }
-        errors.into_result()?;
-        best.map(|chosen| {
+        let begun = best.map(|chosen| {
             probe::reached("compact.begun");
             self.context.before_change()?;
             chosen.begin(self.compaction.memory)
-        })
-        .transpose()
+        });
+        errors.keep(begun.transpose())
     }
 
     /// Goes on with a round until so many bytes were read, or a segment was put in place.
@@ -336,5 +345,5 @@ impl Compaction {
 const PIECE: u64 = if cfg!(test) { 2 << 10 } else { 32 << 20 };
 /// How long to wait for those who need files under their names: a backup, a verification.
 const WAIT: Duration = Duration::from_secs(1);
-/// How long to wait after something failed.
-const RETRY: Duration = Duration::from_secs(10);
+/// How long to wait after something failed: on a full disk, much may be written in vain.
+const RETRY: Duration = Duration::from_secs(60);

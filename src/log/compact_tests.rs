@@ -322,7 +322,7 @@ fn fail_at_every_call(errno: Errno, times: Times, step: usize) -> u64 {
         if !poisoned {
             log.sync().unwrap();
             // It comes to its end, and what is left half done with it.
-            disk.clock().advance(Duration::from_secs(20));
+            disk.clock().advance(Duration::from_secs(61));
             for _ in 0..40 {
                 let done = log.maintain().unwrap_or_else(|error| panic!("{context}: {error}"));
                 disk.clock().advance(done.next.min(Duration::from_secs(1)));

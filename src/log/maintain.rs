@@ -53,15 +53,15 @@ pub(super) struct Unsynced {
 
 impl Log {
     /// Does what is due: syncs that topics ask for by time and that futures wait for, finishing sealed segments,
-    /// retention, expiry of group offsets. With [`Background::Caller`](crate::Background::Caller) the caller calls
-    /// this, when the call before said so or when [`wait_due`](Self::wait_due) returns; a thread of the log's does
-    /// otherwise.
+    /// retention, [compaction](crate::guide::compaction), expiry of group offsets. With
+    /// [`Background::Caller`](crate::Background::Caller) the caller calls this, when the call before said so or when
+    /// [`wait_due`](Self::wait_due) returns; a thread of the log's does otherwise.
     ///
     /// The first call looks for segments that retention removes, then one every
     /// [`retention_interval`](crate::LogBuilder::retention_interval), 5 minutes by default; other calls leave them. Group
     /// offsets expire every 10 minutes, for the first time 10 minutes after the log was opened.
-    /// Every step is short of one segment, and a call goes on with sealed segments for a tenth of a second; it blocks
-    /// meanwhile.
+    /// Every step is short of one segment, and a call goes on with sealed segments for a tenth of a second, and with a
+    /// compaction for 32 MiB; it blocks meanwhile.
     ///
     /// # Errors
     ///

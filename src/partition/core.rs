@@ -150,7 +150,10 @@ impl Core {
             is_internal: INTERNAL_TOPICS.contains(&&*hints.id.topic),
             stages: context.pool.refused().is_none() || writer.tail.has_slot(),
             dense_from: AtomicU64::new(hints.dense_from.0),
-            cleaned: AtomicU64::new(hints.cleaned.0),
+            // One above the end is of a log that was longer.
+            cleaned: AtomicU64::new(
+                Some(hints.cleaned).filter(|cleaned| *cleaned <= recovered.end).map_or(0, |at| at.0),
+            ),
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),

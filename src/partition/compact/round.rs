@@ -152,6 +152,10 @@ struct Output {
     /// What was not written yet, and where it belongs.
     buffer: Vec<u8>,
     position: u64,
+    /// How much of it is not synced.
+    unsynced: u64,
+    /// How much was copied since somebody asked.
+    copied: u64,
     index: IndexWriter,
     crc: Crc32,
     dropped_aborts: Vec<Offset>,
@@ -167,11 +171,9 @@ impl Chosen {
         if !config.cleanup.compacts() || core.context.read_only || core.has_pending_swap() {
             return Ok(None);
         }
-        let segments = core.settled_segments();
-        let facts = segments.iter().map(|segment| facts(segment, &config)).collect::<Result<Vec<_>>>()?;
+        let (segments, cleaned) = (core.settled_segments(), core.cleaned());
+        let facts = segments.iter().map(|segment| facts(segment, cleaned, &config)).collect::<Result<Vec<_>>>()?;
         let stable = if probe::planted("compact.past_stable") { core.end() } else { core.stable() };
-        // A mark above the end is one of a log that was longer.
-        let cleaned = if core.cleaned() > core.end() { Offset::ZERO } else { core.cleaned() };
         let Some(dirty) = Dirty::of(&facts, cleaned, stable, now, &config) else { return Ok(None) };
         Ok(Some(Self { core: Arc::clone(core), config, segments, facts, dirty }))
     }
@@ -199,12 +201,14 @@ impl Chosen {
     }
 }
 
-fn facts(segment: &Arc<SegmentData>, config: &TopicConfig) -> Result<Facts> {
-    let largest = match config.min_compaction_lag_ms > 0 {
+fn facts(segment: &Arc<SegmentData>, cleaned: Offset, config: &TopicConfig) -> Result<Facts> {
+    // Of what is clean nobody asks how old it is.
+    let is_dirty = segment.end() > cleaned;
+    let largest = match is_dirty && config.min_compaction_lag_ms > 0 {
         true => segment.largest_timestamp()?.map(|(largest, _)| largest),
         false => None,
     };
-    let first = match config.max_compaction_lag_ms < i64::MAX && segment.len() > 0 {
+    let first = match is_dirty && config.max_compaction_lag_ms < i64::MAX && segment.len() > 0 {
         true => Some(segment.header(&segment.view()?, 0, segment.len())?.max_timestamp),
         false => None,
     };
@@ -248,7 +252,8 @@ impl Round {
             return Ok(None);
         }
         let segments = segments[..count].to_vec();
-        let facts = segments.iter().map(|segment| facts(segment, &config)).collect::<Result<Vec<_>>>()?;
+        let facts =
+            segments.iter().map(|segment| facts(segment, Offset::MAX, &config)).collect::<Result<Vec<_>>>()?;
         let context = &core.context;
         let mut map = OffsetMap::new([context.entropy.random(), context.entropy.random()], 0, 1);
         let _ = map.put(key, latest);
@@ -422,6 +427,8 @@ impl Round {
             file: None,
             buffer: Vec::new(),
             position: 0,
+            unsynced: 0,
+            copied: 0,
             index: IndexWriter::new(base, usize::try_from(room).unwrap_or(usize::MAX), interval)?,
             crc: Crc32::new(),
             dropped_aborts: Vec::new(),
@@ -458,6 +465,7 @@ impl Round {
                 }
                 Ok(true)
             })?;
+            budget.take(std::mem::take(&mut output.copied));
             match is_at_end {
                 true => output.source += 1,
                 false => output.reading = Some(reading),
@@ -633,6 +641,7 @@ impl Output {
             write_all_at(&**file, bytes, at).map_err(Error::io("write", &*self.path))?;
             at += bytes.len() as u64;
         }
+        (self.copied, self.unsynced) = (copied, copied);
         Ok(())
     }
 
@@ -646,6 +655,12 @@ impl Output {
     fn flush(&mut self) -> Result<()> {
         if let Some(file) = &self.file {
             write_all_at(&**file, &self.buffer, self.position).map_err(Error::io("write", &*self.path))?;
+            self.unsynced += self.buffer.len() as u64;
+            // Piece by piece: others wait for the one who syncs all of it.
+            if self.unsynced >= SYNC_AT && !probe::planted("compact.output_not_synced") {
+                file.sync().map_err(Error::io("sync", &*self.path))?;
+                self.unsynced = 0;
+            }
         }
         self.crc.update(&self.buffer);
         self.position += self.buffer.len() as u64;
@@ -664,4 +679,6 @@ fn write_cleaned(core: &Core, base: Offset, kind: FileKind, bytes: &[u8]) -> Res
 }
 
 /// Bytes written at once.
-const WRITE_AT: usize = 1 << 20;
+const WRITE_AT: usize = if cfg!(test) { 1 << 9 } else { 1 << 20 };
+/// Bytes written before they are synced.
+const SYNC_AT: u64 = if cfg!(test) { 1 << 10 } else { 32 << 20 };
