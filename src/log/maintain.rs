@@ -180,6 +180,8 @@ impl Inner {
             done.next = done.next.min(again.unwrap_or(IDLE).max(SHORTEST));
             errors.keep(tended.map(drop));
         }
+        // Whoever begins one from here on says so himself.
+        self.will_look_at(Duration::MAX);
         let (next, tended) = self.tend_transactions();
         done.next = done.next.min(next.unwrap_or(IDLE).max(SHORTEST));
         errors.keep(tended);
@@ -216,6 +218,7 @@ impl Inner {
         let deadlines = due.into_iter().chain([next_finish, next_compaction]);
         let due = deadlines.map(|deadline| deadline.saturating_sub(now).max(SHORTEST));
         done.next = due.chain([done.next]).min().unwrap_or(IDLE);
+        self.will_look_at(now.saturating_add(done.next));
         Ok((done, errors.0))
     }
 

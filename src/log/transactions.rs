@@ -20,6 +20,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -48,6 +49,8 @@ pub(super) struct Transactions {
     seats: Mutex<BTreeMap<Box<str>, Arc<Seat>>>,
     /// Whether the open left transactions that are still to be ended: the disk was full. Nobody takes a seat until they are.
     has_left: Mutex<bool>,
+    /// When maintenance comes by at the latest, in milliseconds by the monotonic clock.
+    looks_at: AtomicU64,
 }
 
 impl Transactions {
@@ -205,6 +208,7 @@ impl Holder {
         work.count += 1;
         let number = work.count;
         let began = inner.context.clock.monotonic();
+        inner.expect_by(began.saturating_add(work.timeout()));
         work.current = Some(Current {
             number,
             began,
@@ -286,6 +290,12 @@ impl Holder {
 }
 
 impl Work {
+    /// How long a transaction of the holder may stay open.
+    fn timeout(&self) -> Duration {
+        let ms = self.state.as_ref().map_or(i32::MAX, |state| state.timeout_ms);
+        Duration::from_millis(ms.max(0).unsigned_abs().into())
+    }
+
     /// The transaction of this number, if it is open.
     fn open(&mut self, number: u64, sender: Sender) -> Result<&mut Current> {
         let is_this = |current: &&mut Current| current.number == number && matches!(current.phase, Phase::Open);
@@ -374,6 +384,21 @@ impl Inner {
         self.transactions.coordinator.lock().take(&seat.id, state.clone(), position);
         work.state = Some(state);
         Ok(sender)
+    }
+
+    /// Sees to it that maintenance comes by at `deadline`.
+    fn expect_by(&self, deadline: Duration) {
+        let deadline = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        if self.transactions.looks_at.load(Ordering::Relaxed) > deadline {
+            self.transactions.looks_at.store(deadline, Ordering::Relaxed);
+            self.context.doorbell.ring();
+        }
+    }
+
+    /// Maintenance comes by again at `next`.
+    pub(super) fn will_look_at(&self, next: Duration) {
+        let next = u64::try_from(next.as_millis()).unwrap_or(u64::MAX);
+        self.transactions.looks_at.store(next, Ordering::Relaxed);
     }
 
     /// Sees to it that nothing of an earlier transaction is open.

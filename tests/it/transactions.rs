@@ -230,6 +230,22 @@ fn whoever_takes_an_id_ends_what_its_holder_had_begun() {
     assert_eq!(log.delete_topic("__transaction_state").unwrap_err().kind(), ErrorKind::Invalid);
 }
 
+/// The background thread slept for up to a minute, and a transaction with a shorter time-out stayed open for as long.
+#[test]
+fn the_background_thread_comes_by_when_a_transaction_is_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let partition = log.topic("a").unwrap().partition(0).unwrap();
+    log.sync().unwrap();
+    thread::sleep(Duration::from_millis(50));
+    let builder = log.producer().transaction_timeout(Duration::from_millis(20));
+    let mut producer = builder.transactional("t").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    transaction.append(&partition, "x").unwrap();
+    assert!(partition.wait_readable(Offset(1), Duration::from_secs(30)).unwrap(), "no marker came");
+    assert!(matches!(transaction.commit(), Err(Error::InvalidTransaction { .. })));
+}
+
 #[test]
 fn a_prepared_transaction_waits_for_its_outcome_over_restarts() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! How a transaction ends: by what is written, in which order, and what is made durable before what.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Current, Part, Phase, Seat, Untold, Work};
 use crate::error::{Error, ErrorKind, Result};
@@ -300,18 +301,20 @@ impl Inner {
 
     /// Aborts transactions that took longer than their time-outs, and writes markers that could not be written before.
     /// Returns how long until there is something to do again.
-    pub(in crate::log) fn tend_transactions(&self) -> (Option<std::time::Duration>, Result<()>) {
+    pub(in crate::log) fn tend_transactions(&self) -> (Option<Duration>, Result<()>) {
         let mut errors = FirstError::default();
-        let mut next = None::<std::time::Duration>;
+        let mut next = None::<Duration>;
         let seats: Vec<Arc<Seat>> = self.transactions.seats.lock().values().map(Arc::clone).collect();
         let now = self.context.clock.monotonic();
         for seat in seats {
             let _later = Later::begin();
-            // Somebody is at work: it is not idle, and this comes by again.
-            let Some(mut work) = seat.work.try_lock() else { continue };
-            let Some(state) = &work.state else { continue };
-            let (producer, timeout_ms) = (state.producer, state.timeout_ms);
-            let timeout = std::time::Duration::from_millis(timeout_ms.max(0).unsigned_abs().into());
+            let Some(mut work) = seat.work.try_lock() else {
+                // Somebody is at work: it is not idle, and this comes by again.
+                next = Some(next.map_or(RETRY, |next| next.min(RETRY)));
+                continue;
+            };
+            let Some(producer) = work.state.as_ref().map(|state| state.producer) else { continue };
+            let timeout = work.timeout();
             if let Some(current) = work.current.as_ref().filter(|current| matches!(current.phase, Phase::Open)) {
                 let waited = now.saturating_sub(current.began);
                 if waited >= timeout && !probe::planted("transactions.no_timeout") {
@@ -433,4 +436,4 @@ fn may_reappear(error: &Error) -> bool {
 }
 
 /// How long until a marker that could not be written is tried again.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
