@@ -424,6 +424,40 @@ mod tests {
         assert_eq!(state.encode(), Some(empty));
     }
 
+    /// Every record of four partitions in two directories that brokers left.
+    #[cfg(feature = "zstd")]
+    #[test]
+    fn all_records_of_real_directories_are_written_byte_for_byte() {
+        use std::io::Read;
+
+        use crate::record::BatchRef;
+
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/kafka-dirs.tar.zst");
+        let archive = zstd::Decoder::new(std::fs::File::open(path).unwrap()).unwrap();
+        let (mut count, mut scratch) = (0, Vec::new());
+        for entry in tar::Archive::new(archive).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().to_string_lossy().into_owned();
+            if !name.contains("__transaction_state-") || !name.ends_with(".log") {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            let mut rest = &bytes[..];
+            while let Ok(batch) = BatchRef::verify(rest) {
+                for record in batch.records(1 << 20, &mut scratch).unwrap() {
+                    let (key, value) = (record.key.unwrap(), record.value.unwrap());
+                    let Key::Id(id) = Key::decode(key).unwrap() else { panic!("{name}: {key:?}") };
+                    assert_eq!(Key::encode(id).as_deref(), Some(key));
+                    assert_eq!(State::decode(value).unwrap().encode().as_deref(), Some(value), "{name}");
+                    count += 1;
+                }
+                rest = &rest[batch.bytes().len()..];
+            }
+        }
+        assert!(count > 500, "{count}");
+    }
+
     #[test]
     fn the_older_form_is_read() {
         let old = from_hex(
