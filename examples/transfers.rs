@@ -147,7 +147,7 @@ fn transfer(log: &Log, producer: &mut TransactionalProducer, teller: u64, number
     transaction.send(Record::new(&*id).to("ledger"))?;
     let done = GroupOffset::new("requests", teller as u32, Offset(number + 1));
     transaction.commit_offsets(&log.group("tellers")?, &[done])?;
-    transaction.commit_with(if number % 10 == 0 { Ack::Synced } else { Ack::Written })?;
+    transaction.commit_with(if number.is_multiple_of(10) { Ack::Synced } else { Ack::Written })?;
     // In one write, with an end that tells a whole line from a part of one.
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(format!("{id}.\n").as_bytes())?;

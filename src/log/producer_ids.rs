@@ -34,7 +34,7 @@ impl Inner {
         let in_partitions = self.cores().iter().filter_map(|core| core.last_producer()).max();
         let in_transactions = self.transactions.last_producer();
         let seen = in_partitions.max(in_transactions).filter(|seen| seen.0 < MOST).map_or(0, |seen| seen.0 + 1);
-        let from = catalog.next_producer().max((seen + BLOCK - 1) / BLOCK * BLOCK);
+        let from = catalog.next_producer().max(FIRST).max((seen + BLOCK - 1) / BLOCK * BLOCK);
         let to = from.checked_add(BLOCK).ok_or(Error::Unsupported { what: "another producer id" })?;
         if !probe::planted("producers.ids_not_reserved") {
             let mut with = (**catalog).clone();
@@ -46,5 +46,7 @@ impl Inner {
 }
 
 const BLOCK: i64 = 1_000;
+/// Far above those that a broker gives out, whose batches may be appended here later.
+const FIRST: i64 = 1 << 40;
 /// One above is taken for a number that somebody made up, and not counted on from.
 const MOST: i64 = 1 << 62;

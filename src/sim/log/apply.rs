@@ -45,6 +45,7 @@ impl Call<'_> {
         match op {
             Op::Append(at, batch) => self.append(*at, batch, false),
             Op::AppendSynced(at, batch) => self.append(*at, batch, true),
+            Op::Numbered(at, batch) => self.append_numbered(*at, batch),
             Op::AppendIf(at, batch, is_right) => self.append_if(*at, batch, *is_right),
             Op::Raw(at, batch, producer, sent) => {
                 let numbering = self.model.numbering(*at, batch.count, *producer, *sent);
@@ -157,6 +158,22 @@ impl Call<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The same producer for as long as the log is open: its records share batches.
+    fn append_numbered(&mut self, at: At, batch: &Batch) -> Verdict {
+        let Some((topic, partition)) = self.partition(at)? else { return Ok(()) };
+        let mut producer = match self.subject.producer.take() {
+            Some(producer) => producer,
+            None => match self.log.producer().idempotent() {
+                Ok(producer) => producer,
+                Err(error) => return self.explain(error).map(drop),
+            },
+        };
+        let recs = records(batch, None);
+        let appended = with_records(&recs, |records| producer.append(&partition, records[0]));
+        self.subject.producer = Some(producer);
+        self.placed(at, &topic, &recs, appended).map(drop)
     }
 
     fn append_if(&mut self, at: At, batch: &Batch, is_right: bool) -> Verdict {

@@ -157,7 +157,10 @@ impl Model {
     /// Takes in that `op` is under way.
     pub(super) fn expect(&mut self, op: &Op) {
         match op {
-            Op::Append(at, batch) | Op::AppendSynced(at, batch) | Op::AppendIf(at, batch, true) => {
+            Op::Append(at, batch)
+            | Op::AppendSynced(at, batch)
+            | Op::Numbered(at, batch)
+            | Op::AppendIf(at, batch, true) => {
                 self.expect_append(*at, records(batch, None));
             }
             Op::AppendIf(at, _, false) => self.expect_append(*at, Vec::new()),

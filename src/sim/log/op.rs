@@ -64,6 +64,8 @@ pub enum Op {
     Append(At, Batch),
     /// The same, and waiting until it is synced.
     AppendSynced(At, Batch),
+    /// One record, by a producer of the log's own, which numbers it.
+    Numbered(At, Batch),
     /// Only if the end is as expected: it is, or not.
     AppendIf(At, Batch, bool),
     /// A batch of an idempotent producer; number 2's belong to a transaction that does not end.
@@ -114,7 +116,7 @@ pub(super) struct Compaction {
 /// Limits and weights of one plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    pub(super) weights: [u32; 19],
+    pub(super) weights: [u32; 20],
     pub(super) topics: u8,
     pub(super) partitions: u32,
     pub(super) segment_bytes: u32,
@@ -137,7 +139,7 @@ pub struct Options {
 
 impl Options {
     pub(super) const TINY: Self = Self {
-        weights: [12, 4, 1, 3, 2, 3, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0],
+        weights: [12, 4, 1, 3, 2, 3, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0],
         topics: 1,
         partitions: 1,
         segment_bytes: 300,
@@ -198,6 +200,7 @@ impl Options {
         };
         // Each is hundreds of calls: in few plans, or they would be most of what is explored.
         options.weights[18] = u32::from(rng.chance(1, 12));
+        options.weights[19] = *rng.pick(&[0, 0, 4, 12]);
         options
     }
 
@@ -246,7 +249,8 @@ impl Options {
             15 => Op::ReadLast(at, rng.below(9) as u8),
             16 => Op::LookOnly,
             17 => Op::OpenTwice,
-            _ => Op::Backup,
+            18 => Op::Backup,
+            _ => Op::Numbered(at, Batch { count: 1, ..self.batch(rng) }),
         }
     }
 

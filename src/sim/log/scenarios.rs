@@ -64,6 +64,11 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
         add("first roll", &[], End::Close, records(1, 6));
         add("first delete", &[], End::Close, vec![append(1, 20), Op::Delete(0), append(2, 20), Op::Delete(0)]);
         add("first sync after a kill", &records(1, 3), End::Kill, vec![append(9, 60), Op::Sync]);
+        let numbered =
+            |number: u64| Op::Numbered(HERE, Batch { id: number << 8, count: 1, len: 60, timestamp: None });
+        let ops = vec![numbered(1), numbered(2), append(3, 60), numbered(4), Op::Sync, numbered(5), numbered(6)];
+        add("numbered", &[], End::Close, ops.clone());
+        add("numbered after a kill", &ops, End::Kill, vec![numbered(9), append(10, 20), numbered(11), Op::Sync]);
         add("append by length", &[], End::Close, vec![append(1, 8), append(2, 60), append(3, 200), append(4, 20)]);
         for (name, end) in ends {
             add(name, &used, end, vec![append(50, 20), raw(51, Sent::Again(0)), raw(52, Sent::Next)]);

@@ -17,7 +17,7 @@ use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
 use crate::{
     Background, Cleanup, Durability, Error, Finding, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition,
-    Staging, TopicConfig, VerifyOptions,
+    Producer, Staging, TopicConfig, VerifyOptions,
 };
 
 /// How long a staged record waits.
@@ -30,6 +30,8 @@ const CLEAN_MARK: &str = "/log/clean";
 pub struct Explored {
     /// None if it could not be opened again.
     pub(super) log: Option<Log>,
+    /// The one that numbers records. It keeps the log open, so it goes before that.
+    pub(super) producer: Option<Producer>,
     pub(super) world: World,
     pub(super) options: Options,
     /// What was there when it was opened.
@@ -91,6 +93,7 @@ impl Subject for Explored {
         };
         Ok(Self {
             log: Some(log),
+            producer: None,
             world: world.clone(),
             options: *options,
             found: Some(found),
@@ -219,6 +222,7 @@ pub(super) fn refusal(error: Error) -> Refusal {
 impl Explored {
     /// Closes the log, and takes into the model what that made durable.
     pub(super) fn close_log(&mut self, model: &mut Model) -> Verdict {
+        self.producer = None;
         let Some(log) = self.log.take() else { return Ok(()) };
         let partitions: Vec<_> = each(&log).collect();
         let groups = log.find_topic(OFFSETS).and_then(|topic| topic.partition(0).ok());
