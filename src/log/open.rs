@@ -80,6 +80,11 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     let (inner, _) = build(&settings, found, settings.read_only)?;
     *inner.locks.lock() = locks;
     inner.load_transactions();
+    inner.load_groups();
+    // Before the first change.
+    if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
+        return Err(super::topic::again(&damage.error));
+    }
     if !settings.read_only {
         match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
@@ -87,10 +92,6 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
             aborted => aborted?,
         }
         inner.seat_prepared()?;
-    }
-    inner.load_groups();
-    if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
-        return Err(super::topic::again(&damage.error));
     }
     if settings.recovery == RecoveryMode::Salvage && !settings.read_only {
         inner.lower_checkpoints()?;

@@ -126,6 +126,15 @@ pub struct ReadOptions {
     pub(crate) markers: bool,
 }
 
+#[cfg(feature = "sim")]
+impl ReadOptions {
+    /// The markers of transactions too, as if they were records.
+    pub(crate) const fn with_markers(mut self) -> Self {
+        self.markers = true;
+        self
+    }
+}
+
 impl Default for ReadOptions {
     fn default() -> Self {
         Self { max_bytes: 1 << 20, max_records: usize::MAX, isolation: Isolation::Uncommitted, markers: false }

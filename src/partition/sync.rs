@@ -1,6 +1,6 @@
 //! Making what was appended durable: one of those who wait syncs for all.
 //!
-//! A sync covers the segments that were rolled since the last one, oldest first, the names made in the directory, and
+//! A sync covers the names made in the directory, the segments that were rolled since the last one, oldest first, and
 //! the active segment; only then does `synced` rise, to where the log ended when it began. The first failure is final:
 //! the system may have dropped the pages and forgotten the error, so a second sync would prove nothing.
 
@@ -121,11 +121,12 @@ impl Core {
         if !plan.unproven.is_empty() && !probe::planted("partition.recovered_not_rewritten") {
             self.rewrite(&plan.unproven)?;
         }
-        for target in &plan.rolled {
-            target.sync(now)?;
-        }
+        // First: when one file follows another quickly, the name of a rolled one may be new, too.
         if plan.names && !probe::planted("partition.no_dir_sync") {
             self.sync_names()?;
+        }
+        for target in &plan.rolled {
+            target.sync(now)?;
         }
         plan.active.as_ref().map_or(Ok(()), |target| target.sync(now))
     }

@@ -52,6 +52,8 @@ pub(crate) struct Open<'a> {
 pub(crate) enum Verdict {
     Commit,
     Abort,
+    /// It was committed, and has lost a part of its records: it is aborted, durably, before anything can take their place.
+    Lost,
     /// It is prepared: it waits for its outcome.
     Wait,
     /// It is of no transactional id that is known here.
@@ -134,7 +136,8 @@ impl Coordinator {
         let Some(Known { state, .. }) = self.ids.get(owner) else { return Verdict::Foreign };
         let is_this = |(topic, partition, offsets): (&std::sync::Arc<str>, u32, Option<(Offset, Offset)>)| {
             let is_here = **topic == *open.topic && partition == open.partition;
-            is_here && offsets.map_or(state.decision.is_none(), |(first, _)| first == open.first)
+            // It may begin later than it did: of what is deleted before its end only the rest is found.
+            is_here && offsets.map_or(state.decision.is_none(), |(first, end)| (first..end).contains(&open.first))
         };
         // A broker's marker may carry an epoch above that of the data.
         let is_its_epoch = match &state.decision {
@@ -144,6 +147,7 @@ impl Coordinator {
         let is_named = open.producer == state.producer && is_its_epoch && state.parts().any(is_this);
         match state.status {
             Status::PrepareCommit if is_named && is_whole(state, end_of) => Verdict::Commit,
+            Status::PrepareCommit if is_named => Verdict::Lost,
             Status::Ongoing if is_named && state.is_prepared() => Verdict::Wait,
             _ => Verdict::Abort,
         }
@@ -152,7 +156,11 @@ impl Coordinator {
     /// The transactions that are prepared and not decided.
     pub(crate) fn prepared(&self) -> impl Iterator<Item = Ticket> + '_ {
         let prepared = self.ids.iter().filter(|(_, known)| known.state.is_prepared());
-        prepared.map(|(id, known)| known.ticket(id, known.position))
+        prepared.map(|(id, known)| {
+            // Of one that could not be decided, the record that says so names the one that prepared it.
+            let position = known.state.decision.as_ref().and_then(|decision| decision.prepared);
+            known.ticket(id, position.unwrap_or(known.position))
+        })
     }
 
     /// Whether, and how, the transaction of this ticket was decided, if that is the last thing known of its id.
@@ -251,7 +259,7 @@ mod tests {
     fn a_commit_that_lost_a_part_of_its_data_aborts_everywhere() {
         let coordinator = with(Status::PrepareCommit, &[span("x", 0, 5, 7), span("y", 0, 3, 4)]);
         let end_of = |topic: &str, _| Some(Offset(if topic == "y" { 3 } else { 9 }));
-        assert_eq!(coordinator.verdict(open("x", 5), end_of), Verdict::Abort);
+        assert_eq!(coordinator.verdict(open("x", 5), end_of), Verdict::Lost);
         assert_eq!(
             coordinator.verdict(open("x", 5), |_, _| None),
             Verdict::Commit,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::settle::sync;
 use super::{Current, Part, Phase, Seat};
 use crate::error::{Error, Result};
-use crate::group::partition_for_group;
 use crate::log::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::log::topic::{Slot, TopicState};
 use crate::log::{FirstError, Inner};
@@ -83,6 +82,7 @@ impl Inner {
     }
 
     fn settle(&self) -> Result<()> {
+        self.keep_decisions()?;
         // Before anything is ended: of a commit that lost a part of its data nothing is to be seen.
         let mut verdicts = Vec::new();
         for core in self.cores() {
@@ -105,10 +105,10 @@ impl Inner {
         for (core, open, verdict) in verdicts {
             let is_commit = match verdict {
                 Verdict::Commit if !probe::planted("transactions.decision_ignored") => true,
-                Verdict::Commit | Verdict::Abort => false,
+                Verdict::Commit | Verdict::Abort | Verdict::Lost => false,
                 Verdict::Wait | Verdict::Foreign => continue,
             };
-            if is_commit && !errors.keep(self.keep_decision(open.producer).map(|()| true)) {
+            if is_commit && !errors.keep(self.keep_data(open.producer).map(|()| true)) {
                 continue;
             }
             match is_commit {
@@ -116,18 +116,25 @@ impl Inner {
                 false => probe::reached("transactions.aborted_at_open"),
             }
             let ending = Ending { producer: open.producer, first: open.first, is_commit, fences: !is_commit };
-            errors.keep(self.end_in(&core, &ending).map(drop));
+            let ended = self.end_in(&core, &ending);
+            let is_lost = verdict == Verdict::Lost && !probe::planted("transactions.loss_not_synced");
+            errors.keep(ended.and_then(|_| if is_lost { core.sync_to(core.end()) } else { Ok(()) }));
         }
         errors.into_result()
     }
 
-    /// Makes durable what is decided of a producer's transaction, and its data before that. It was found, but a sync of the
-    /// process before may have failed: then it is in memory only, and the next power cut would take it from under the markers
-    /// of some partitions and not of others.
-    fn keep_decision(&self, producer: ProducerId) -> Result<()> {
+    /// Makes durable what is decided. It was found, but may be in memory only, and then the next power cut would take it from
+    /// under the markers of some partitions and not of others, or prepare anew what was resolved.
+    fn keep_decisions(&self) -> Result<()> {
+        let topic = self.topics.read().get(TRANSACTIONS_TOPIC).map(Arc::clone);
         if probe::planted("transactions.found_decision_not_synced") {
             return Ok(());
         }
+        topic.iter().flat_map(|topic| topic.cores()).try_for_each(|core| core.sync_to(core.end()))
+    }
+
+    /// Makes durable what a producer's commit rests on, for the same reason.
+    fn keep_data(&self, producer: ProducerId) -> Result<()> {
         let coordinator = self.transactions.coordinator.lock();
         let id: Box<str> = coordinator.owner(producer).unwrap_or_default().into();
         let parts: Vec<_> = coordinator.state(&id).into_iter().flat_map(State::parts).collect();
@@ -138,10 +145,7 @@ impl Inner {
                 sync(&core, core.end())?;
             }
         }
-        let topic = self.find(TRANSACTIONS_TOPIC)?;
-        let count = topic.partitions.read().len() as u32;
-        let core = topic.core(partition_for_group(&id, count))?;
-        core.sync_to(core.end())
+        Ok(())
     }
 
     /// Gives each prepared transaction its seat.
@@ -164,10 +168,10 @@ impl Inner {
             let Ok(core) = core else { continue };
             // Another topic may have the name by now.
             let is_this = |open: &crate::partition::OpenTransaction| {
-                (open.producer, open.first) == (ticket.producer, span.first)
+                open.producer == ticket.producer && (span.first..span.end).contains(&open.first)
             };
-            if core.open_transactions().iter().any(is_this) {
-                parts.push(Part { core, first: span.first, end: span.end });
+            if let Some(open) = core.open_transactions().into_iter().find(is_this) {
+                parts.push(Part { core, first: open.first, end: span.end });
             }
         }
         let mut work = seat.work.lock();

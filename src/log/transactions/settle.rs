@@ -143,9 +143,14 @@ impl Inner {
             Ok(position) => position,
             Err(error @ Error::NotSynced { .. }) => return Err(Failed::Unknown(error)),
             Err(error) if may_reappear(&error) => {
-                // With another record in its place, it does not.
-                let revoked = self.record(seat, work, &State { status: Status::PrepareAbort, ..state });
-                return Err(if revoked.is_ok() { Failed::Not(error) } else { Failed::Unknown(error) });
+                // With another record in its place, it does not. What was prepared is prepared still.
+                let status = if prepared.is_some() { Status::Ongoing } else { Status::PrepareAbort };
+                let revoked = State { status, ..state };
+                let Ok(position) = self.record(seat, work, &revoked) else { return Err(Failed::Unknown(error)) };
+                if prepared.is_some() {
+                    self.transactions.coordinator.lock().take(&seat.id, revoked, position);
+                }
+                return Err(Failed::Not(error));
             }
             Err(error) => return Err(Failed::Not(error)),
         };
@@ -262,6 +267,7 @@ impl Inner {
         if self.context.read_only {
             return Err(Error::ReadOnly);
         }
+        self.settle_left()?;
         let seat = self.transactions.seats.lock().get(&ticket.id).map(Arc::clone);
         let not_prepared = || Error::NotPrepared { ticket: ticket.to_string().into() };
         let Some(seat) = seat else {
@@ -341,7 +347,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`].
+    /// [`Error::Closed`]; and if the log was opened on a full disk, until there is space, those of a sync: what was found
+    /// decided may not be durable.
     ///
     /// # Example
     ///
@@ -354,6 +361,7 @@ impl Log {
     pub fn prepared(&self) -> Result<Vec<Ticket>> {
         let inner = &self.opened.inner;
         inner.check_open()?;
+        inner.settle_left()?;
         Ok(inner.transactions.coordinator.lock().prepared().collect())
     }
 

@@ -34,10 +34,10 @@ pub(super) fn apply(subject: &mut Explored, op: &Op, model: &mut Model) -> Verdi
     Ok(())
 }
 
-struct Call<'a> {
-    log: Log,
-    subject: &'a mut Explored,
-    model: &'a mut Model,
+pub(super) struct Call<'a> {
+    pub(super) log: Log,
+    pub(super) subject: &'a mut Explored,
+    pub(super) model: &'a mut Model,
 }
 
 impl Call<'_> {
@@ -73,6 +73,12 @@ impl Call<'_> {
             Op::OffsetAt(at, seed) => self.offset_at(*at, *seed),
             Op::ReadLast(at, count) => self.read_last(*at, *count),
             Op::LookOnly => Ok(()),
+            Op::Transact(transact) => self.transact(transact),
+            Op::Resolve(seat, is_commit) => self.resolve(*seat, *is_commit),
+            Op::Retake(seat) => {
+                self.subject.seats[*seat as usize] = None;
+                self.seat(*seat).map(drop)
+            }
             Op::Backup => self.backup(),
             Op::OpenTwice => match builder(&self.subject.world, &self.subject.options).open() {
                 Err(Error::Locked { .. }) => Ok(()),
@@ -98,7 +104,7 @@ impl Call<'_> {
     }
 
     /// An error is a value that something explains: a call that failed, a full disk, what failed before.
-    fn explain(&mut self, error: Error) -> Result<Error, Violation> {
+    pub(super) fn explain(&mut self, error: Error) -> Result<Error, Violation> {
         let is_explained = self.subject.world.disk.struck() > 0
             || is_full(&error)
             || matches!(error, Error::Poisoned { .. } | Error::NotSynced { .. });
@@ -131,7 +137,7 @@ impl Call<'_> {
         }
     }
 
-    fn partition(&mut self, at: At) -> Result<Option<(Topic, Partition)>, Violation> {
+    pub(super) fn partition(&mut self, at: At) -> Result<Option<(Topic, Partition)>, Violation> {
         let Some(topic) = self.create(at.topic)? else { return Ok(None) };
         let number = u32::from(at.partition) % topic.partition_count();
         match topic.partition(number) {
@@ -224,7 +230,7 @@ impl Call<'_> {
     }
 
     /// Takes the outcome of an append into the model.
-    fn placed<'a>(
+    pub(super) fn placed<'a>(
         &mut self,
         at: At,
         topic: &Topic,
@@ -303,6 +309,10 @@ impl Call<'_> {
         if let Err(error) = outcome {
             self.explain(error)?;
         }
+        if self.subject.options.transacts() {
+            let log = self.log.clone();
+            self.subject.absorb_markers(&log, self.model)?;
+        }
         for (number, name) in TOPICS.into_iter().enumerate() {
             let (Some(topic), Some(live)) = (self.log.find_topic(name), &mut self.model.topics[number].live) else {
                 continue;
@@ -311,7 +321,7 @@ impl Call<'_> {
                 let Ok(partition) = topic.partition(at as u32) else { continue };
                 let waited = expected.staged_since.map_or(Duration::ZERO, |since| began.saturating_sub(since));
                 let written = partition.segments().last().map_or(u64::MAX, |last| last.end().0);
-                if is_done && waited > LINGER && written < expected.end() && !is_poisoned(&partition) {
+                if is_done && waited > LINGER && written < expected.end_of_records() && !is_poisoned(&partition) {
                     let what = format!("{written} of {} written after {waited:?}", expected.end());
                     return Err(Violation::new("linger", what));
                 }
@@ -642,7 +652,7 @@ fn check_retained(
     }
 }
 
-fn with_records<R>(recs: &[Rec], append: impl FnOnce(&[Record<'_>]) -> R) -> R {
+pub(super) fn with_records<R>(recs: &[Rec], append: impl FnOnce(&[Record<'_>]) -> R) -> R {
     let owned: Vec<_> = recs.iter().map(|rec| (rec, key(rec.id), value(rec.id, rec.len.into()))).collect();
     // What a tombstone is told by.
     let names: Vec<_> = owned.iter().map(|(_, _, value)| [Header::new("id", value)]).collect();
@@ -709,7 +719,10 @@ impl Explored {
         let opened = builder(&self.world, &self.options).read_only().strict().open();
         let looked = opened.map_err(Blind::Failed).and_then(|log| {
             disk.pause_faults(true);
-            let looked = look(&log, self.world.clock.forward());
+            let mut looked = look(&log, self.world.clock.forward(), &self.options);
+            if let Ok(found) = &mut looked {
+                found.is_settled = false;
+            }
             disk.pause_faults(false);
             refuses_changes(&log).map_err(Blind::Wrong)?;
             looked

@@ -23,10 +23,11 @@ impl Explored {
         let opened = builder_in(&world, &self.options, BACKUP).read_only().strict().open();
         let wrong = |error| Violation::new("L6", refusal(error).to_string());
         let log = opened.map_err(wrong)?;
-        let found = look(&log, world.clock.forward()).map_err(|blind| match blind {
+        let mut found = look(&log, world.clock.forward(), &self.options).map_err(|blind| match blind {
             Blind::Wrong(violation) => violation,
             Blind::Failed(error) => wrong(error),
         })?;
+        found.is_settled = false;
         let mut held = model.clone();
         held.killed();
         settle(&mut held, &found).map_err(|violation| named("backup", violation))

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::Fold;
-use super::op::{is_tombstone, key, value};
-use super::{GROUPS, OFFSETS, TOPICS};
+use super::op::{Options, is_tombstone, key, value};
+use super::transactions::read_marked;
+use super::{GROUPS, OFFSETS, SEATS, TOPICS};
 use crate::sim::explore::Violation;
-use crate::{Error, Log, Offset, Offsets, Partition, Records, Timestamp, Topic, TopicConfig};
+use crate::{Error, ErrorKind, Log, Offset, Offsets, Partition, Records, Timestamp, Topic, TopicConfig};
 
 /// A log as it was found.
 #[derive(Debug, Default)]
@@ -21,6 +22,10 @@ pub(super) struct Found {
     pub(super) hidden: BTreeSet<String>,
     /// When it was looked at.
     pub(super) now: i64,
+    /// The seats in which a transaction is prepared; none if that cannot be told yet.
+    pub(super) prepared: Option<BTreeSet<u8>>,
+    /// Whether what a crash cut short was ended.
+    pub(super) is_settled: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +48,8 @@ pub(super) struct FoundRecord {
     /// Of its value: none of a tombstone.
     pub(super) len: u16,
     pub(super) timestamp: i64,
+    /// Whose transaction it belongs to, or ends.
+    pub(super) producer: Option<i64>,
 }
 
 /// Why a look showed nothing.
@@ -59,13 +66,21 @@ impl From<Error> for Blind {
 }
 
 /// Looks at all of it.
-pub(super) fn look(log: &Log, now: Timestamp) -> Result<Found, Blind> {
-    let mut found = Found { now: now.0, ..Found::default() };
+pub(super) fn look(log: &Log, now: Timestamp, options: &Options) -> Result<Found, Blind> {
+    let mut found = Found { now: now.0, is_settled: true, ..Found::default() };
     for name in TOPICS {
         if let Some(topic) = log.find_topic(name) {
-            found.topics.insert(name, topic_of(&topic)?);
+            found.topics.insert(name, topic_of(&topic, options.transacts())?);
         }
     }
+    found.prepared = match log.prepared() {
+        Err(error) if error.kind() == ErrorKind::Full => None,
+        tickets => {
+            let tickets = tickets?;
+            let is_prepared = |name: &str| tickets.iter().any(|ticket| ticket.transactional_id() == name);
+            Some((0..).zip(SEATS).filter(|seat| is_prepared(seat.1)).map(|seat| seat.0).collect())
+        }
+    };
     if let Some(topic) = log.find_topic(OFFSETS) {
         let offsets = topic.partition(0)?.offsets();
         (found.groups_end, found.groups_synced) = (offsets.end.0, offsets.synced.0);
@@ -87,11 +102,12 @@ pub(super) fn groups(log: &Log) -> Result<Fold, Error> {
     Ok(fold)
 }
 
-fn topic_of(topic: &Topic) -> Result<FoundTopic, Blind> {
+fn topic_of(topic: &Topic, transacts: bool) -> Result<FoundTopic, Blind> {
     let partitions = (0..topic.partition_count()).map(|number| {
         let partition = topic.partition(number)?;
         let offsets = partition.offsets();
-        let records = read(&partition, offsets.start.0, offsets.end.0)?;
+        let (start, end) = (offsets.start.0, offsets.end.0);
+        let records = if transacts { read_marked(&partition, start, end)? } else { read(&partition, start, end)? };
         Ok(FoundPartition { offsets, records })
     });
     Ok(FoundTopic { config: topic.config(), partitions: partitions.collect::<Result<_, Blind>>()? })
@@ -132,7 +148,7 @@ pub(super) fn check(read: &Records, from: u64, into: &mut Vec<FoundRecord>) -> R
             return Err(Violation::new("R3", format!("offset {offset} is not what was written as {id:x}")));
         }
         let len = record.value.map_or(0, |bytes| bytes.len() as u16);
-        into.push(FoundRecord { offset, id, len, timestamp: record.timestamp.0 });
+        into.push(FoundRecord { offset, id, len, timestamp: record.timestamp.0, producer: None });
         next = offset + 1;
     }
     match read.next_offset().0 >= next {

@@ -6,6 +6,7 @@
 //! look      everything there is to see of a log, with every payload checked
 //! subject   the log as the explorers run it      scenarios   the calls that are failed one by one
 //! backup    what a backup must hold
+//! transactions  what becomes of records that count together or not at all
 //! planted   mistakes that must be found
 //! ```
 //!
@@ -20,6 +21,7 @@ mod planted;
 mod scenarios;
 mod settle;
 mod subject;
+mod transactions;
 
 pub use model::Model;
 pub use op::{Op, Options};
@@ -29,4 +31,7 @@ pub use subject::Explored;
 const DIR: &str = "/log";
 const TOPICS: [&str; 2] = ["a", "b.c"];
 const GROUPS: [&str; 2] = ["g", "h"];
+/// Transactional ids.
+const SEATS: [&str; 2] = ["s", "t"];
+const STATE: &str = "__transaction_state";
 const OFFSETS: &str = "__consumer_offsets";

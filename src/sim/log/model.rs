@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::look::FoundRecord;
 use super::op::{At, Batch, Op, Options, Sent, is_tombstone, key};
+use super::transactions::{Transactions, is_marker};
 use super::{GROUPS, TOPICS};
 use crate::TopicConfig;
 use crate::sim::explore::{Verdict, Violation};
@@ -16,6 +17,7 @@ pub struct Model {
     pub(super) options: Options,
     pub(super) topics: [Topic; TOPICS.len()],
     pub(super) groups: Groups,
+    pub(super) transactions: Transactions,
 }
 
 /// A name of a topic.
@@ -83,6 +85,10 @@ pub(super) struct Rec {
     pub(super) producer: Option<Numbered>,
     /// When it was appended; none if that is not known.
     pub(super) since: Option<i64>,
+    /// The transaction it belongs to.
+    pub(super) transaction: Option<usize>,
+    /// As whose it is stored, if it belongs to a transaction, or ends one.
+    pub(super) sender: Option<i64>,
 }
 
 /// As an idempotent producer numbered it.
@@ -133,7 +139,8 @@ pub(super) struct Numbering {
 
 impl Model {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, topics: Default::default(), groups: Groups::default() }
+        let transactions = Transactions::default();
+        Self { options, topics: Default::default(), groups: Groups::default(), transactions }
     }
 
     /// The number of the partition meant, and what it holds. None if the topic is not there.
@@ -192,11 +199,13 @@ impl Model {
             }
             Op::DeleteGroup(group) => self.groups.maybe = self.groups.without_group(*group),
             Op::Sync | Op::Advance(_) | Op::Read(..) | Op::OffsetAt(..) | Op::ReadLast(..) => {}
-            Op::LookOnly | Op::OpenTwice | Op::Backup => {}
+            Op::LookOnly | Op::OpenTwice | Op::Backup | Op::Retake(_) => {}
+            Op::Transact(transact) => self.expect_transact(transact),
+            Op::Resolve(seat, is_commit) => self.transactions.may_resolve(*seat, *is_commit),
         }
     }
 
-    fn expect_topic(&mut self, topic: u8) {
+    pub(super) fn expect_topic(&mut self, topic: u8) {
         let config = self.options.config();
         let topic = &mut self.topics[topic as usize];
         // One that may be gone may be found made again: a user who is refused opens the log again first.
@@ -270,6 +279,7 @@ impl Model {
     pub(super) fn crashed(&mut self) {
         self.partitions_mut().for_each(|partition| partition.floor = Some(partition.synced));
         self.groups.floor = Some(self.groups.synced);
+        self.transactions.power_lost();
     }
 
     pub(super) fn restarted(&mut self) {
@@ -280,9 +290,13 @@ impl Model {
         }
         // Groups are answered once they are synced.
         self.groups.floor = Some(self.groups.synced);
+        self.transactions.power_lost();
     }
 
     pub(super) fn killed(&mut self) {
+        if self.partitions_mut().any(|partition| partition.may_be_dropped) {
+            self.transactions.power_lost();
+        }
         for partition in self.partitions_mut() {
             let kept = if partition.may_be_dropped { partition.synced } else { partition.acknowledged };
             partition.floor.get_or_insert(kept);
@@ -323,6 +337,12 @@ impl Partition {
         self.base + self.records.len() as u64
     }
 
+    /// The end without the markers there, which maintenance may just have written.
+    pub(super) fn end_of_records(&self) -> u64 {
+        let markers = self.records.iter().rev().take_while(|rec| is_marker(rec.id)).count();
+        self.end() - markers as u64
+    }
+
     /// The records from offset `from` on.
     pub(super) fn from(&self, from: u64) -> &[Rec] {
         &self.records[from.saturating_sub(self.base).min(self.records.len() as u64) as usize..]
@@ -349,9 +369,17 @@ impl Partition {
 
     /// The first offset of a transaction without an outcome, as far as it is stored.
     pub(super) fn first_unstable(&self) -> Option<u64> {
-        let is_open = |rec: &Rec| rec.producer.is_some_and(|producer| producer.id == IN_TRANSACTION);
-        let records = self.from(self.start);
-        records.iter().position(is_open).map(|at| self.end() - (records.len() - at) as u64)
+        let (mut ended, mut first) = (BTreeSet::new(), None);
+        for (at, rec) in self.from(self.start).iter().enumerate().rev() {
+            let is_open = rec.producer.is_some_and(|producer| producer.id == IN_TRANSACTION)
+                || rec.transaction.is_some() && !ended.contains(&rec.sender);
+            if is_marker(rec.id) {
+                ended.insert(rec.sender);
+            } else if is_open {
+                first = Some(self.start.max(self.base) + at as u64);
+            }
+        }
+        first
     }
 
     /// Checks that `found` is what a read of the offsets `from..to` may return at the time `now`.
@@ -387,8 +415,13 @@ impl Partition {
 
     /// Whether compaction may have removed the record at `offset`, from what is below `stable`.
     fn may_be_gone(&self, offset: u64, stable: u64, now: i64) -> bool {
-        let (Some(stay), [rec, later @ ..]) = (self.compacted, self.from(offset)) else { return false };
+        let [rec, later @ ..] = self.from(offset) else { return false };
+        // Readers pass over it.
+        if is_marker(rec.id) {
+            return true;
+        }
         let later = &later[..later.len().min(stable.saturating_sub(offset + 1) as usize)];
+        let Some(stay) = self.compacted else { return false };
         let is_old = rec.since.is_none_or(|since| now - since >= stay);
         offset < stable && (later.iter().any(|later| key(later.id) == key(rec.id)) || is_tombstone(rec.id) && is_old)
     }
@@ -469,6 +502,8 @@ pub(super) fn records(batch: &Batch, producer: Option<(u8, Numbering)>) -> Vec<R
             sequence: numbering.sequence + i32::from(number),
         }),
         since: None,
+        transaction: None,
+        sender: None,
     };
     (0..batch.count).map(rec).collect()
 }

@@ -57,6 +57,30 @@ pub enum Change {
     Cleanup(Cleanup),
 }
 
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Committed, and durable.
+    Commit,
+    /// Committed, for as long as the machine runs.
+    CommitWritten,
+    Abort,
+    /// Let go of, which aborts it.
+    Drop,
+    /// Later, by its ticket.
+    Prepare,
+}
+
+/// A transaction: its records go to so many partitions in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transact {
+    pub(super) seat: u8,
+    pub(super) at: At,
+    pub(super) spread: u8,
+    pub(super) batch: Batch,
+    pub(super) ending: Ending,
+}
+
 /// One call of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -100,6 +124,12 @@ pub enum Op {
     OpenTwice,
     /// A backup, which is looked at and removed.
     Backup,
+    /// A transaction, from its beginning to its end.
+    Transact(Transact),
+    /// What is prepared in this seat is committed, or aborted.
+    Resolve(u8, bool),
+    /// Another takes this seat.
+    Retake(u8),
 }
 
 /// How topics are compacted.
@@ -116,7 +146,7 @@ pub(super) struct Compaction {
 /// Limits and weights of one plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    pub(super) weights: [u32; 20],
+    pub(super) weights: [u32; 23],
     pub(super) topics: u8,
     pub(super) partitions: u32,
     pub(super) segment_bytes: u32,
@@ -139,7 +169,7 @@ pub struct Options {
 
 impl Options {
     pub(super) const TINY: Self = Self {
-        weights: [12, 4, 1, 3, 2, 3, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0],
+        weights: [12, 4, 1, 3, 2, 3, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
         topics: 1,
         partitions: 1,
         segment_bytes: 300,
@@ -201,6 +231,10 @@ impl Options {
         // Each is hundreds of calls: in few plans, or they would be most of what is explored.
         options.weights[18] = u32::from(rng.chance(1, 12));
         options.weights[19] = *rng.pick(&[0, 0, 4, 12]);
+        if options.compaction.is_none() && rng.chance(1, 3) {
+            options.weights[20..].copy_from_slice(&[8, 2, 1]);
+            options.partitions = 2 + rng.below(2) as u32;
+        }
         options
     }
 
@@ -250,8 +284,24 @@ impl Options {
             16 => Op::LookOnly,
             17 => Op::OpenTwice,
             18 => Op::Backup,
-            _ => Op::Numbered(at, Batch { count: 1, ..self.batch(rng) }),
+            19 => Op::Numbered(at, Batch { count: 1, ..self.batch(rng) }),
+            20 => Op::Transact(self.transact(at, rng)),
+            21 => Op::Resolve(rng.below(2) as u8, rng.chance(1, 2)),
+            _ => Op::Retake(rng.below(2) as u8),
         }
+    }
+
+    /// Whether there are transactions.
+    pub(super) fn transacts(&self) -> bool {
+        self.weights[20] > 0
+    }
+
+    fn transact(&self, at: At, rng: &mut Rng) -> Transact {
+        let endings =
+            [Ending::Commit, Ending::Commit, Ending::CommitWritten, Ending::Abort, Ending::Drop, Ending::Prepare];
+        let (seat, spread) = (rng.below(2) as u8, 1 + rng.below(3) as u8);
+        let batch = Batch { timestamp: None, count: 1 + rng.below(4) as u8, ..self.batch(rng) };
+        Transact { seat, at, spread, batch, ending: *rng.pick(&endings) }
     }
 
     fn batch(&self, rng: &mut Rng) -> Batch {

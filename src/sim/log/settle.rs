@@ -7,17 +7,21 @@ use super::TOPICS;
 use super::look::{Found, FoundPartition, FoundTopic};
 use super::model::{Live, Model, Partition, Rec, Topic};
 use super::op::{is_tombstone, key};
+use super::transactions::Outcomes;
 use crate::sim::explore::{Verdict, Violation};
 
 /// Checks that `found` is what the model allows, and makes the model say that.
 pub(super) fn settle(model: &mut Model, found: &Found) -> Verdict {
+    let mut outcomes = Outcomes::default();
     for (name, topic) in TOPICS.into_iter().zip(&mut model.topics) {
         let vanished = topic.live.is_some() && !found.topics.contains_key(name);
-        settle_topic(topic, found.topics.get(name), found.now).map_err(|violation| named(name, violation))?;
+        settle_topic(topic, found.topics.get(name), found.now, &mut outcomes)
+            .map_err(|violation| named(name, violation))?;
         if vanished && found.groups.keys().any(|key| key.1 == name) {
             return Err(Violation::new("G5", format!("{name} is gone, and groups have offsets of it")));
         }
     }
+    model.transactions.settle(&outcomes, found)?;
     let groups = &mut model.groups;
     let settled = groups.settle(found.groups_end, &found.groups, &found.hidden);
     settled.map_err(|detail| Violation::new("G1", detail))?;
@@ -32,7 +36,7 @@ pub(super) fn named(name: &str, violation: Violation) -> Violation {
     Violation::new(violation.invariant, format!("{name}: {}", violation.detail))
 }
 
-fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>, now: i64) -> Verdict {
+fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>, now: i64, outcomes: &mut Outcomes) -> Verdict {
     let Some(found) = found else {
         return match topic.live.take() {
             Some(_) if !topic.may_vanish => Err(Violation::new("L2", "a topic is gone")),
@@ -43,16 +47,18 @@ fn settle_topic(topic: &mut Topic, found: Option<&FoundTopic>, now: i64) -> Verd
     let again = topic.pending.take().filter(|_| topic.live.is_none() || may_vanish);
     let mut outcome = Err(Violation::new("L2", "a topic that nobody made"));
     for mut live in topic.live.take().into_iter().chain(again) {
-        let settled = settle_live(&mut live, found, now);
+        let mut of_this = outcomes.clone();
+        let settled = settle_live(&mut live, found, now, &mut of_this);
         if outcome.is_err() && (topic.live.is_none() || settled.is_ok()) {
             topic.live = Some(live);
             outcome = settled;
+            *outcomes = of_this;
         }
     }
     outcome
 }
 
-fn settle_live(live: &mut Live, found: &FoundTopic, now: i64) -> Verdict {
+fn settle_live(live: &mut Live, found: &FoundTopic, now: i64, outcomes: &mut Outcomes) -> Verdict {
     match found.config {
         config if config == live.config => live.config_may.clear(),
         config if live.config_may.contains(&config) => live.set_config(config),
@@ -62,13 +68,13 @@ fn settle_live(live: &mut Live, found: &FoundTopic, now: i64) -> Verdict {
         return Err(Violation::new("L2", format!("{} partitions", found.partitions.len())));
     }
     for (number, (partition, found)) in live.partitions.iter_mut().zip(&found.partitions).enumerate() {
-        let settled = settle_partition(partition, found, now);
+        let settled = settle_partition(partition, found, now, outcomes);
         settled.map_err(|violation| named(&format!("partition {number}"), violation))?;
     }
     Ok(())
 }
 
-fn settle_partition(partition: &mut Partition, found: &FoundPartition, now: i64) -> Verdict {
+fn settle_partition(partition: &mut Partition, found: &FoundPartition, now: i64, outcomes: &mut Outcomes) -> Verdict {
     let (start, end) = (found.offsets.start.0, found.offsets.end.0);
     let highest = partition.start.max(partition.start_flight.unwrap_or(0)).max(partition.start_doubt.unwrap_or(0));
     if start < partition.start || start > highest {
@@ -76,6 +82,10 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition, now: i64)
     }
     let floor = partition.floor.take().unwrap_or(partition.acknowledged);
     let maybe = std::mem::take(&mut partition.maybe);
+    let kept = outcomes.follow(partition, &maybe, found);
+    if kept < floor {
+        return Err(Violation::new("D1", format!("holds what was appended up to {kept}, not {floor} or above")));
+    }
     if end < floor {
         return Err(Violation::new("D1", format!("ends at {end}, not at {floor} or above")));
     }
@@ -106,6 +116,7 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition, now: i64)
     }
     compare(partition, found, now)?;
     partition.raise_start(start);
+    outcomes.note(partition);
     partition.start_doubt = None;
     partition.acknowledged = end;
     // Whether they stand in the file as they were served, only the process that served them knows.

@@ -10,14 +10,14 @@ use super::model::Model;
 use super::op::{Op, Options};
 use super::planted::{MARKS, PLANTED};
 use super::settle::settle;
-use super::{DIR, OFFSETS, TOPICS, apply, scenarios};
+use super::{DIR, OFFSETS, SEATS, TOPICS, apply, scenarios};
 use crate::clock::{Clock, Entropy};
 use crate::disk::Disk;
 use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
 use crate::{
     Background, Cleanup, Durability, Error, Finding, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition,
-    Producer, Staging, TopicConfig, VerifyOptions,
+    Producer, Staging, TopicConfig, TransactionalProducer, VerifyOptions,
 };
 
 /// How long a staged record waits.
@@ -42,6 +42,8 @@ pub struct Explored {
     seen: BTreeMap<(&'static str, u32), Offsets>,
     /// The segments that were active then.
     active: BTreeMap<(&'static str, u32), Offset>,
+    /// Who holds the transactional ids.
+    pub(super) seats: [Option<TransactionalProducer>; SEATS.len()],
 }
 
 impl Subject for Explored {
@@ -77,10 +79,15 @@ impl Subject for Explored {
     }
 
     fn open(world: &World, options: &Options) -> Result<Self, Refusal> {
+        let struck = world.disk.struck();
         let log = builder(world, options).strict().open().map_err(refusal)?;
         // What a look cannot read was not found at the opening, and is damage all the same.
         world.disk.pause_faults(true);
-        let looked = look(&log, world.clock.forward());
+        let mut looked = look(&log, world.clock.forward(), options);
+        if let Ok(found) = &mut looked {
+            // On a full disk, markers wait for space.
+            found.is_settled = !world.disk.is_limited() && world.disk.struck() == struck;
+        }
         let passed = match &looked {
             Err(Blind::Failed(error @ Error::Corrupt(_))) => passed_by(&log, error),
             _ => None,
@@ -100,6 +107,7 @@ impl Subject for Explored {
             is_stuck: false,
             seen: BTreeMap::new(),
             active: BTreeMap::new(),
+            seats: Default::default(),
         })
     }
 
@@ -183,7 +191,7 @@ pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
 
 /// The same, in another directory.
 pub(super) fn builder_in(world: &World, options: &Options, dir: &str) -> LogBuilder {
-    let groups = TopicConfig::default()
+    let internal = TopicConfig::default()
         .cleanup(Cleanup::Compact)
         .segment_bytes(4_096)
         .segment_index_bytes(48)
@@ -204,7 +212,8 @@ pub(super) fn builder_in(world: &World, options: &Options, dir: &str) -> LogBuil
         .background(Background::Caller)
         .default_config(options.config())
         .groups(GroupConfig::default().offset_retention(options.offset_retention))
-        .offsets_topic(groups)
+        .offsets_topic(internal)
+        .transactions_topic(internal)
         .read_path(options.read_path)
         .max_maps(options.max_maps)
         .retention_interval(Duration::from_millis(1))
@@ -224,6 +233,7 @@ impl Explored {
     pub(super) fn close_log(&mut self, model: &mut Model) -> Verdict {
         self.producer = None;
         let Some(log) = self.log.take() else { return Ok(()) };
+        self.seats = Default::default();
         let partitions: Vec<_> = each(&log).collect();
         let groups = log.find_topic(OFFSETS).and_then(|topic| topic.partition(0).ok());
         let closed = log.close();
@@ -257,6 +267,9 @@ impl Explored {
     /// Checks what is cheap to check of every partition, and tells the disk what is promised.
     pub(super) fn watch(&mut self, model: &mut Model) -> Verdict {
         let Some(log) = self.log.clone() else { return Ok(()) };
+        if self.options.transacts() {
+            self.absorb_markers(&log, model)?;
+        }
         for (topic, partition) in each(&log) {
             self.watch_one(topic, &partition, model)?;
         }
@@ -372,7 +385,7 @@ fn position_of(partition: &Partition, synced: Offset, base: Offset) -> u64 {
 }
 
 /// Every partition of the topics that users made.
-fn each(log: &Log) -> impl Iterator<Item = (&'static str, Partition)> {
+pub(super) fn each(log: &Log) -> impl Iterator<Item = (&'static str, Partition)> {
     let topics = TOPICS.into_iter().filter_map(|name| Some((name, log.find_topic(name)?)));
     topics.flat_map(|(name, topic)| {
         let partitions = (0..topic.partition_count()).filter_map(move |number| topic.partition(number).ok());

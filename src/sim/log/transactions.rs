@@ -1,0 +1,555 @@
+//! Transactions under the explorers: whatever happens, all of one counts or nothing of it.
+//!
+//! What becomes of one is read from the markers. They are the log's own to write, when and where it is due: the model takes
+//! in those that it finds, and checks that each ends a transaction that is open, and ends it as it may.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::apply::{Call, with_records};
+use super::look::{Blind, Found, FoundPartition, FoundRecord, check};
+use super::model::{Model, Partition, Rec, records};
+use super::op::{At, Batch, Ending, Transact};
+use super::subject::{Explored, each};
+use super::{SEATS, STATE, TOPICS};
+use crate::sim::explore::{Verdict, Violation};
+use crate::{Ack, Error, Isolation, Log, Offset, ReadOptions, Topic};
+
+/// What becomes of transactions, as far as it is known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Transactions {
+    all: Arc<Vec<Transaction>>,
+    /// Those that are prepared, or may be.
+    prepared: [Option<usize>; SEATS.len()],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Transaction {
+    may_commit: bool,
+    may_abort: bool,
+    /// Nobody may end it but who resolves it.
+    is_prepared: bool,
+    /// Its commit was to survive a kill, not a power cut: of such a cut each partition keeps what it keeps.
+    is_only_written: bool,
+    may_be_halved: bool,
+}
+
+/// The id of a marker: they have none of their own.
+const ABORTED: u64 = u64::MAX - 1;
+const COMMITTED: u64 = u64::MAX;
+
+pub(super) fn is_marker(id: u64) -> bool {
+    id >= ABORTED
+}
+
+impl Transactions {
+    fn get(&mut self, number: usize) -> Option<&mut Transaction> {
+        Arc::make_mut(&mut self.all).get_mut(number)
+    }
+
+    /// Somebody resolves what is prepared.
+    pub(super) fn may_resolve(&mut self, seat: u8, is_commit: bool) {
+        if let Some(number) = self.prepared[seat as usize]
+            && let Some(transaction) = self.get(number)
+        {
+            transaction.may_commit |= is_commit;
+            transaction.may_abort |= !is_commit;
+        }
+    }
+
+    /// What was not synced may be lost.
+    pub(super) fn power_lost(&mut self) {
+        for transaction in Arc::make_mut(&mut self.all) {
+            if transaction.is_only_written && transaction.may_commit {
+                transaction.may_abort = true;
+                transaction.may_be_halved = true;
+            }
+        }
+    }
+
+    /// It has this outcome, and so it is with it for ever.
+    fn pin(&mut self, number: usize, is_commit: bool) -> Verdict {
+        let Some(transaction) = self.get(number) else { return Ok(()) };
+        let may = if is_commit { transaction.may_commit } else { transaction.may_abort };
+        if !may && !transaction.may_be_halved {
+            let what = format!("transaction {number} is found committed: {is_commit}, {transaction:?}");
+            return Err(Violation::new("X6", what));
+        }
+        (transaction.may_commit, transaction.may_abort) = (is_commit, !is_commit);
+        Ok(())
+    }
+
+    /// Compares what was found of them.
+    pub(super) fn settle(&mut self, outcomes: &Outcomes, found: &Found) -> Verdict {
+        for (number, seen) in &outcomes.seen {
+            let Some(transaction) = self.all.get(*number).copied() else { continue };
+            let seat = self.prepared.iter().position(|prepared| *prepared == Some(*number));
+            let is_told = |seat| found.prepared.as_ref().is_none_or(|prepared| prepared.contains(&(seat as u8)));
+            let waits = seat.is_some_and(is_told);
+            if seen.is_open && !waits && found.is_settled {
+                return Err(Violation::new("X7", format!("transaction {number} is open, {transaction:?}")));
+            }
+            if transaction.may_be_halved {
+                continue;
+            }
+            if seen.is_open && (seen.is_committed || seen.is_aborted) && found.is_settled
+                || seen.is_committed && (seen.is_aborted || seen.is_lost)
+            {
+                return Err(Violation::new("X3", format!("of transaction {number}: {seen:?}, {transaction:?}")));
+            }
+            if seen.is_committed || seen.is_aborted {
+                self.pin(*number, seen.is_committed)?;
+            }
+        }
+        for seat in 0..SEATS.len() {
+            if found.prepared.as_ref().is_some_and(|prepared| !prepared.contains(&(seat as u8)))
+                && let Some(number) = self.prepared[seat].take()
+                && let Some(transaction) = self.get(number)
+                && transaction.is_prepared
+                && !transaction.may_commit
+                && !transaction.may_abort
+            {
+                return Err(Violation::new("X6", format!("transaction {number} was prepared, and is not any more")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was found of each transaction.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outcomes {
+    seen: BTreeMap<usize, Seen>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    is_open: bool,
+    is_committed: bool,
+    is_aborted: bool,
+    is_lost: bool,
+}
+
+impl Outcomes {
+    /// Makes the partition follow what was found of markers and of the transaction under way. Returns up to where it holds
+    /// what it held.
+    pub(super) fn follow(&mut self, partition: &mut Partition, maybe: &[Rec], found: &FoundPartition) -> u64 {
+        let has_any = maybe.iter().any(|rec| rec.transaction.is_some())
+            || found.records.iter().any(|record| record.producer.is_some())
+            || partition.records.iter().any(|rec| rec.transaction.is_some());
+        if !has_any {
+            return found.offsets.end.0;
+        }
+        let mut rest = found.records.iter().peekable();
+        let start = found.offsets.start.0;
+        let held = partition.from(start);
+        // Markers are told apart by whose they are.
+        let is_same = |rec: &Rec, record: &FoundRecord| {
+            record.id == rec.id && (!is_marker(rec.id) || record.producer == rec.sender)
+        };
+        let same = held.iter().take_while(|rec| rest.next_if(|record| is_same(rec, record)).is_some()).count();
+        let kept = start.max(partition.base) + same as u64;
+        let lost: Vec<Rec> = held[same..].to_vec();
+        let at = (kept.min(partition.end()).saturating_sub(partition.base)) as usize;
+        let records = Arc::make_mut(&mut partition.records);
+        records.truncate(at);
+        // One that is written anew has another time.
+        records.iter_mut().filter(|rec| is_marker(rec.id)).for_each(|rec| rec.timestamp = None);
+        let is_whole = lost.is_empty();
+        let mut coming = maybe.iter().filter(|rec| is_whole && rec.transaction.is_some()).peekable();
+        for record in rest {
+            let rec = match coming.next_if(|rec| rec.id == record.id) {
+                Some(rec) => *rec,
+                None if is_marker(record.id) => marker(record),
+                None => break,
+            };
+            partition.push(&[Rec { sender: record.producer, ..rec }]);
+        }
+        let untold = maybe.iter().filter(|rec| !is_whole && rec.transaction.is_some());
+        for number in lost.iter().chain(coming).chain(untold).filter_map(|rec| rec.transaction) {
+            self.seen.entry(number).or_default().is_lost = true;
+        }
+        // What was not a marker has been there before.
+        if is_whole { kept.max(partition.acknowledged.min(partition.end())) } else { kept }
+    }
+
+    /// Takes in what the markers say.
+    pub(super) fn note(&mut self, partition: &Partition) {
+        let mut ends = BTreeMap::new();
+        for rec in partition.from(partition.start).iter().rev() {
+            if is_marker(rec.id) {
+                ends.insert(rec.sender, rec.id == COMMITTED);
+            } else if let Some(number) = rec.transaction {
+                let seen = self.seen.entry(number).or_default();
+                match ends.get(&rec.sender) {
+                    Some(true) => seen.is_committed = true,
+                    Some(false) => seen.is_aborted = true,
+                    None => seen.is_open = true,
+                }
+            }
+        }
+    }
+}
+
+fn marker(record: &FoundRecord) -> Rec {
+    let batch = Batch { id: record.id, count: 1, len: 0, timestamp: None };
+    let rec = records(&batch, None)[0];
+    Rec { len: 0, timestamp: Some(record.timestamp), sender: record.producer, ..rec }
+}
+
+/// All records from `from` on, and the markers among them; what readers of committed data see must be what those say.
+pub(super) fn read_marked(partition: &crate::Partition, from: u64, end: u64) -> Result<Vec<FoundRecord>, Blind> {
+    let mut all = Vec::new();
+    let mut at = from;
+    while at < end {
+        let read = partition.read_with(Offset(at), ReadOptions::default().with_markers())?;
+        for batch in read.batches() {
+            let header = *batch.header();
+            let attributes = header.attributes;
+            let producer = attributes.is_transactional().then_some(header.producer_id.0);
+            if attributes.is_control() {
+                for record in batch {
+                    let is_commit = record.key.is_some_and(|key| key.get(3) == Some(&1));
+                    let (offset, id) = (record.offset.0, if is_commit { COMMITTED } else { ABORTED });
+                    all.push(FoundRecord { offset, id, len: 0, timestamp: record.timestamp.0, producer });
+                }
+            } else {
+                let of_batch: Vec<_> = batch.map(|record| record.offset.0).collect();
+                all.extend(of_batch.iter().map(|offset| FoundRecord {
+                    offset: *offset,
+                    id: 0,
+                    len: 0,
+                    timestamp: 0,
+                    producer,
+                }));
+            }
+        }
+        let mut checked = Vec::new();
+        let plain = partition.read_with(Offset(at), ReadOptions::default())?;
+        check(&plain, at, &mut checked).map_err(Blind::Wrong)?;
+        for record in checked {
+            if let Ok(place) = all.binary_search_by_key(&record.offset, |known: &FoundRecord| known.offset) {
+                all[place] = FoundRecord { producer: all[place].producer, ..record };
+            }
+        }
+        if read.next_offset().0 <= at {
+            return Err(Blind::Wrong(Violation::new("R1", format!("no record at {at}, where {end} is the end"))));
+        }
+        at = read.next_offset().0;
+    }
+    if (from..end).ne(all.iter().map(|record| record.offset)) {
+        return Err(Blind::Wrong(Violation::new("R1", format!("not each of {from}..{end}: {all:x?}"))));
+    }
+    committed_is_told(partition, from, &all)?;
+    Ok(all)
+}
+
+/// Who reads committed data sees what is in no transaction, or in one that was committed, up to the first that is open.
+fn committed_is_told(partition: &crate::Partition, from: u64, all: &[FoundRecord]) -> Result<(), Blind> {
+    let mut ends = BTreeMap::new();
+    let (mut told, mut stable) = (Vec::new(), from + all.len() as u64);
+    for record in all.iter().rev() {
+        match (is_marker(record.id), record.producer) {
+            (true, sender) => drop(ends.insert(sender, record.id == COMMITTED)),
+            (false, None) => told.push(record.offset),
+            (false, sender) => match ends.get(&sender) {
+                Some(true) => told.push(record.offset),
+                Some(false) => {}
+                None => stable = record.offset,
+            },
+        }
+    }
+    let found = partition.offsets().stable.0;
+    // Of one that is open nothing may be left to see.
+    if found > stable || found < stable && (partition.offsets().start.0 < found || from != found) {
+        return Err(Blind::Wrong(Violation::new("X4", format!("stable up to {found}, not {stable}: {all:x?}"))));
+    }
+    told.retain(|offset| *offset < found);
+    told.reverse();
+    let (mut at, mut seen) = (from, Vec::new());
+    while at < found {
+        let read = partition.read_with(Offset(at), ReadOptions::default().isolation(Isolation::Committed))?;
+        seen.extend(read.iter().map(|record| record.offset.0));
+        if read.next_offset().0 <= at {
+            break;
+        }
+        at = read.next_offset().0;
+    }
+    match seen == told {
+        true => Ok(()),
+        false => Err(Blind::Wrong(Violation::new("X3", format!("committed is {seen:?}, not {told:?}, of {all:x?}")))),
+    }
+}
+
+impl Model {
+    /// A transaction is under way.
+    pub(super) fn expect_transact(&mut self, transact: &Transact) {
+        self.expect_topic(transact.at.topic);
+        let recs = self.planned(transact);
+        let topic = &mut self.topics[transact.at.topic as usize];
+        if let Some(live) = topic.live.as_mut().or(topic.pending.as_mut()) {
+            for (number, rec) in recs {
+                let count = live.partitions.len();
+                live.partitions[number % count].maybe.push(rec);
+            }
+        }
+        let may_commit = matches!(transact.ending, Ending::Commit | Ending::CommitWritten);
+        let number = self.transactions.all.len();
+        Arc::make_mut(&mut self.transactions.all).push(Transaction {
+            may_commit,
+            may_abort: true,
+            is_prepared: false,
+            is_only_written: transact.ending == Ending::CommitWritten,
+            may_be_halved: false,
+        });
+        let prepared = &mut self.transactions.prepared[transact.seat as usize];
+        if transact.ending == Ending::Prepare && prepared.is_none() {
+            *prepared = Some(number);
+        }
+    }
+
+    /// The records of a transaction, and the partitions they go to, modulo how many there are.
+    fn planned(&self, transact: &Transact) -> Vec<(usize, Rec)> {
+        let number = self.transactions.all.len();
+        let batch = Batch { len: transact.batch.len, ..transact.batch };
+        let place = |at: usize| transact.at.partition as usize + at % transact.spread as usize;
+        let recs = records(&batch, None).into_iter().enumerate();
+        recs.map(|(at, rec)| (place(at), Rec { is_last: true, transaction: Some(number), ..rec })).collect()
+    }
+}
+
+impl Call<'_> {
+    /// Takes the seat, unless it is held. None if that failed, or something is prepared in it.
+    pub(super) fn seat(&mut self, seat: u8) -> Result<Option<()>, Violation> {
+        if self.subject.seats[seat as usize].is_some() {
+            return Ok(Some(()));
+        }
+        let was_there = self.log.find_topic(STATE).is_some();
+        let taken = self.log.producer().transactional(SEATS[seat as usize]);
+        if !was_there && self.log.find_topic(STATE).is_some() {
+            self.model.catalog_stored();
+        }
+        match taken {
+            Ok(producer) => {
+                self.subject.seats[seat as usize] = Some(producer);
+                Ok(Some(()))
+            }
+            Err(Error::InvalidTransaction { .. }) if self.is_prepared(seat) => Ok(None),
+            Err(error) => self.failed(error).map(|()| None),
+        }
+    }
+
+    fn is_prepared(&self, seat: u8) -> bool {
+        self.model.transactions.prepared[seat as usize].is_some()
+    }
+
+    fn failed(&mut self, error: Error) -> Verdict {
+        // Only who opens the log again finds out.
+        let is_unknown = matches!(error, Error::OutcomeUnknown { .. });
+        self.subject.is_stuck |= is_unknown;
+        if is_unknown && self.subject.world.disk.is_limited() { Ok(()) } else { self.explain(error).map(drop) }
+    }
+
+    pub(super) fn transact(&mut self, transact: &Transact) -> Verdict {
+        // What is expected was numbered before it began.
+        let number = self.model.transactions.all.len() - 1;
+        let was_prepared =
+            self.model.transactions.prepared[transact.seat as usize].is_some_and(|known| known != number);
+        let outcome = self.run_transaction(transact, number);
+        let transactions = &mut self.model.transactions;
+        let is_prepared = transactions.all[number].is_prepared;
+        if transact.ending == Ending::Prepare && !is_prepared && !was_prepared && !self.subject.is_stuck {
+            transactions.prepared[transact.seat as usize] = None;
+        }
+        outcome
+    }
+
+    fn run_transaction(&mut self, transact: &Transact, number: usize) -> Verdict {
+        let Some((topic, _)) = self.partition(transact.at)? else { return self.over(number, false) };
+        if self.seat(transact.seat)?.is_none() {
+            return self.over(number, false);
+        }
+        let Some(mut producer) = self.subject.seats[transact.seat as usize].take() else { return Ok(()) };
+        let sender = producer.id().0;
+        let outcome = self.send_and_end(transact, number, &topic, &mut producer, sender);
+        self.subject.seats[transact.seat as usize] = Some(producer);
+        outcome
+    }
+
+    fn send_and_end(
+        &mut self,
+        transact: &Transact,
+        number: usize,
+        topic: &Topic,
+        producer: &mut crate::TransactionalProducer,
+        sender: i64,
+    ) -> Verdict {
+        let mut transaction = match producer.begin() {
+            Ok(transaction) => transaction,
+            Err(Error::InvalidTransaction { .. }) if self.is_prepared(transact.seat) => {
+                return self.over(number, false);
+            }
+            Err(error) => {
+                self.failed(error)?;
+                return self.over(number, false);
+            }
+        };
+        // To begin may write markers that could not be written before.
+        let log = self.log.clone();
+        self.subject.absorb_markers(&log, self.model)?;
+        let plan = {
+            let known = self.model.transactions.all.len();
+            debug_assert_eq!(known, number + 1);
+            self.model.planned(transact)
+        };
+        for (place, rec) in plan {
+            let rec = Rec { transaction: Some(number), sender: Some(sender), ..rec };
+            let place = place % topic.partition_count() as usize;
+            let at = At { partition: place as u8, ..transact.at };
+            let partition =
+                topic.partition(place as u32).map_err(|error| Violation::new("open", error.to_string()))?;
+            let appended = with_records(&[rec], |records| transaction.append(&partition, records[0]));
+            let is_there = matches!(&appended, Err(Error::NotSynced { .. }));
+            if self.placed(at, topic, &[rec], appended)?.is_none() && !is_there {
+                drop(transaction);
+                return self.over(number, false);
+            }
+        }
+        let ended = match transact.ending {
+            Ending::Commit => transaction.commit(),
+            Ending::CommitWritten => transaction.commit_with(Ack::Written),
+            Ending::Abort => transaction.abort(),
+            Ending::Drop => {
+                drop(transaction);
+                Ok(())
+            }
+            Ending::Prepare => match transaction.prepare() {
+                Ok(_) => {
+                    if let Some(transaction) = self.model.transactions.get(number) {
+                        (transaction.is_prepared, transaction.may_abort) = (true, false);
+                    }
+                    return Ok(());
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match ended {
+            Ok(()) => self.over(number, matches!(transact.ending, Ending::Commit | Ending::CommitWritten)),
+            Err(error @ Error::OutcomeUnknown { .. }) => self.failed(error),
+            // Its outcome is known, and some partitions are yet to be told.
+            Err(error) => {
+                self.failed(error)?;
+                self.over(number, false)
+            }
+        }
+    }
+
+    /// Its outcome is told.
+    fn over(&mut self, number: usize, is_commit: bool) -> Verdict {
+        self.model.transactions.pin(number, is_commit)
+    }
+
+    pub(super) fn resolve(&mut self, seat: u8, is_commit: bool) -> Verdict {
+        let tickets = match self.log.prepared() {
+            Ok(tickets) => tickets,
+            Err(error) => return self.explain(error).map(drop),
+        };
+        let ticket = tickets.into_iter().find(|ticket| ticket.transactional_id() == SEATS[seat as usize]);
+        let prepared = self.model.transactions.prepared[seat as usize];
+        let (Some(ticket), Some(number)) = (ticket, prepared) else {
+            return match prepared {
+                Some(_) if !self.subject.is_stuck => Err(Violation::new("X6", "what is prepared is not told")),
+                _ => Ok(()),
+            };
+        };
+        let resolved = if is_commit { self.log.commit_prepared(&ticket) } else { self.log.abort_prepared(&ticket) };
+        match resolved {
+            Ok(()) => {
+                self.model.transactions.prepared[seat as usize] = None;
+                self.over(number, is_commit)
+            }
+            Err(error @ Error::OutcomeUnknown { .. }) => self.failed(error),
+            Err(error) => {
+                // It waits.
+                if let Some(transaction) = self.model.transactions.get(number) {
+                    (transaction.may_commit, transaction.may_abort) = (false, false);
+                }
+                self.failed(error)
+            }
+        }
+    }
+}
+
+impl Explored {
+    /// Takes in the markers that the log has written since.
+    pub(super) fn absorb_markers(&mut self, log: &Log, model: &mut Model) -> Verdict {
+        for (name, partition) in each(log) {
+            let topic = TOPICS.iter().position(|topic| *topic == name).unwrap_or(0);
+            let number = partition.number() as usize;
+            let live = model.topics[topic].live.as_mut();
+            let Some(expected) = live.and_then(|live| live.partitions.get_mut(number)) else { continue };
+            let (start, end) = (partition.offsets().start.0, partition.offsets().end.0);
+            // What retention has removed at once nobody can see: for each that was open there was one.
+            let open: BTreeSet<_> = expected.records.iter().filter_map(|rec| rec.sender).collect();
+            for _ in open {
+                if expected.end() < start {
+                    let at = expected.end();
+                    expected.push(&[marker(&FoundRecord {
+                        offset: at,
+                        id: ABORTED,
+                        len: 0,
+                        timestamp: 0,
+                        producer: None,
+                    })]);
+                    expected.acknowledged = expected.end();
+                }
+            }
+            while expected.end() < end {
+                let at = expected.end();
+                self.world.disk.pause_faults(true);
+                let options = ReadOptions::default().with_markers();
+                let read = partition.read_with(Offset(at), options);
+                self.world.disk.pause_faults(false);
+                let Ok(read) = read else { break };
+                let marked = read.batches().next().map(|mut batch| (*batch.header(), batch.next()));
+                let Some((header, Some(record))) = marked.filter(|(header, _)| header.attributes.is_control()) else {
+                    return Err(Violation::new(
+                        "A2",
+                        format!("{name}-{number}: {at} is no marker, and {end} the end"),
+                    ));
+                };
+                let is_commit = record.key.is_some_and(|key| key.get(3) == Some(&1));
+                let found = FoundRecord {
+                    offset: at,
+                    id: if is_commit { COMMITTED } else { ABORTED },
+                    len: 0,
+                    timestamp: record.timestamp.0,
+                    producer: Some(header.producer_id.0),
+                };
+                let open = open_of(expected, found.producer);
+                expected.push(&[marker(&found)]);
+                expected.acknowledged = expected.end();
+                // Of one whose records were deleted there is nothing left to see.
+                if open.is_empty() && !is_cut(expected, found.producer) {
+                    return Err(Violation::new("X5", format!("{name}-{number}: the marker at {at} ends nothing")));
+                }
+                for number in open {
+                    model.transactions.pin(number, is_commit)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the last records of this sender are below the start.
+fn is_cut(partition: &Partition, sender: Option<i64>) -> bool {
+    let kept = partition.from(partition.start).iter().rev().skip(1);
+    partition.start > 0 && !kept.clone().any(|rec| rec.sender == sender)
+}
+
+/// The transactions that this sender has open in a partition.
+fn open_of(partition: &Partition, sender: Option<i64>) -> BTreeSet<usize> {
+    let of_sender = partition.from(partition.start).iter().rev().filter(|rec| rec.sender == sender);
+    of_sender.take_while(|rec| !is_marker(rec.id)).filter_map(|rec| rec.transaction).collect()
+}
