@@ -5,7 +5,7 @@ use crate::config::TopicConfig;
 use crate::group::{Key, LogRecord, OffsetValue, Offsets, offset_key};
 use crate::log::Catalog;
 use crate::txn::{Coordinator, Key as TxnKey, Open, State, Verdict};
-use crate::types::{Offset, ProducerEpoch, ProducerId};
+use crate::types::{Offset, ProducerEpoch, ProducerId, TopicId};
 
 /// Reads `bytes` as a catalog: once as they are, once with the checksum that they lack.
 pub fn catalog(bytes: &[u8]) {
@@ -76,8 +76,9 @@ pub fn txn_records(bytes: &[u8]) {
     assert!(coordinator.count() as u64 <= position.0);
     let first = Offset(bytes.len() as u64);
     for producer in coordinator.last_producer().into_iter().chain([ProducerId::NONE]) {
-        let open = Open { topic: "a", partition: 0, producer, epoch: ProducerEpoch(0), first };
-        let is_lost = coordinator.verdict(open, |_, _| Some(Offset::ZERO)) == Verdict::Commit;
+        let topic_id = TopicId::from_bytes([0; 16]);
+        let open = Open { topic: "a", topic_id, partition: 0, producer, epoch: ProducerEpoch(0), first };
+        let is_lost = coordinator.verdict(open, |_, _| Some((topic_id, Offset::ZERO))) == Verdict::Commit;
         assert!(!is_lost || coordinator.verdict(open, |_, _| None) == Verdict::Commit);
     }
     assert!(coordinator.prepared().all(|ticket| coordinator.decided(&ticket).is_none()));

@@ -425,7 +425,7 @@ impl LogBuilder {
     }
 
     /// Sets how long a producer with an id is remembered after its last batch, by the timestamps of its batches: opening
-    /// forgets those that are older. A batch that is repeated later is stored a second time. One in a transaction is
+    /// forgets those that are older, and so does maintenance, every 10 minutes. A batch that is repeated later is stored a second time. One in a transaction is
     /// remembered for as long as that is open.
     ///
     /// Default: 1 day. Range: 1 millisecond and more. Kafka: `producer.id.expiration.ms`.

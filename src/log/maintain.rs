@@ -52,7 +52,8 @@ pub(super) struct Unsynced {
 }
 
 impl Log {
-    /// Does what is due: syncs that topics ask for by time and that futures wait for, finishing sealed segments,
+    /// Does what is due: syncs that topics ask for by time and that futures wait for, aborting transactions that took longer
+    /// than their time-outs, finishing sealed segments,
     /// retention, [compaction](crate::guide::compaction), expiry of group offsets. With
     /// [`Background::Caller`](crate::Background::Caller) the caller calls this, when the call before said so or when
     /// [`wait_due`](Self::wait_due) returns; a thread of the log's does otherwise.

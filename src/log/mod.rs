@@ -243,8 +243,8 @@ impl Log {
     /// timestamps: [`TopicConfig::retention_time`] says otherwise. A program that runs twice wants
     /// [`topic_with`](Self::topic_with).
     ///
-    /// Of the settings for `__consumer_offsets` only the number of partitions is taken: with others, offsets of groups
-    /// could be lost.
+    /// Of the settings for `__consumer_offsets` and `__transaction_state` only the number of partitions is taken: with others,
+    /// offsets of groups or decisions on transactions could be lost.
     ///
     /// # Errors
     ///
@@ -317,7 +317,7 @@ impl Log {
     /// Gives a topic other settings, for all appends and maintenance to come. More partitions are added; fewer are
     /// refused. The settings survive a power cut when this returns.
     ///
-    /// Of `__consumer_offsets` only segments, indexes and compaction can be changed.
+    /// Of `__consumer_offsets` and `__transaction_state` only segments, indexes and compaction can be changed.
     ///
     /// # Errors
     ///

@@ -39,7 +39,7 @@ use crate::partition::core::Core;
 use crate::partition::{Ack, Placement, append_one};
 use crate::probe;
 use crate::record::{Record, Sender, TopicRecord};
-use crate::txn::{Coordinator, Key, Span, State, Ticket, check_transactional_id};
+use crate::txn::{Coordinator, Extent, Key, Span, State, Ticket, check_transactional_id};
 use crate::types::{Offset, ProducerId};
 
 /// What a log knows of transactional ids.
@@ -118,7 +118,7 @@ struct Part {
 impl Part {
     fn span(&self) -> Span {
         let (topic, partition) = (Arc::clone(&self.core.id.topic), self.core.id.partition);
-        Span { topic, partition, first: self.first, end: self.end }
+        Span { topic, partition, extent: Extent { topic: self.core.topic, first: self.first, end: self.end } }
     }
 }
 

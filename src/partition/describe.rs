@@ -63,7 +63,7 @@ pub struct TornTail {
 
 impl Partition {
     /// The idempotent and transactional producers that wrote to it and are remembered, by ascending id. One that wrote
-    /// nothing for a day, by the timestamps of its batches and the log's clock, is forgotten when the log is opened,
+    /// nothing for a day, by the timestamps of its batches and the log's clock, is forgotten, when the log is opened or by maintenance,
     /// unless it is in a transaction.
     ///
     /// # Example

@@ -14,11 +14,12 @@
 //! all of the data is there, except where nobody asked for it to be durable: then it may be there and the data not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::records::{Key, State, Status};
+use super::records::{Extent, Key, State, Status};
 use super::ticket::Ticket;
 use crate::error::{Error, Result};
-use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicId};
 use crate::wire::Invalid;
 
 /// The state of all transactional ids.
@@ -41,6 +42,7 @@ struct Known {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Open<'a> {
     pub(crate) topic: &'a str,
+    pub(crate) topic_id: TopicId,
     pub(crate) partition: u32,
     pub(crate) producer: ProducerId,
     pub(crate) epoch: ProducerEpoch,
@@ -129,15 +131,16 @@ impl Coordinator {
         }
     }
 
-    /// What becomes of a transaction that is found open. `end_of` tells where a partition ends; none if it is not there any
-    /// more, or cannot be read.
-    pub(crate) fn verdict(&self, open: Open<'_>, end_of: impl Fn(&str, u32) -> Option<Offset>) -> Verdict {
+    /// What becomes of a transaction that is found open. `end_of` tells of which topic a partition is, and where it ends; none
+    /// if it is not there any more, or cannot be read.
+    pub(crate) fn verdict(&self, open: Open<'_>, end_of: impl Fn(&str, u32) -> Option<(TopicId, Offset)>) -> Verdict {
         let Some(owner) = self.owners.get(&open.producer) else { return Verdict::Foreign };
         let Some(Known { state, .. }) = self.ids.get(owner) else { return Verdict::Foreign };
-        let is_this = |(topic, partition, offsets): (&std::sync::Arc<str>, u32, Option<(Offset, Offset)>)| {
+        let is_this = |(topic, partition, extent): (&Arc<str>, u32, Option<Extent>)| {
             let is_here = **topic == *open.topic && partition == open.partition;
             // It may begin later than it did: of what is deleted before its end only the rest is found.
-            is_here && offsets.map_or(state.decision.is_none(), |(first, end)| (first..end).contains(&open.first))
+            let is_it = |Extent { topic, first, end }| topic == open.topic_id && (first..end).contains(&open.first);
+            is_here && extent.map_or(state.decision.is_none(), is_it)
         };
         // A broker's marker may carry an epoch above that of the data.
         let is_its_epoch = match &state.decision {
@@ -189,10 +192,11 @@ impl Known {
 }
 
 /// Whether every partition has all of a transaction, as far as the record says what that is.
-fn is_whole(state: &State, end_of: impl Fn(&str, u32) -> Option<Offset>) -> bool {
-    state.parts().all(|(topic, partition, offsets)| {
-        let (Some((_, end)), Some(found)) = (offsets, end_of(topic, partition)) else { return true };
-        end <= found
+fn is_whole(state: &State, end_of: impl Fn(&str, u32) -> Option<(TopicId, Offset)>) -> bool {
+    state.parts().all(|(topic, partition, extent)| {
+        let (Some(extent), Some((id, end))) = (extent, end_of(topic, partition)) else { return true };
+        // With a topic that was deleted went its part.
+        id != extent.topic || extent.end <= end
     })
 }
 
@@ -224,12 +228,16 @@ mod tests {
         Ok(ProducerId(1_000))
     }
 
+    const TOPIC: TopicId = TopicId::from_bytes([7; 16]);
+
     fn span(topic: &str, partition: u32, first: u64, end: u64) -> Span {
-        Span { topic: topic.into(), partition, first: Offset(first), end: Offset(end) }
+        let extent = Extent { topic: TOPIC, first: Offset(first), end: Offset(end) };
+        Span { topic: topic.into(), partition, extent }
     }
 
     fn open(topic: &str, first: u64) -> Open<'_> {
-        Open { topic, partition: 0, producer: ProducerId(1_000), epoch: ProducerEpoch(0), first: Offset(first) }
+        let (producer, epoch) = (ProducerId(1_000), ProducerEpoch(0));
+        Open { topic, topic_id: TOPIC, partition: 0, producer, epoch, first: Offset(first) }
     }
 
     /// An id whose last record is one of these.
@@ -244,11 +252,13 @@ mod tests {
     #[test]
     fn a_transaction_has_the_outcome_that_was_decided_for_it_and_no_other_has() {
         let coordinator = with(Status::PrepareCommit, &[span("x", 0, 5, 7), span("y", 0, 3, 4)]);
-        let whole = |_: &str, _| Some(Offset(9));
+        let whole = |_: &str, _| Some((TOPIC, Offset(9)));
         assert_eq!(coordinator.verdict(open("x", 5), whole), Verdict::Commit);
         assert_eq!(coordinator.verdict(open("y", 3), whole), Verdict::Commit);
         assert_eq!(coordinator.verdict(open("x", 8), whole), Verdict::Abort, "a later one of the same producer");
         assert_eq!(coordinator.verdict(open("z", 5), whole), Verdict::Abort, "in another partition");
+        let anew = Open { topic_id: TopicId::from_bytes([8; 16]), ..open("x", 5) };
+        assert_eq!(coordinator.verdict(anew, whole), Verdict::Abort, "in a topic that was made anew");
         let later = Open { epoch: ProducerEpoch(1), ..open("x", 5) };
         assert_eq!(coordinator.verdict(later, whole), Verdict::Abort, "of a later holder");
         let foreign = Open { producer: ProducerId(7), ..open("x", 5) };
@@ -258,8 +268,10 @@ mod tests {
     #[test]
     fn a_commit_that_lost_a_part_of_its_data_aborts_everywhere() {
         let coordinator = with(Status::PrepareCommit, &[span("x", 0, 5, 7), span("y", 0, 3, 4)]);
-        let end_of = |topic: &str, _| Some(Offset(if topic == "y" { 3 } else { 9 }));
+        let end_of = |topic: &str, _| Some((TOPIC, Offset(if topic == "y" { 3 } else { 9 })));
         assert_eq!(coordinator.verdict(open("x", 5), end_of), Verdict::Lost);
+        let gone = |_: &str, _| Some((TopicId::from_bytes([8; 16]), Offset(0)));
+        assert_eq!(coordinator.verdict(open("x", 5), gone), Verdict::Commit, "its part went with its topic");
         assert_eq!(
             coordinator.verdict(open("x", 5), |_, _| None),
             Verdict::Commit,
@@ -270,7 +282,7 @@ mod tests {
     #[test]
     fn a_prepared_transaction_waits_and_is_found_by_its_ticket_once_decided() {
         let mut coordinator = with(Status::Ongoing, &[span("x", 0, 5, 7)]);
-        let whole = |_: &str, _| Some(Offset(9));
+        let whole = |_: &str, _| Some((TOPIC, Offset(9)));
         assert_eq!(coordinator.verdict(open("x", 5), whole), Verdict::Wait);
         let tickets: Vec<_> = coordinator.prepared().collect();
         assert_eq!(tickets[0].to_string(), "1.1000.0.a");

@@ -15,5 +15,5 @@ mod records;
 mod ticket;
 
 pub(crate) use coordinator::{Coordinator, Open, Verdict, check_transactional_id};
-pub(crate) use records::{Key, Span, State, Status};
+pub(crate) use records::{Extent, Key, Span, State, Status};
 pub use ticket::{InvalidTicket, Ticket};

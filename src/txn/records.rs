@@ -26,12 +26,13 @@
 //! | 10,000 |      | ours: what was decided, or is prepared. A broker passes over it           |
 //!
 //! Ours is a version byte of 0, the position of the record that prepared the transaction (i64; -1 if none did, or this one
-//! does), then for each of the partitions, in their order, the first offset of the transaction and the offset after its last
-//! record (i64 each). By them nobody takes a later transaction for this one, nor a part of it for all.
+//! does), then for each of the partitions, in their order, the id of the topic (16 bytes), the first offset of the transaction
+//! and the offset after its last record (i64 each). By them nobody takes a later transaction for this one, be it in a topic
+//! that was made anew, nor a part of it for all.
 
 use std::sync::Arc;
 
-use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicId};
 use crate::wire::{Invalid, Reader, put_str, put_unsigned_varint};
 
 /// What a record is about.
@@ -113,6 +114,14 @@ pub(crate) struct TopicPartitions {
 pub(crate) struct Span {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: u32,
+    pub(crate) extent: Extent,
+}
+
+/// What a transaction takes up of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Of the topic: another one may have the name later.
+    pub(crate) topic: TopicId,
     pub(crate) first: Offset,
     /// The offset after its last record.
     pub(crate) end: Offset,
@@ -123,8 +132,8 @@ pub(crate) struct Span {
 pub(crate) struct Decision {
     /// Where in the log it was prepared, if it was, and this is not the record that did.
     pub(crate) prepared: Option<Offset>,
-    /// First offset and end of each partition, in the order of the partitions.
-    pub(crate) offsets: Vec<(Offset, Offset)>,
+    /// What it takes up of each partition, in the order of the partitions.
+    pub(crate) extents: Vec<Extent>,
 }
 
 /// The state of a transactional id, as one record has it.
@@ -181,30 +190,29 @@ impl State {
         let span_of = |(topic, partition): (&Arc<str>, u32)| {
             spans.iter().find(|span| span.topic == *topic && span.partition == partition)
         };
-        let offsets = named.filter_map(span_of).map(|span| (span.first, span.end)).collect();
+        let extents = named.filter_map(span_of).map(|span| span.extent).collect();
         Self {
             status,
             partitions: Some(partitions),
             updated: now,
             started: if self.started.is_some() { self.started } else { now },
-            decision: Some(Decision { prepared, offsets }),
+            decision: Some(Decision { prepared, extents }),
             ..self.clone()
         }
     }
 
     /// Each partition of the transaction, and where it lies there if the record says so.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Arc<str>, u32, Option<(Offset, Offset)>)> {
-        let offsets = self.decision.as_ref().map_or(&[][..], |decision| &decision.offsets);
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Arc<str>, u32, Option<Extent>)> {
+        let extents = self.decision.as_ref().map_or(&[][..], |decision| &decision.extents);
         let topics = self.partitions.iter().flatten();
         let named = topics.flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.topic, *partition)));
-        named.enumerate().map(|(at, (topic, partition))| (topic, partition, offsets.get(at).copied()))
+        named.enumerate().map(|(at, (topic, partition))| (topic, partition, extents.get(at).copied()))
     }
 
     /// Where the transaction lies, as far as the record says so.
     pub(crate) fn spans(&self) -> Vec<Span> {
-        let known = self.parts().filter_map(|(topic, partition, offsets)| {
-            let (first, end) = offsets?;
-            Some(Span { topic: Arc::clone(topic), partition, first, end })
+        let known = self.parts().filter_map(|(topic, partition, extent)| {
+            Some(Span { topic: Arc::clone(topic), partition, extent: extent? })
         });
         known.collect()
     }
@@ -312,7 +320,8 @@ impl State {
         let Some(decision) = &self.decision else { return Some(()) };
         let mut ours = vec![OURS_VERSION];
         ours.extend_from_slice(&decision.prepared.map_or(-1, Offset::to_wire).to_be_bytes());
-        for (first, end) in &decision.offsets {
+        for Extent { topic, first, end } in &decision.extents {
+            ours.extend_from_slice(topic.as_bytes());
             ours.extend_from_slice(&first.to_wire().to_be_bytes());
             ours.extend_from_slice(&end.to_wire().to_be_bytes());
         }
@@ -368,16 +377,19 @@ fn decode_decision(field: &mut Reader<'_>, count: usize) -> Result<Option<Decisi
         return Err(Invalid { at: 0, what: "unknown version of a decision" });
     }
     let prepared = Offset::from_wire(field.i64()?);
-    let mut offsets = Vec::new();
+    let mut extents = Vec::new();
     for _ in 0..count {
         let at = field.position();
+        let topic = field.take(16)?.first_chunk().copied().ok_or(Invalid { at, what: "no topic id" })?;
         let (first, end) = (Offset::from_wire(field.i64()?), Offset::from_wire(field.i64()?));
         match (first, end) {
-            (Some(first), Some(end)) if first < end => offsets.push((first, end)),
+            (Some(first), Some(end)) if first < end => {
+                extents.push(Extent { topic: TopicId::from_bytes(topic), first, end });
+            }
             _ => return Err(Invalid { at, what: "offsets of no transaction" }),
         }
     }
-    Ok(Some(Decision { prepared, offsets }))
+    Ok(Some(Decision { prepared, extents }))
 }
 
 fn expect_end(reader: &Reader<'_>) -> Result<(), Invalid> {
@@ -476,8 +488,7 @@ mod tests {
         let span = |topic: &str, partition, first| Span {
             topic: topic.into(),
             partition,
-            first: Offset(first),
-            end: Offset(first + 2),
+            extent: Extent { topic: TopicId::from_bytes([7; 16]), first: Offset(first), end: Offset(first + 2) },
         };
         let spans = [span("a", 1, 10), span("b", 0, 20), span("a", 0, 30)];
         let state = State::empty(ProducerId(1), ProducerEpoch(0), 5, Timestamp(9));
@@ -529,8 +540,13 @@ mod tests {
             let empty = State::empty(ProducerId(producer), ProducerEpoch(epoch), timeout_ms, Timestamp(times.0));
             let mut state = State { status, partitions, started: Timestamp(times.1), protocol, ..empty };
             if is_ours {
-                let offsets = (0..state.parts().count() as u64).map(|at| (Offset(at), Offset(at + 9))).collect();
-                state.decision = Some(Decision { prepared: prepared.map(Offset), offsets });
+                let extent = |at: u64| Extent {
+                    topic: TopicId::from_bytes(u128::from(at).to_be_bytes()),
+                    first: Offset(at),
+                    end: Offset(at + 9),
+                };
+                let extents = (0..state.parts().count() as u64).map(extent).collect();
+                state.decision = Some(Decision { prepared: prepared.map(Offset), extents });
             }
             prop_assert_eq!(State::decode(&state.encode().unwrap()), Ok(state));
         }

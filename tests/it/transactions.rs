@@ -209,6 +209,40 @@ fn a_record_of_a_codec_is_numbered_as_well() {
 }
 
 #[test]
+fn a_record_that_is_refused_leaves_the_transaction_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let topic = log.create_topic("a", TopicConfig::default().set("max.message.bytes", "1000").unwrap()).unwrap();
+    let mut producer = log.producer().transactional("t").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    let long = vec![0; 2_000];
+    for value in [&b"one"[..], &long, b"two", &long] {
+        let sent = transaction.send(Record::new(value).to("a"));
+        assert_eq!(sent.is_ok(), value.len() < 1_000);
+    }
+    assert!(matches!(transaction.send(Record::new("x").to("__consumer_offsets")), Err(Error::InternalTopic { .. })));
+    transaction.commit().unwrap();
+    assert_eq!(committed(&log, "a"), ["one", "two"]);
+    let known = topic.partition(0).unwrap().producers()[0];
+    assert_eq!(known.last_sequence, Some(1), "a refused record has no number");
+}
+
+/// Each would have taken the other log's partition for one of its own.
+#[test]
+fn a_partition_of_another_log_is_refused() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (log, other) = (Log::open(dir.path()).unwrap(), Log::open(other.path()).unwrap());
+    let foreign = other.topic("a").unwrap().partition(0).unwrap();
+    let mut producer = log.producer().transactional("t").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    assert!(matches!(transaction.append(&foreign, "x"), Err(Error::TopicNotFound { .. })));
+    transaction.commit().unwrap();
+    let refused = log.producer().idempotent().unwrap().append(&foreign, "x").map(|appended| appended.offset());
+    assert!(matches!(refused, Err(Error::TopicNotFound { .. })));
+    assert_eq!(foreign.offsets().end, Offset(0));
+}
+
+#[test]
 fn whoever_takes_an_id_ends_what_its_holder_had_begun() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path()).unwrap();

@@ -12,7 +12,7 @@ use crate::partition::core::Core;
 use crate::partition::{Ending, ReadOptions};
 use crate::probe;
 use crate::record::BatchRef;
-use crate::txn::{Open, State, Ticket, Verdict};
+use crate::txn::{Extent, Open, State, Ticket, Verdict};
 use crate::types::{Offset, ProducerId};
 
 impl Inner {
@@ -89,6 +89,7 @@ impl Inner {
             for open in core.open_transactions() {
                 let found = Open {
                     topic: &core.id.topic,
+                    topic_id: core.topic,
                     partition: core.id.partition,
                     producer: open.producer,
                     epoch: open.epoch,
@@ -96,7 +97,7 @@ impl Inner {
                 };
                 let verdict = self.transactions.coordinator.lock().verdict(found, |topic, partition| {
                     let topic = self.find(topic).ok()?;
-                    topic.core(partition).ok().map(|core| core.end())
+                    topic.core(partition).ok().map(|core| (core.topic, core.end()))
                 });
                 verdicts.push((Arc::clone(&core), open, verdict));
             }
@@ -166,12 +167,13 @@ impl Inner {
         for span in state.iter().flat_map(|state| state.spans()) {
             let core = self.find(&span.topic).and_then(|topic| topic.core(span.partition));
             let Ok(core) = core else { continue };
+            let Extent { topic, first, end } = span.extent;
             // Another topic may have the name by now.
             let is_this = |open: &crate::partition::OpenTransaction| {
-                open.producer == ticket.producer && (span.first..span.end).contains(&open.first)
+                open.producer == ticket.producer && (first..end).contains(&open.first) && core.topic == topic
             };
             if let Some(open) = core.open_transactions().into_iter().find(is_this) {
-                parts.push(Part { core, first: open.first, end: span.end });
+                parts.push(Part { core, first: open.first, end });
             }
         }
         let mut work = seat.work.lock();
