@@ -480,6 +480,51 @@ fn a_decision_is_not_one_on_a_transaction_in_a_topic_that_was_made_anew() {
     assert_eq!(Seen::of(&log).records, BTreeMap::from([(10, [0, 2])]));
 }
 
+/// A power cut took a part of a commit that nobody had asked to be durable. What the open then says of the rest stays so, also
+/// when other records have taken the place of those that were lost.
+#[test]
+fn a_commit_that_lost_a_part_stays_aborted_when_others_take_its_place() {
+    lose_a_part().unwrap();
+}
+
+fn lose_a_part() -> Result<(), String> {
+    let mut aborted = 0;
+    for seed in 0..60 {
+        let disk = disk(Staging::Off);
+        let log = builder(&disk, Staging::Off).open().unwrap();
+        let partition = |log: &Log, topic| log.find_topic(topic).unwrap().partition(0).unwrap();
+        let mut producer = log.producer().transactional("id").unwrap();
+        let mut transaction = producer.begin().unwrap();
+        for topic in TOPICS {
+            transaction.send(Record::new("10").to(topic)).unwrap();
+            if topic == "a" {
+                partition(&log, "a").sync().unwrap();
+            }
+        }
+        transaction.commit_with(Ack::Written).unwrap();
+        // The decision is durable by the way.
+        log.producer().transactional("other").unwrap();
+        let found = disk.crash(seed);
+        let log = builder(&found, Staging::Off).open().unwrap();
+        if Seen::of(&log).records.contains_key(&10) {
+            continue;
+        }
+        aborted += 1;
+        let b = partition(&log, "b");
+        (0..3).for_each(|_| drop(b.append("20").unwrap()));
+        b.sync().unwrap();
+        for seed in 0..4 {
+            let log = builder(&found.crash(seed), Staging::Off).open().unwrap();
+            let seen = Seen::of(&log).records;
+            if seen.contains_key(&10) {
+                return Err(format!("it was aborted, and is there in part: {seen:?}"));
+            }
+        }
+    }
+    assert!(aborted > 3, "{aborted}");
+    Ok(())
+}
+
 /// Producer ids of two lives are never the same, whatever a crash takes.
 #[test]
 fn a_producer_id_is_given_out_once() {
@@ -560,6 +605,7 @@ fn each_planted_mistake_of_transactions_is_found() {
         late_end,
         ids_differ,
         time_out,
+        lose_a_part,
         || die_in_doubt().map(drop),
         || crash_everywhere(&QUICK, Staging::On, 0).map(drop),
         || fail_everywhere(Errno::Io, Times::Once, Staging::Off).map(drop),

@@ -71,6 +71,7 @@ pub const TRANSACTIONS: &[&str] = &[
     "transactions.decision_not_synced",
     "transactions.doubt_forgotten",
     "transactions.found_decision_not_synced",
+    "transactions.loss_not_synced",
     "transactions.markers_first",
     "transactions.markers_not_synced",
     "transactions.no_timeout",
