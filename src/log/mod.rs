@@ -59,7 +59,7 @@ pub use topic::{Damage, Topic};
 pub use verify::{InvalidVerifyPosition, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport};
 
 use self::catalog::Stored;
-use self::checkpoints::Checkpoints;
+use self::checkpoints::{Checkpoint, Checkpoints};
 use self::groups::Coordinator;
 use self::maintain::{Schedule, Unsynced};
 use self::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
@@ -706,6 +706,12 @@ impl Inner {
         self.context.before_change()?;
         let count = state.partitions.read().len() as u32;
         let added = self.make_partitions(state.id, &state.name, config, count..config.partitions)?;
+        if with.topics().iter().any(|topic| topic.id == state.id && topic.is_sparse) {
+            // Of a topic that is known to have gaps, what is not said of a partition may be anywhere in it.
+            let cores: Vec<_> = added.iter().filter_map(|slot| slot.core().ok()).collect();
+            let none = Checkpoint { gaps: Some(Offset::ZERO), ..Checkpoint::default() };
+            self.raise_checkpoints(cores.into_iter().map(|core| (core, none)))?;
+        }
         self.replace_catalog(&mut catalog, with)?;
         *state.config.write() = config;
         state.partitions.write().extend(added);
