@@ -182,6 +182,11 @@ pub enum Error {
     #[error("appended at offset {offset} of {partition}, but not synced: {reason}")]
     NotSynced { partition: TopicPartition, offset: Offset, reason: Box<str> },
 
+    /// A table of the topic has more keys than it may hold. Make one that may hold more. What was read until then is in
+    /// this one, and stays right for its keys up to there.
+    #[error("topic {topic:?} has more keys than the {max_keys} that its table may hold")]
+    TableFull { topic: Box<str>, max_keys: usize },
+
     /// The log was opened read-only.
     #[error("the log is open read-only")]
     ReadOnly,
@@ -214,7 +219,7 @@ impl Error {
     /// | `InvalidBatch`, `InvalidRecord`, `InvalidTimestamp`, `BatchTooLarge`, `TooLong`, `OffsetsExhausted` | `Invalid` |
     /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `CompactedTopic`, `NotCompacted` | `Invalid` |
     /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `PartitionElsewhere`, `RepeatedEntropy` | `Invalid` |
-    /// | `NotAdopted`, `OpenTransaction` | `Invalid` |
+    /// | `NotAdopted`, `OpenTransaction`, `TableFull` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
     /// | `BackupTarget`, `NotPrepared`, `InvalidTransactionalId` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |

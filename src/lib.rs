@@ -79,6 +79,7 @@
 //! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
 //! | remember places | [`Log::group`], [`Group`] |
+//! | keep the latest of each key | [`Cleanup::Compact`], [`Topic::table`], [`Topic::erase`] |
 //! | remove | [`TopicConfig::retention_time`], [`Log::delete_before`], [`Log::delete_topic`] |
 //! | back up | [`Log::backup`] |
 //! | watch | [`Log::stats`], [`Observer`], [`Log::damaged`] |
@@ -136,7 +137,7 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub use partition::fuzzing as partition_fuzzing;
 
-pub use client::{Producer, ProducerBuilder, Transaction, TransactionalProducer};
+pub use client::{Producer, ProducerBuilder, Table, Transaction, TransactionalProducer};
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
