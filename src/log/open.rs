@@ -32,7 +32,7 @@ use crate::partition::context::{CleanMark, Context, Doorbell, RecoveryMode, Spac
 use crate::partition::core::Core;
 use crate::partition::hints::{CleanPartition, Hints};
 use crate::partition::notes::Notes;
-use crate::partition::recover::finish_ours;
+use crate::partition::recover::{finish_ours, forget_frames};
 use crate::partition::salvage::Damaged;
 use crate::probe;
 use crate::segment::files::Files;
@@ -380,7 +380,8 @@ impl Inner {
                 let id = TopicPartition::new(Arc::clone(&topic.name), number);
                 let dir = self.partition_dir(&id);
                 let found = finish_ours(&self.context, &dir)
-                    .and_then(|_| Damaged::find(self.context.disk(), &dir, !topic.is_sparse));
+                    .and_then(|_| forget_frames(&self.context, &dir))
+                    .and_then(|()| Damaged::find(self.context.disk(), &dir, !topic.is_sparse));
                 let found = match found {
                     Ok(found) => found,
                     // That it is missing is told when it is opened.

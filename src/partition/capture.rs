@@ -284,7 +284,8 @@ impl Copying<'_> {
         let [index, time_index] = self.put_indexes(base, &walked.index)?;
         let txn_index = self.put_aborted(base, next)?;
         let largest = walked.index.largest();
-        let seal = Seal { base, end: next, log_len: len, largest, log_crc, index, time_index, txn_index };
+        let frames = self.of.core.frames_of(&*file, segment)?;
+        let seal = Seal { base, end: next, log_len: len, largest, log_crc, index, time_index, txn_index, frames };
         self.put_derived(base, FileKind::Seal, &seal.encode())
     }
 

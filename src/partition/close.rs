@@ -3,16 +3,19 @@
 //! A closed directory is byte for byte an ordinary Kafka directory: data files cut to their batches, indexes written,
 //! a snapshot of producers at the end.
 
+use std::sync::Arc;
+
 use super::core::Core;
 use super::hints::CleanPartition;
 use super::read::last_batch;
 use super::writer::{Unfinished, remove_derived, remove_if_there};
 use crate::checksum::{Crc32, Digest};
-use crate::disk::{Open, read_exact_at, write_all_at};
+use crate::disk::{DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
 use crate::segment::active::{Failure, trim};
 use crate::segment::data::SegmentData;
+use crate::segment::scan::frames_crc;
 use crate::segment::seal::Seal;
 use crate::segment::{FileKind, file_path};
 use crate::types::Offset;
@@ -73,6 +76,7 @@ impl Core {
             index,
             time_index,
             txn_index: Digest::of(&sealed.aborted),
+            frames: self.frames_of(&*self.open_log(data)?, data)?,
         };
         self.write_new(data.base(), FileKind::Seal, &seal.encode())?;
         // From here on the index is loaded from its files when it is needed.
@@ -81,8 +85,20 @@ impl Core {
         Ok(())
     }
 
+    /// What the seal is to say of offsets, lengths and epochs, if offsets are missing or will be: see [`Seal::frames`].
+    pub(super) fn frames_of(&self, file: &dyn DiskFile, data: &SegmentData) -> Result<Option<u32>> {
+        if !self.config.read().cleanup.compacts() && data.base() >= self.dense_from() {
+            return Ok(None);
+        }
+        frames_crc(file, data.len()).map_err(Error::io("read", data.path()))
+    }
+
+    fn open_log(&self, data: &SegmentData) -> Result<Arc<dyn DiskFile>> {
+        self.context.disk().open(data.path(), Open::Read).map_err(Error::io("open", data.path()))
+    }
+
     fn log_crc(&self, data: &SegmentData) -> Result<u32> {
-        let file = self.context.disk().open(data.path(), Open::Read).map_err(Error::io("open", data.path()))?;
+        let file = self.open_log(data)?;
         let (mut crc, mut at, len) = (Crc32::new(), 0, data.len());
         let mut piece = vec![0; len.min(1 << 20) as usize];
         while at < len {

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::leftovers::{Leftovers, Whose, finish_ours};
+pub(crate) use self::leftovers::{Leftovers, Whose, finish_ours, forget_frames};
 pub(super) use self::search::hides_batch;
 
 use self::adopt::Adopted;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::files::Files;
 use super::offset_index::{self, Near, OffsetEntry};
-use super::scan::Scan;
+use super::scan::{Scan, frames_crc};
 use super::seal::Seal;
 use super::time_index::{self, TimeEntry};
 use super::{FileKind, file_path};
@@ -60,6 +60,8 @@ pub(crate) struct Loaded {
     pub(crate) index: Index,
     pub(crate) largest: Option<(Timestamp, Offset)>,
     pub(crate) source: Source,
+    /// What the seal says of offsets, lengths and epochs, if it does.
+    frames: Option<u32>,
 }
 
 /// Where an index came from.
@@ -124,10 +126,13 @@ impl Index {
     pub(crate) fn load(files: &Arc<Files>, log: &Path, base: Offset, len: u64) -> Result<Loaded> {
         let dir = log.parent().unwrap_or(Path::new("."));
         if let Some(loaded) = Self::vouched(&*files.disk, dir, base, len) {
+            if let Some(frames) = loaded.frames {
+                check_frames(&*files.disk, log, len, frames)?;
+            }
             return Ok(loaded);
         }
         match Self::found(&*files.disk, dir, base, len) {
-            Some(index) => Ok(Loaded { index, largest: None, source: Source::Found }),
+            Some(index) => Ok(Loaded { index, largest: None, source: Source::Found, frames: None }),
             None => Self::rebuild(&*files.disk, log, base, len),
         }
     }
@@ -160,14 +165,14 @@ impl Index {
             let (offsets, times) = (read(FileKind::Index).ok()?, read(FileKind::TimeIndex).ok()?);
             let index =
                 Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times), trust: Trust::Vouched };
-            return Some(Loaded { index, largest: None, source: Source::Sealed });
+            return Some(Loaded { index, largest: None, source: Source::Sealed, frames: None });
         }
         let seal = Seal::load(disk, dir, base, len)?;
         let offsets = disk::read_vouched(disk, &file_path(dir, base, FileKind::Index), seal.index)?;
         let times = disk::read_vouched(disk, &file_path(dir, base, FileKind::TimeIndex), seal.time_index)?;
         probe::reached("index.vouched");
         let index = Self { offsets: Entries::Loaded(offsets), times: Entries::Loaded(times), trust: Trust::Vouched };
-        Some(Loaded { index, largest: seal.largest, source: Source::Sealed })
+        Some(Loaded { index, largest: seal.largest, source: Source::Sealed, frames: seal.frames })
     }
 
     /// Makes it anew from the batches.
@@ -188,7 +193,7 @@ impl Index {
         writer.close();
         let loaded = |writer: &RegionWriter| Entries::Loaded(writer.region().readable().into());
         let index = Self { offsets: loaded(&writer.offsets), times: loaded(&writer.times), trust: Trust::Vouched };
-        Ok(Loaded { index, largest: writer.largest, source: Source::Rebuilt })
+        Ok(Loaded { index, largest: writer.largest, source: Source::Rebuilt, frames: None })
     }
 }
 
@@ -224,6 +229,18 @@ impl TimesCheck<'_> {
     /// After the last one: whether every entry is true, and the largest timestamp with the last offset of its batch.
     pub(crate) fn finish(self) -> (bool, Option<(Timestamp, Offset)>) {
         (self.is_good && self.entries.is_empty(), self.largest)
+    }
+}
+
+/// Refuses a segment in which the offset, length or leader epoch of a batch is not what the seal says.
+fn check_frames(disk: &dyn Disk, log: &Path, len: u64, expected: u32) -> Result<()> {
+    let file = disk.open(log, Open::Read).map_err(Error::io("open", log))?;
+    match frames_crc(&*file, len).map_err(|error| cut_short(log, len, error))? {
+        Some(found) if found == expected => Ok(()),
+        _ => {
+            probe::reached("index.frames_differ");
+            Err(Error::corrupt(log, 0, "offset, length or epoch of a batch is not what was written"))
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::checksum::Crc32c;
+use crate::checksum::{Crc32, Crc32c};
 use crate::disk::{DiskFile, read_exact_at};
 use crate::probe;
 use crate::record::BatchHeader;
@@ -188,6 +188,33 @@ impl<'f> Scan<'f> {
         read_exact_at(self.file, &mut self.buffer, self.position).inspect_err(|_| self.buffer.clear())
     }
 }
+
+/// The CRC-32 of what no checksum of their own covers in the batches of a file of `len` bytes: the first 21 bytes of each.
+/// `None` if their lengths do not lead to its end. A batch that is longer than a buffer is passed over without being read.
+pub(crate) fn frames_crc(file: &dyn DiskFile, len: u64) -> io::Result<Option<u32>> {
+    let (mut crc, mut buffer, mut buffered_at, mut position) = (Crc32::new(), Vec::new(), 0, 0);
+    while position < len {
+        if len - position < BatchHeader::LEN as u64 {
+            return Ok(None);
+        }
+        if position + BatchHeader::CRC_FROM as u64 > buffered_at + buffer.len() as u64 {
+            buffer.resize((len - position).min(WINDOW as u64) as usize, 0);
+            read_exact_at(file, &mut buffer, position)?;
+            buffered_at = position;
+        }
+        let from = (position - buffered_at) as usize;
+        let frame = &buffer[from..from + BatchHeader::CRC_FROM];
+        crc.update(frame);
+        let batch_len = 12 + u64::from(u32::from_be_bytes([frame[8], frame[9], frame[10], frame[11]]));
+        if batch_len < BatchHeader::LEN as u64 || batch_len > len - position {
+            return Ok(None);
+        }
+        position += batch_len;
+    }
+    Ok(Some(crc.finish()))
+}
+
+const WINDOW: usize = 64 << 10;
 
 /// The position after the last byte in `from..to` of `file` that is not zero; `from` if all are. Holes are not read: a
 /// segment that has its length from the start is a gigabyte of one.

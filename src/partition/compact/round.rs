@@ -158,6 +158,7 @@ struct Output {
     copied: u64,
     index: IndexWriter,
     crc: Crc32,
+    frames: Crc32,
     dropped_aborts: Vec<Offset>,
     source: usize,
     reading: Option<Reading>,
@@ -431,6 +432,7 @@ impl Round {
             copied: 0,
             index: IndexWriter::new(base, usize::try_from(room).unwrap_or(usize::MAX), interval)?,
             crc: Crc32::new(),
+            frames: Crc32::new(),
             dropped_aborts: Vec::new(),
             reading: None,
         };
@@ -517,6 +519,7 @@ impl Round {
             index: digests[0],
             time_index: digests[1],
             txn_index: Digest::of(&aborted),
+            frames: Some(output.frames.finish()),
         };
         write_cleaned(core, output.base, FileKind::Seal, &seal.encode())?;
         kinds.push(FileKind::Seal);
@@ -649,6 +652,7 @@ impl Output {
     fn took(&mut self, from: usize) {
         if let Ok(header) = BatchHeader::read(&self.buffer[from..]) {
             self.index.push(&header, self.position + from as u64, u64::from(header.batch_len));
+            self.frames.update(&self.buffer[from..from + BatchHeader::CRC_FROM]);
         }
     }
 

@@ -26,7 +26,8 @@ use crate::error::{Error, Result};
 use crate::partition::compact::swap::{CLEANED, SWAP, is_unfinished, suffixed};
 use crate::partition::context::{Context, RecoveryMode};
 use crate::probe;
-use crate::segment::scan::Scan;
+use crate::segment::scan::{Scan, frames_crc};
+use crate::segment::seal::Seal;
 use crate::segment::{FileKind, file_path, parse_file_name};
 use crate::types::Offset;
 
@@ -196,6 +197,33 @@ pub(crate) fn finish_ours(context: &Context, dir: &Path) -> Result<bool> {
     context.before_change()?;
     left.finish(disk, dir)?;
     Ok(true)
+}
+
+/// Removes the seals of segments in which the offset, length or epoch of a batch is not what the seal says: a salvage goes
+/// by the batches from then on.
+pub(crate) fn forget_frames(context: &Context, dir: &Path) -> Result<()> {
+    let disk = context.disk();
+    let entries = disk.list(dir).map_err(Error::io("list", dir))?;
+    let files = entries.iter().filter_map(|entry| parse_file_name(&entry.name));
+    for (base, _) in files.filter(|(_, kind)| *kind == FileKind::Seal) {
+        let Some(Seal { frames: Some(frames), log_len, .. }) = Seal::read(disk, dir, base) else { continue };
+        let path = file_path(dir, base, FileKind::Log);
+        let found = match disk.open(&path, Open::Read).and_then(|file| frames_crc(&*file, log_len)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            // Shorter than it was.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => None,
+            found => found.map_err(Error::io("read", path))?,
+        };
+        if found == Some(frames) {
+            continue;
+        }
+        probe::reached("recover.frames_differ");
+        context.before_change()?;
+        let seal = file_path(dir, base, FileKind::Seal);
+        disk.remove_file(&seal).map_err(Error::io("remove", &*seal))?;
+        disk.sync_dir(dir).map_err(Error::io("sync directory", dir))?;
+    }
+    Ok(())
 }
 
 impl Recovery<'_> {

@@ -177,6 +177,7 @@ fn seal_first(dir: &Path, change: impl FnOnce(&mut Seal)) {
         index: Digest::of(&read(FileKind::Index)),
         time_index: Digest::of(&read(FileKind::TimeIndex)),
         txn_index: Digest::of(&read(FileKind::TxnIndex)),
+        frames: None,
     };
     change(&mut seal);
     fs::write(file_path(dir, Offset::ZERO, FileKind::Seal), seal.encode()).unwrap();
