@@ -106,9 +106,20 @@ impl Checkpoints {
         entry.map(|entry| (entry.synced, entry.cleaned) = (synced, entry.cleaned.min(synced))).is_some()
     }
 
+    /// Below where offsets may be missing in a partition of a topic in which some are; `None` if nobody knows. Of one that
+    /// was never spoken of nothing was compacted: that is written down before.
+    pub(super) fn gaps(&self, topic: TopicId, partition: u32) -> Option<Offset> {
+        match self.get(topic, partition) {
+            Some(known) => known.gaps,
+            None => self.is_read.then_some(Offset::ZERO),
+        }
+    }
+
     /// Forgets where in a partition offsets may be missing: others are about to be. Returns whether that was known.
     pub(super) fn forget_gaps(&mut self, topic: TopicId, partition: u32) -> bool {
-        self.entries.get_mut(&(topic, partition)).is_some_and(|entry| entry.gaps.take().is_some())
+        let was_known = self.gaps(topic, partition).is_some();
+        self.entries.entry((topic, partition)).or_default().gaps = None;
+        was_known
     }
 
     /// Forgets the partitions of topics that are no more.
@@ -220,5 +231,18 @@ mod tests {
         assert_eq!(checkpoints.get(id, 3), Some(Checkpoint::new(Offset(3), Offset(30))));
         checkpoints.retain(|topic| topic != id);
         assert_eq!(checkpoints.get(id, 3), None);
+    }
+
+    /// Nothing was known of a partition that had just been added to a compacted topic, and its gaps could be anywhere: a
+    /// power cut that took the end of a segment left a hole. (Found by operation sequence 60402.)
+    #[test]
+    fn where_offsets_may_be_missing_is_known_unless_the_file_is_lost_or_a_salvage_took_some() {
+        let id = TopicId::from_bytes([9; 16]);
+        let text = any_checkpoints().to_text(LogId(1));
+        let mut read = Checkpoints { is_read: true, ..Checkpoints::parse(text.as_bytes(), LogId(1)).unwrap() };
+        assert_eq!([0, 1, 2].map(|partition| read.gaps(id, partition)), [Some(Offset(25)), None, Some(Offset::ZERO)]);
+        assert_eq!(Checkpoints::default().gaps(id, 2), None);
+        assert!(read.forget_gaps(id, 0) && read.forget_gaps(id, 2) && !read.forget_gaps(id, 1));
+        assert_eq!([0, 1, 2].map(|partition| read.gaps(id, partition)), [None; 3]);
     }
 }

@@ -11,7 +11,7 @@ use super::background::Background as Thread;
 use super::broker::{self, Broker};
 use super::builder::{Background, LogBuilder, Staging};
 use super::catalog::{Catalog, CatalogTopic, Stored};
-use super::checkpoints::{Checkpoint, Checkpoints};
+use super::checkpoints::Checkpoints;
 use super::clean::{self, Clean};
 use super::groups::{Coordinator, offsets_config};
 use super::maintain::{Schedule, Unsynced};
@@ -456,6 +456,7 @@ impl Inner {
             let clean = known.clean_entry(topic.id, number);
             let broker = known.broker.as_ref();
             let checkpoint = self.checkpoints.lock().get(topic.id, number).filter(|_| broker.is_none());
+            let gaps = self.checkpoints.lock().gaps(topic.id, number);
             let recovery_point = match broker {
                 Some(broker) => broker.recovery_point(&id),
                 None => checkpoint.map(|checkpoint| checkpoint.synced),
@@ -467,10 +468,10 @@ impl Inner {
             let hints = Hints {
                 topic: topic.id,
                 // As little as possible: no offset, which no checksum covers, may pass for one that is missing.
-                dense_from: match (broker, checkpoint) {
+                dense_from: match (broker, gaps) {
                     (Some(broker), _) if broker.is_dense(&id, &topic.config) => Offset::ZERO,
                     (None, _) if !topic.is_sparse => Offset::ZERO,
-                    (None, Some(Checkpoint { gaps: Some(gaps), .. })) => gaps,
+                    (None, Some(gaps)) => gaps,
                     _ => Offset::MAX,
                 },
                 cleaned: checkpoint.map_or(Offset::ZERO, |checkpoint| checkpoint.cleaned),
