@@ -500,6 +500,29 @@ fn whatever_else_is_done_between_two_steps_of_a_round_is_done() {
     }
 }
 
+/// The files are written, and wait for their names, when a source of theirs is removed.
+#[test]
+fn a_source_that_goes_while_a_swap_waits_for_the_names_takes_the_round_with_it() {
+    let disk = life();
+    let log = open(&disk);
+    log.alter_topic("a", small().cleanup(Cleanup::CompactAndDelete).retention_time(None)).unwrap();
+    let held = partition(&log).core.hold_names().unwrap();
+    for _ in 0..20 {
+        let done = log.maintain().unwrap();
+        disk.clock().advance(done.next.min(Duration::from_secs(1)));
+    }
+    assert!(!unfinished_files(&disk).is_empty());
+    log.delete_before("a", 0, Offset(9)).unwrap();
+    drop(held);
+    compact(&log, &disk);
+    append(&log, "a");
+    verified(&log);
+    log.close().unwrap();
+    assert_eq!(unfinished_files(&disk), Vec::<String>::new());
+    assert_eq!(disk.audit(), None);
+    verified(&open(&disk));
+}
+
 /// Snapshots may be lost: what a repeated batch is told by is in the batches that are left.
 #[test]
 fn producers_are_known_from_what_compaction_leaves_alone() {

@@ -76,6 +76,8 @@ enum Stage {
     Swapping {
         swap: Option<Swap>,
         bytes: u64,
+        /// The first of its sources.
+        start: usize,
     },
 }
 
@@ -535,10 +537,13 @@ impl Round {
         }
         let new = new.pinned_to(view, output.index.reader());
         let swap = Swap::new(new, sources.to_vec(), kinds, output.dropped_aborts);
-        Ok(Stage::Swapping { swap: Some(swap), bytes: output.position })
+        Ok(Stage::Swapping { swap: Some(swap), bytes: output.position, start: output.group.start })
     }
 
     fn swap(&mut self) -> Result<Step> {
+        let Stage::Swapping { start, .. } = self.stage else { return Ok(Step::More) };
+        // While it waited for the names, retention may have been there.
+        self.check_sources(start)?;
         let Stage::Swapping { swap, bytes, .. } = &mut self.stage else { return Ok(Step::More) };
         if let Some(ready) = swap.take()
             && let Some(postponed) = self.core.begin_swap(ready)?

@@ -143,6 +143,7 @@ impl Core {
     /// # Errors
     ///
     /// Nothing was changed, and the files that were written are of no use; or the swap is [pending](Self::finish_swap).
+    /// [`Error::Closed`] also if a source was removed: nothing is wrong then.
     pub(super) fn begin_swap(&self, mut swap: Swap) -> Result<Option<Swap>> {
         debug_assert!(self.names.pending.lock().is_none(), "one after the other");
         // Kept until it is over: who comes for the names meanwhile waits.
@@ -150,6 +151,10 @@ impl Core {
         if *holders > 0 {
             probe::reached("compact.names_are_held");
             return Ok(Some(swap));
+        }
+        // Once it has its names, there is no way back.
+        if swap.old.iter().any(|old| self.has_dropped(old)) {
+            return Err(Error::Closed);
         }
         let prepared = self.pin_all(&swap.old).and_then(|()| self.name_swap(&swap));
         if let Err(error) = prepared {
