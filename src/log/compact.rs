@@ -13,7 +13,7 @@ use super::maintain::Maintained;
 use super::topic::Topic;
 use super::{FirstError, Inner};
 use crate::error::{Error, Result};
-use crate::observe::{Compacted, Quiet, tell};
+use crate::observe::{Compacted, Quiet, RetentionReason, tell};
 use crate::partition::compact::{Budget, Chosen, Outcome, Round, Step};
 use crate::partition::core::Core;
 use crate::probe;
@@ -272,16 +272,14 @@ impl Inner {
         self.check_open()?;
         let core = topic.state.core_of_key(key)?;
         core.check_external()?;
-        if !core.config.read().cleanup.compacts() {
-            return Err(Error::NotCompacted { topic: (*core.id.topic).into() });
-        }
+        check_compacts(&core)?;
         // One at a time, and none beside a round.
         let _erasing = core.erasing.lock();
         core.check_decided(core.end())?;
         let appended = topic.append(Record::tombstone(key))?;
         let erased = Erased { partition: appended.partition(), offset: appended.offset() };
         core.sync_to(erased.offset + 1)?;
-        let mut round = self.begin_erasing(&core, key, erased.offset)?;
+        let Some(mut round) = self.begin_erasing(&core, key, erased.offset)? else { return Ok(erased) };
         loop {
             match self.erase_some(&mut round) {
                 Ok(Step::Done) => return Ok(erased),
@@ -292,7 +290,8 @@ impl Inner {
                     let _schedule = Quiet::lock(&self.schedule);
                     round.give_up();
                     drop(_schedule);
-                    round = self.begin_erasing(&core, key, erased.offset)?;
+                    let Some(next) = self.begin_erasing(&core, key, erased.offset)? else { return Ok(erased) };
+                    round = next;
                 }
                 Err(error) => {
                     let _schedule = Quiet::lock(&self.schedule);
@@ -303,22 +302,33 @@ impl Inner {
         }
     }
 
-    /// Has everything up to the tombstone in finished segments.
-    fn begin_erasing(&self, core: &Arc<Core>, key: &[u8], tombstone: Offset) -> Result<Round> {
+    /// Has everything up to the tombstone in finished segments. `None` if these are gone, and the key with them.
+    fn begin_erasing(&self, core: &Arc<Core>, key: &[u8], tombstone: Offset) -> Result<Option<Round>> {
         let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let state = &mut schedule.compaction;
         if let Some(round) = state.round.take_if(|round| Arc::ptr_eq(round.core(), core)) {
             round.give_up();
         }
+        core.check()?;
+        // It may have been altered while this waited, or between two pieces.
+        check_compacts(core)?;
         core.check_decided(tombstone + 1)?;
         core.seal_up_to(tombstone)?;
         core.sync_rolled()?;
+        let synced = core.synced();
         self.checkpoint(std::slice::from_ref(core))?;
-        while core.finish_one(core.synced())? {}
+        while core.finish_one(synced)? {}
+        if core.has_files_below_start() {
+            core.remove_below_start(RetentionReason::Start)?;
+        }
+        if core.segments().first().is_some_and(|first| first.base() > tombstone) {
+            probe::reached("compact.erased_by_retention");
+            return Ok(None);
+        }
         self.context.before_change()?;
         match Round::erase(core, key, tombstone)? {
-            Some(round) => Ok(round),
+            Some(round) => Ok(Some(round)),
             // Somebody has begun a transaction in between.
             None => core.check_decided(tombstone + 1).and(Err(Error::Closed)),
         }
@@ -338,6 +348,14 @@ impl Compaction {
         if let Some(round) = self.round.take() {
             round.give_up();
         }
+    }
+}
+
+/// Refuses a topic that keeps all records of a key.
+fn check_compacts(core: &Core) -> Result<()> {
+    match core.config.read().cleanup.compacts() {
+        true => Ok(()),
+        false => Err(Error::NotCompacted { topic: (*core.id.topic).into() }),
     }
 }
 

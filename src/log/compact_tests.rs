@@ -423,6 +423,40 @@ fn an_erased_key_is_in_no_file_any_more_but_for_its_tombstone() {
     assert!(matches!(plain.erase("x"), Err(Error::NotCompacted { .. })));
 }
 
+/// While the files are held under their names an erasure waits, and whatever else is done is done.
+#[test]
+fn an_erasure_ends_when_the_topic_is_altered_or_its_records_are_removed() {
+    type Change = fn(&Log);
+    let changes: [Change; 2] = [
+        |log| log.delete_before("a", 0, partition(log).offsets().end).unwrap(),
+        |log| log.alter_topic("a", small().cleanup(Cleanup::Delete).retention_time(None)).unwrap(),
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        let disk = life();
+        let log = open(&disk);
+        log.alter_topic("a", small().cleanup(Cleanup::CompactAndDelete).retention_time(None)).unwrap();
+        let end = partition(&log).offsets().end;
+        let held = partition(&log).core.hold_names().unwrap();
+        let erasing = std::thread::spawn({
+            let log = log.clone();
+            move || log.topic("a").unwrap().erase("x")
+        });
+        while unfinished_files(&disk).is_empty() {
+            std::thread::yield_now();
+        }
+        change(&log);
+        drop(held);
+        let erased = erasing.join().unwrap();
+        match at {
+            0 => assert_eq!(erased.unwrap().offset, end),
+            _ => assert!(matches!(erased, Err(Error::NotCompacted { .. })), "{erased:?}"),
+        }
+        verified(&log);
+        log.close().unwrap();
+        assert_eq!(unfinished_files(&disk), Vec::<String>::new());
+    }
+}
+
 /// A reader that had the old segments, none of them opened, reads on while they are replaced.
 #[test]
 fn readers_of_old_segments_read_on() {
