@@ -639,6 +639,37 @@ fn a_gap_above_what_was_compacted_is_damage_also_after_a_restart() {
     assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
 }
 
+/// As a broker leaves them: what comes before such a segment is the last of its group.
+#[test]
+fn a_sealed_segment_without_a_batch_does_not_keep_others_from_being_compacted() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = open(&disk);
+    log.create_topic("a", small()).unwrap();
+    append(&log, "abcdefghijklmnopqrstuv");
+    log.sync().unwrap();
+    compact(&log, &disk);
+    let segments = partition(&log).segments();
+    let (first, emptied) = (segments[0].clone(), segments[1].clone());
+    assert!(emptied.end() <= partition(&log).core.dense_from());
+    log.close().unwrap();
+    for kind in ["index", "timeindex", "seal"] {
+        disk.remove_file(&emptied.path().with_extension(kind)).unwrap();
+    }
+    disk.open(emptied.path(), crate::disk::Open::Write).unwrap().set_len(0).unwrap();
+    disk.remove_file(Path::new("/log/clean")).unwrap();
+    let log = open(&disk);
+    let keys: String = ('a'..='v').collect();
+    append(&log, &keys);
+    append(&log, "zzzzzzzz");
+    log.sync().unwrap();
+    compact(&log, &disk);
+    let seen = committed(&log);
+    assert!(seen.keys().all(|offset| *offset >= first.end().0), "all of the first has later ones: {seen:?}");
+    assert!(keys.chars().all(|key| table(&seen).contains_key(&key.to_string())));
+    log.close().unwrap();
+    assert_eq!(committed(&open(&disk)), seen);
+}
+
 /// The offset of a batch is under no checksum, and where others are missing a wrong one does not show: a reader passed over
 /// the batches behind it. (Found by operation sequence 31568.)
 #[test]

@@ -452,7 +452,9 @@ impl Round {
                 Some(reading) => reading,
                 None => Reading::new(&self.core, segment, 0)?,
             };
-            let is_last_source = output.source + 1 == output.group.end;
+            // A broker leaves sealed segments without a batch: what comes before them has the last one.
+            let behind = &self.facts[output.source + 1..output.group.end];
+            let is_last_source = behind.iter().all(|source| source.len == 0);
             let (core, cleaner) = (&self.core, &mut self.cleaner);
             let is_at_end = reading.each(segment, core.dense_from(), budget, |batch, place, is_end| {
                 let from = output.buffer.len();
@@ -485,12 +487,19 @@ impl Round {
         let bytes: u64 = sources.iter().map(|source| source.len()).sum();
         self.tally.segments_before += sources.len() as u64;
         self.tally.bytes_before += bytes;
-        let Some(file) = output.file.take().filter(|_| output.position > 0) else {
-            // Everything stays.
+        let is_written = output.position > 0;
+        let Some(file) = output.file.take().filter(|_| is_written || bytes > 0) else {
+            // Everything stays: all of a segment, or there was no batch in any.
             self.tally.segments_after += sources.len() as u64;
             self.tally.bytes_after += bytes;
+            if output.group.len() > 1 {
+                self.core.clear_unfinished()?;
+            }
             return Ok(Stage::Rewriting(None));
         };
+        if !is_written {
+            return Err(Error::corrupt(&output.path, 0, "nothing is left of segments with batches"));
+        }
         let core = &self.core;
         let end = sources.last().map_or(output.base, |last| last.end());
         output.index.close();
