@@ -232,7 +232,11 @@ impl Inner {
             return Ok(());
         }
         let mut catalog = self.lock_catalog()?;
-        let topic = self.find(&core.id.topic)?;
+        let gone = || Error::TopicDeleted { topic: (*core.id.topic).into() };
+        let topic = self.find(&core.id.topic).map_err(|_| gone())?;
+        if topic.id != core.topic {
+            return Err(gone());
+        }
         // Of the other partitions too: once the topic is known to have gaps, what is not said of one may be anywhere.
         let cores = topic.cores();
         let known = |other: &Arc<Core>| {
