@@ -33,7 +33,7 @@
 //! Locks: those of maintenance, the catalog and a partition, in the order that all take them, each for as long as it takes
 //! to write numbers down. Nothing is held while bytes are brought over: appends, retention, deletions and a close go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ use crate::observe::Quiet;
 use crate::partition::capture::{Captured, Stored, Tally};
 use crate::partition::core::Core;
 use crate::probe;
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, TopicId, TopicPartition};
 
 use self::target::Target;
 
@@ -253,6 +253,8 @@ struct Filling<'a> {
     clean: Clean,
     /// Where partitions start that start behind the beginning of their first segment, as Kafka lists them.
     late_starts: BTreeMap<TopicPartition, Offset>,
+    /// The topics of which offsets may be missing, whatever the catalog says.
+    sparse: BTreeSet<TopicId>,
 }
 
 impl<'a> Filling<'a> {
@@ -265,6 +267,7 @@ impl<'a> Filling<'a> {
             checkpoints: Checkpoints::default(),
             clean: Clean::new(),
             late_starts: BTreeMap::new(),
+            sparse: BTreeSet::new(),
         }
     }
 
@@ -294,6 +297,8 @@ impl<'a> Filling<'a> {
             self.take_back(topic)?;
             catalog.begin_delete(&topic.name)?;
         }
+        // Compacted for the first time since the catalog was taken down, and before the partition was.
+        catalog.topics_mut().filter(|topic| self.sparse.contains(&topic.id)).for_each(|topic| topic.is_sparse = true);
         self.put_checkpoints()?;
         self.backup.partitions.sort_by(|one, other| one.partition.cmp(&other.partition));
         let Tally { linked, copied, copied_bytes } = self.tally;
@@ -320,6 +325,9 @@ impl<'a> Filling<'a> {
         let Stored { start, end, first_base, clean } = stored;
         let (id, key) = (core.id.clone(), (topic.id, core.id.partition));
         let (cleaned, gaps) = (core.cleaned(), core.known_gaps());
+        if core.dense_from() > Offset::ZERO {
+            self.sparse.insert(topic.id);
+        }
         self.checkpoints.raise(key.0, key.1, Checkpoint { cleaned, gaps, ..Checkpoint::new(start, end) });
         clean.into_iter().for_each(|clean| drop(self.clean.insert(key, clean)));
         if first_base.is_some_and(|base| base < start) {
