@@ -317,7 +317,8 @@ impl LogBuilder {
 
     /// Sets how many bytes to leave free on the file system: appends are refused, with an error of kind
     /// [`Full`](crate::ErrorKind::Full), while less is free, and go on when more is. Looked at every 16 MiB. What deletes
-    /// topics, groups and old records is not refused.
+    /// topics, groups and old records is not refused. [Compaction](crate::guide::compaction) rests while there is not the
+    /// room for a segment besides.
     ///
     /// Default: 0, no limit.
     ///

@@ -77,8 +77,9 @@ impl Topic {
     /// - [`Error::OpenTransaction`] if a transaction without an end holds back records: wait for its end.
     /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
     /// - [`Error::Corrupt`] if a segment is damaged: nothing is removed from it.
-    /// - As for [`append`](Self::append); [`Error::Io`], of kind [`Full`](crate::ErrorKind::Full) if there is no space
-    ///   for a segment beside the one it replaces; [`Error::Closed`].
+    /// - [`Error::LowSpace`], or [`Error::Io`] of kind [`Full`](crate::ErrorKind::Full), if there is no space for a segment
+    ///   beside the one it replaces.
+    /// - As for [`append`](Self::append); [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -152,6 +153,13 @@ impl Inner {
             // The topic was deleted or altered, a source was removed: nothing is wrong, and there may be less to do.
             Err(Error::Closed | Error::TopicDeleted { .. }) => {
                 round.give_up();
+                Ok(())
+            }
+            // What is known of the keys is good for as long as that lasts.
+            Err(Error::LowSpace { .. }) => {
+                probe::reached("compact.space_low");
+                state.resting_until = now.saturating_add(RETRY);
+                state.round = Some(round);
                 Ok(())
             }
             Err(error) => {
@@ -367,5 +375,5 @@ fn check_compacts(core: &Core) -> Result<()> {
 const PIECE: u64 = if cfg!(test) { 2 << 10 } else { 32 << 20 };
 /// How long to wait for those who need files under their names: a backup, a verification.
 const WAIT: Duration = Duration::from_secs(1);
-/// How long to wait after something failed: on a full disk, much may be written in vain.
+/// How long to wait after something failed, or while space is low: on a full disk, much may be written in vain.
 const RETRY: Duration = Duration::from_secs(60);

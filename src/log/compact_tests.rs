@@ -592,6 +592,25 @@ fn a_rate_is_kept_by_the_clock() {
 }
 
 #[test]
+fn compaction_rests_while_a_segment_would_take_space_that_is_to_be_left() {
+    let disk = life();
+    let log = builder(&disk).min_free_bytes(1 << 20).open().unwrap();
+    disk.set_free(Some(1 << 19));
+    let segments = partition(&log).segments().len();
+    for _ in 0..60 {
+        let done = log.maintain().unwrap();
+        assert_eq!(done.compacted, 0);
+        disk.clock().advance(done.next);
+    }
+    assert_eq!((partition(&log).segments().len(), unfinished_files(&disk)), (segments, Vec::new()));
+    let refused = log.topic("a").unwrap().erase("x").unwrap_err();
+    assert!(matches!(refused, Error::LowSpace { .. }), "{refused}");
+    disk.set_free(None);
+    compact(&log, &disk);
+    log.topic("a").unwrap().erase("x").unwrap();
+}
+
+#[test]
 fn a_damaged_segment_is_not_compacted_and_nothing_else_suffers() {
     let disk = life();
     let log = open(&disk);

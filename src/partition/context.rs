@@ -148,6 +148,18 @@ impl Space {
         self.look(disk, observer)
     }
 
+    /// Refuses to write so many bytes if less than the limit were free then. Looks each time.
+    pub(crate) fn admit_beside(&self, disk: &dyn Disk, len: u64) -> Result<()> {
+        if self.limit == 0 {
+            return Ok(());
+        }
+        let free = disk.volume(&self.dir).map_err(Error::io("describe", &*self.dir))?.free_bytes;
+        match self.limit.saturating_add(len) {
+            limit if free < limit => Err(Error::LowSpace { free, limit }),
+            _ => Ok(()),
+        }
+    }
+
     fn look(&self, disk: &dyn Disk, observer: &Arc<dyn Observer>) -> Result<()> {
         self.written_since.store(0, Ordering::Relaxed);
         let free = disk.volume(&self.dir).map_err(Error::io("describe", &*self.dir))?.free_bytes;

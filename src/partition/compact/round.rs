@@ -306,8 +306,9 @@ impl Round {
     ///
     /// # Errors
     ///
-    /// The round is to be [given up](Self::give_up). [`Error::Closed`] also if a source was removed, or the topic is not
-    /// compacted any more: nothing is wrong then.
+    /// [`Error::LowSpace`] if the next segment would take space that is to be left free: the round can go on once there is
+    /// some. With others it is to be [given up](Self::give_up). [`Error::Closed`] also if a source was removed, or the topic
+    /// is not compacted any more: nothing is wrong then.
     pub(crate) fn step(&mut self, budget: &mut Budget) -> Result<Step> {
         self.core.check()?;
         if !self.core.config.read().cleanup.compacts() {
@@ -395,8 +396,12 @@ impl Round {
         let Stage::Rewriting(output) = &mut self.stage else { return Ok(Step::More) };
         let mut output = match output.take() {
             Some(output) => output,
-            None => match self.groups.pop_front() {
+            None => match self.groups.front().cloned() {
                 Some(group) => {
+                    // It is written before those that it replaces go.
+                    let len = self.facts[group.clone()].iter().map(|source| source.len).sum();
+                    self.core.context.space.admit_beside(self.core.context.disk(), len)?;
+                    self.groups.pop_front();
                     // What failed before may have left something, and what is left would be finished with the next.
                     if !probe::planted("compact.leftovers_kept") {
                         self.core.clear_unfinished()?;
