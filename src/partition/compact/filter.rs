@@ -27,7 +27,7 @@ use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 
 use super::offset_map::OffsetMap;
 
-/// What a pass goes by.
+/// What a pass goes by. The time moves on with it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     /// The map knows of every record below, as far as it is to; what comes after is left as it is.
@@ -109,6 +109,11 @@ impl Filter {
 
     pub(crate) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// Sets what horizons are counted from, and compared with, from here on.
+    pub(crate) fn set_now(&mut self, now: Timestamp) {
+        self.rules.now = now;
     }
 
     /// Sets up to where the map knows all records.

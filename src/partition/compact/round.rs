@@ -406,6 +406,8 @@ impl Round {
                     if !probe::planted("compact.leftovers_kept") {
                         self.core.clear_unfinished()?;
                     }
+                    // A pass that a limit slows down leaves readers their time all the same.
+                    self.cleaner.filter.set_now(self.core.context.clock.now());
                     Box::new(self.begin_output(group)?)
                 }
                 None => return Ok(Step::Done),
