@@ -326,6 +326,11 @@ impl Round {
 
     /// Goes on after [`Step::Mapped`]: gaps below are allowed, durably.
     pub(crate) fn rewrite(&mut self) {
+        let kept = self.core.segments();
+        let is_removed = |source: &&Arc<SegmentData>| !kept.iter().any(|kept| Arc::ptr_eq(kept, source));
+        let removed = self.segments.iter().take_while(is_removed).count();
+        self.segments.drain(..removed);
+        self.facts.drain(..removed);
         let covered = self.covered();
         let count = self.segments.iter().take_while(|segment| segment.base() < covered).count();
         self.segments.truncate(count);
@@ -355,7 +360,8 @@ impl Round {
     }
 
     fn map(&mut self, budget: &mut Budget) -> Result<Step> {
-        self.check_sources(0)?;
+        // What is clean is read later, and may go until then.
+        self.check_sources(self.segments.partition_point(|segment| segment.end() <= self.dirty.from))?;
         let Self { core, segments, cleaner, stage, dirty, .. } = self;
         let Stage::Mapping { at, reading } = stage else { return Ok(Step::More) };
         let Some(segment) = segments.get(*at) else {
