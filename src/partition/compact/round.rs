@@ -156,8 +156,8 @@ struct Output {
     position: u64,
     /// How much of it is not synced.
     unsynced: u64,
-    /// How much was copied since somebody asked.
-    copied: u64,
+    /// What comes before the first batch that changes, as far as it is to be copied yet.
+    prefix: Range<u64>,
     index: IndexWriter,
     crc: Crc32,
     frames: Crc32,
@@ -444,7 +444,7 @@ impl Round {
             buffer: Vec::new(),
             position: 0,
             unsynced: 0,
-            copied: 0,
+            prefix: 0..0,
             index: IndexWriter::new(base, usize::try_from(room).unwrap_or(usize::MAX), interval)?,
             crc: Crc32::new(),
             frames: Crc32::new(),
@@ -465,6 +465,11 @@ impl Round {
                 Some(reading) => reading,
                 None => Reading::new(&self.core, segment, 0)?,
             };
+            if !output.prefix.is_empty() {
+                output.copy_some(&reading, segment, budget)?;
+                output.reading = Some(reading);
+                continue;
+            }
             // A broker leaves sealed segments without a batch: what comes before them has the last one.
             let behind = &self.facts[output.source + 1..output.group.end];
             let is_last_source = behind.iter().all(|source| source.len == 0);
@@ -476,15 +481,14 @@ impl Round {
                     output.dropped_aborts.push(batch.header().base_offset);
                 }
                 if cleaned.fate != Fate::Copied && output.file.is_none() {
-                    output.begin_change(core, segment, from, place.position)?;
+                    output.begin_change(core, from, place.position)?;
                 }
                 output.took(from);
                 if output.buffer.len() >= WRITE_AT {
                     output.flush()?;
                 }
-                Ok(true)
+                Ok(output.prefix.is_empty())
             })?;
-            budget.take(std::mem::take(&mut output.copied));
             match is_at_end {
                 true => output.source += 1,
                 false => output.reading = Some(reading),
@@ -655,23 +659,39 @@ impl Output {
         Ok(())
     }
 
-    /// The first batch of the segment changes, at this position: what comes before is copied as it is. Of the buffer, that
-    /// is what comes before `from`.
-    fn begin_change(&mut self, core: &Core, source: &SegmentData, from: usize, position: u64) -> Result<()> {
+    /// The first batch of the segment changes, at this position: what comes before is to be copied as it is. Of the buffer,
+    /// that is what comes before `from`, and is written with what follows.
+    fn begin_change(&mut self, core: &Core, from: usize, position: u64) -> Result<()> {
         debug_assert_eq!(self.position + from as u64, position, "all of it stayed");
         self.create(core)?;
-        let (Some(file), copied) = (&self.file, self.position) else { return Ok(()) };
-        let path = source.path();
-        let source = core.context.disk().open(path, Open::Read).map_err(Error::io("open", path))?;
-        let mut piece = vec![0; copied.min(WRITE_AT as u64) as usize];
-        let mut at = 0;
-        while at < copied {
-            let bytes = &mut piece[..(copied - at).min(WRITE_AT as u64) as usize];
-            read_exact_at(&*source, bytes, at).map_err(Error::io("read", path))?;
-            write_all_at(&**file, bytes, at).map_err(Error::io("write", &*self.path))?;
-            at += bytes.len() as u64;
+        self.prefix = 0..self.position;
+        Ok(())
+    }
+
+    /// Copies of what comes before the first change as much as the budget lets.
+    fn copy_some(&mut self, reading: &Reading, source: &SegmentData, budget: &mut Budget) -> Result<()> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let mut piece = vec![0; (self.prefix.end - self.prefix.start).min(WRITE_AT as u64) as usize];
+        while !self.prefix.is_empty() && budget.left > 0 {
+            let at = self.prefix.start;
+            let bytes = &mut piece[..(self.prefix.end - at).min(WRITE_AT as u64) as usize];
+            read_exact_at(&*reading.file, bytes, at).map_err(Error::io("read", source.path()))?;
+            write_all_at(&*file, bytes, at).map_err(Error::io("write", &*self.path))?;
+            let len = bytes.len() as u64;
+            self.prefix.start += len;
+            budget.take(len);
+            self.wrote(&*file, len)?;
         }
-        (self.copied, self.unsynced) = (copied, copied);
+        Ok(())
+    }
+
+    /// Syncs what was written piece by piece: others wait for the one who syncs all of it.
+    fn wrote(&mut self, file: &dyn DiskFile, len: u64) -> Result<()> {
+        self.unsynced += len;
+        if self.unsynced >= SYNC_AT && !probe::planted("compact.output_not_synced") {
+            file.sync().map_err(Error::io("sync", &*self.path))?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 
@@ -684,14 +704,9 @@ impl Output {
     }
 
     fn flush(&mut self) -> Result<()> {
-        if let Some(file) = &self.file {
-            write_all_at(&**file, &self.buffer, self.position).map_err(Error::io("write", &*self.path))?;
-            self.unsynced += self.buffer.len() as u64;
-            // Piece by piece: others wait for the one who syncs all of it.
-            if self.unsynced >= SYNC_AT && !probe::planted("compact.output_not_synced") {
-                file.sync().map_err(Error::io("sync", &*self.path))?;
-                self.unsynced = 0;
-            }
+        if let Some(file) = self.file.clone() {
+            write_all_at(&*file, &self.buffer, self.position).map_err(Error::io("write", &*self.path))?;
+            self.wrote(&*file, self.buffer.len() as u64)?;
         }
         self.crc.update(&self.buffer);
         self.position += self.buffer.len() as u64;
