@@ -56,14 +56,18 @@ pub struct Erased {
 impl Topic {
     /// Erases a key: appends a tombstone, and removes every older record of the key from the partition that the key leads
     /// to, before this returns. Durable when it does. Blocks for as long as it takes to read that partition, and to write
-    /// the segments that hold such records anew.
+    /// the segments that hold such records anew; waits for a [backup](crate::Log::backup) or a
+    /// [verification](crate::Log::verify) of that partition.
     ///
     /// What is left:
     ///
     /// - the tombstone, with the key itself, until it was compacted twice, with
     ///   [`delete_retention`](crate::TopicConfig::delete_retention) in between;
-    /// - records of the key that were appended to other partitions by their number, or while this ran;
-    /// - results of reads that are still held, files `*.cut` that a recovery put aside, and [backups](crate::Log::backup);
+    /// - records of the key in other partitions, which are not looked at: those that were appended there by number, and those
+    ///   from before the topic got more partitions, if the key leads elsewhere since;
+    /// - records of the key that were appended while this ran;
+    /// - results of reads that are still held, and files that a [`Reader`](crate::Reader) keeps open until it reads on;
+    /// - files `*.cut` that a recovery put aside, and [backups](crate::Log::backup);
     /// - what was [staged](crate::Staging), in the file `staging`, until other records were, or the log is closed in order;
     /// - blocks of the disk that the file system has freed and not used again.
     ///
@@ -73,8 +77,8 @@ impl Topic {
     ///
     /// The tombstone may be there; call again once what stands in the way is gone.
     ///
-    /// - [`Error::NotCompacted`] if the topic is not compacted: nothing was appended.
-    /// - [`Error::OpenTransaction`] if a transaction without an end holds back records: wait for its end.
+    /// - [`Error::NotCompacted`] if the topic is not compacted: nothing was appended, unless it was altered meanwhile.
+    /// - [`Error::Undecided`] if a transaction without an end holds back records: wait for its end.
     /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
     /// - [`Error::Corrupt`] if a segment is damaged: nothing is removed from it.
     /// - [`Error::LowSpace`], or [`Error::Io`] of kind [`Full`](crate::ErrorKind::Full), if there is no space for a segment
