@@ -252,7 +252,9 @@ impl Core {
         for old in swap.old.iter().filter(|old| old.base() != base) {
             remove_segment_files(self, old.base())?;
         }
-        // Its `.log` is replaced. The snapshot is of what lies below, and stays.
+        // Its `.log` is replaced. The snapshot is of what lies below, and stays: it may say that a transaction is open whose
+        // marker has gone from here. Who follows the log from it takes that one for open until the next marker of its
+        // producer.
         let derived = [FileKind::Index, FileKind::TimeIndex, FileKind::TxnIndex, FileKind::Seal];
         for kind in derived.into_iter().filter(|_| !probe::planted("compact.old_seal_kept")) {
             remove_if_there(self, &file_path(&self.dir, base, kind))?;
