@@ -96,7 +96,7 @@ impl<S: Subject> Stage<'_, S> {
 
     fn go_on(&self, run: &mut Run<S>, fault: Fault, times: Times) -> Verdict {
         match run.try_open()? {
-            Some(Refusal::Corrupt(why)) => {
+            Some(Refusal::Corrupt(why) | Refusal::Dropped(why)) => {
                 return Err(Violation::new("R8", format!("a failed call is no damage: {why}")));
             }
             Some(Refusal::Failed(why)) if matches!(fault, Fault::Short(_)) => {
@@ -121,7 +121,7 @@ impl<S: Subject> Stage<'_, S> {
             // more nobody can take back what was noted; who opens it later is told of damage.
             let mut evicted = Run::<S>::on(image.clone(), &run.world, &run.options, model.clone(), mix(5));
             evicted.world.disk.evict();
-            evicted.open().map_err(|violation| violation.within("killed and evicted after it"))?;
+            evicted.open_whole().map_err(|violation| violation.within("killed and evicted after it"))?;
         }
         let mut killed = Run::<S>::on(image, &run.world, &run.options, model, mix(4));
         killed.open().map_err(|violation| violation.within("killed after it"))?;

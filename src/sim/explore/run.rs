@@ -63,6 +63,16 @@ impl<S: Subject> Run<S> {
     pub(super) fn open(&mut self) -> Verdict {
         self.world.disk.heal();
         match self.try_open()? {
+            // There is nothing to go on with: it stays refused until a crash leaves less.
+            None | Some(Refusal::Dropped(_)) => Ok(()),
+            Some(refusal) => Err(Violation::new("open", refusal.to_string())),
+        }
+    }
+
+    /// Opens, and takes no loss for an excuse.
+    pub(super) fn open_whole(&mut self) -> Verdict {
+        self.world.disk.heal();
+        match self.try_open()? {
             None => Ok(()),
             Some(refusal) => Err(Violation::new("open", refusal.to_string())),
         }
@@ -198,6 +208,7 @@ impl<S: Subject> Run<S> {
         self.close()?;
         match self.try_open()? {
             None => self.judge(),
+            Some(Refusal::Dropped(_)) => Ok(()),
             Some(Refusal::Corrupt(why)) => Err(Violation::new("D8", format!("nothing is damaged, but {why}"))),
             Some(Refusal::Failed(_)) => {
                 // What a failed opening left is opened again, as after a kill; a full disk may stand in the way.
@@ -275,8 +286,10 @@ impl<S: Subject> Run<S> {
         match run.try_open()? {
             None => run.close(),
             Some(Refusal::Failed(why)) => Err(Violation::new("D8", format!("damage is not a failed call: {why}"))),
-            Some(Refusal::Corrupt(_)) if run.world.disk.image().digest() == before => Ok(()),
-            Some(Refusal::Corrupt(why)) => Err(Violation::new("D8", format!("files were changed, then {why}"))),
+            Some(Refusal::Corrupt(_) | Refusal::Dropped(_)) if run.world.disk.image().digest() == before => Ok(()),
+            Some(Refusal::Corrupt(why) | Refusal::Dropped(why)) => {
+                Err(Violation::new("D8", format!("files were changed, then {why}")))
+            }
         }
     }
 

@@ -44,6 +44,8 @@ pub enum Refusal {
     Corrupt(String),
     /// A call failed.
     Failed(String),
+    /// It found gone what the system dropped, after it had said that it could not write it. Nobody was promised that.
+    Dropped(String),
 }
 
 impl fmt::Display for Refusal {
@@ -51,6 +53,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Corrupt(why) => write!(f, "corrupt: {why}"),
             Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Dropped(why) => write!(f, "dropped: {why}"),
         }
     }
 }

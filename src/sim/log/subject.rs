@@ -80,7 +80,12 @@ impl Subject for Explored {
 
     fn open(world: &World, options: &Options) -> Result<Self, Refusal> {
         let struck = world.disk.struck();
-        let log = builder(world, options).strict().open().map_err(refusal)?;
+        let log = builder(world, options).strict().open().map_err(|error| match &error {
+            Error::Corrupt(found) if world.disk.may_have_dropped(&found.path, found.position) => {
+                Refusal::Dropped(error.to_string())
+            }
+            _ => refusal(error),
+        })?;
         // What a look cannot read was not found at the opening, and is damage all the same.
         world.disk.pause_faults(true);
         let mut looked = look(&log, world.clock.forward(), options);
