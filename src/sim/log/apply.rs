@@ -113,7 +113,7 @@ impl Call<'_> {
             Refusal::Corrupt(_) if is_dropped => Ok(Error::Closed),
             Refusal::Corrupt(why) => Err(Violation::new("R3", why)),
             Refusal::Failed(why) if !is_explained => Err(Violation::new("A2", format!("for no reason: {why}"))),
-            Refusal::Failed(_) => Ok(Error::Closed),
+            Refusal::Failed(_) | Refusal::Dropped(_) => Ok(Error::Closed),
         }
     }
 

@@ -346,8 +346,9 @@ impl Call<'_> {
     fn failed(&mut self, error: Error) -> Verdict {
         // Only who opens the log again finds out.
         let is_unknown = matches!(error, Error::OutcomeUnknown { .. });
+        let is_known_to_be = is_unknown && (self.subject.is_stuck || self.subject.world.disk.is_limited());
         self.subject.is_stuck |= is_unknown;
-        if is_unknown && self.subject.world.disk.is_limited() { Ok(()) } else { self.explain(error).map(drop) }
+        if is_known_to_be { Ok(()) } else { self.explain(error).map(drop) }
     }
 
     pub(super) fn transact(&mut self, transact: &Transact) -> Verdict {
