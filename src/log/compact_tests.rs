@@ -592,6 +592,26 @@ fn a_rate_is_kept_by_the_clock() {
 }
 
 #[test]
+fn a_slow_round_does_not_eat_up_the_time_that_tombstones_stay() {
+    let disk = life();
+    let log = builder(&disk).compaction_rate(200).open().unwrap();
+    let began = crate::clock::Clock::now(&*disk.clock());
+    compact(&log, &disk);
+    let mut horizons = Vec::new();
+    for segment in partition(&log).core.segments().iter() {
+        let (view, len, mut position) = (segment.view().unwrap(), segment.len(), 0);
+        while position < len {
+            let header = segment.header(&view, position, len).unwrap();
+            horizons.extend(header.delete_horizon());
+            position += u64::from(header.batch_len);
+        }
+    }
+    // All of it is read before the first is written.
+    let is_late = |horizon: &crate::Timestamp| horizon.0 > began.0 + 60_000 + 5_000;
+    assert!(!horizons.is_empty() && horizons.iter().all(is_late), "{began:?} {horizons:?}");
+}
+
+#[test]
 fn compaction_rests_while_a_segment_would_take_space_that_is_to_be_left() {
     let disk = life();
     let log = builder(&disk).min_free_bytes(1 << 20).open().unwrap();
