@@ -8,7 +8,7 @@ use super::TransactionalProducer;
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::partition::core::Core;
-use crate::partition::{Appended, Held, Partition, Placement, append_one, join_one};
+use crate::partition::{Appended, Held, Partition, Placement, append_one, join_one, repeat_one};
 use crate::record::{Record, Sender, TopicRecord};
 use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 
@@ -190,6 +190,8 @@ impl Producer {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
+        // What fails before it has a partition is no repetition of the record before.
+        self.forget();
         let record = record.into();
         let core = self.log.choose(&record)?;
         self.turn_to(&core);
@@ -226,7 +228,7 @@ impl Producer {
         let last = self.last.as_ref().filter(|core| *core.id.topic == *record.topic).map(Arc::clone);
         let Some(core) = last else { return self.send(record) };
         let placed = match self.stored {
-            Some((offset, timestamp)) => Placement::one(offset, timestamp).again(),
+            Some((offset, timestamp)) => repeat_one(&core, offset, timestamp)?,
             None => self.append_to(&core, &record.record)?,
         };
         Ok(placed.into_appended(Held::Shared(core)))
@@ -258,11 +260,16 @@ impl Producer {
     ) -> Result<Appended<'p>> {
         let core = &partition.core;
         if !self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, core)) {
+            self.forget();
             self.log.check_own(core)?;
             self.turn_to(core);
         }
         let placed = self.append_to(core, &record.into())?;
         Ok(placed.into_appended(Held::Borrowed(core)))
+    }
+
+    fn forget(&mut self) {
+        (self.last, self.stored) = (None, None);
     }
 
     fn turn_to(&mut self, core: &Arc<Core>) {

@@ -378,11 +378,6 @@ impl Placement {
         Self { offset, last_offset: offset, timestamp, is_duplicate: false }
     }
 
-    /// The same, of a record that comes once more.
-    pub(crate) fn again(self) -> Self {
-        Self { is_duplicate: true, ..self }
-    }
-
     pub(crate) fn into_appended(self, core: Held<'_>) -> Appended<'_> {
         let Self { offset, last_offset, timestamp, is_duplicate } = self;
         Appended { core, offset, last_offset, timestamp, is_duplicate }
@@ -434,6 +429,16 @@ pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>, sender: Sender) 
         Some((offset, timestamp)) => Ok(Placement::one(offset, timestamp)),
         None => append_slowly(core, record, sender),
     }
+}
+
+/// The answer for a record that was stored before, and comes once more: it promises what that of an append does.
+#[cold]
+pub(crate) fn repeat_one(core: &Core, offset: Offset, timestamp: Timestamp) -> Result<Placement> {
+    core.check_open()?;
+    if core.config.read().sync_rule() == Durability::Each {
+        core.sync_to(offset + 1).map_err(|error| core.not_synced(offset, &error))?;
+    }
+    Ok(Placement { is_duplicate: true, ..Placement::one(offset, timestamp) })
 }
 
 /// As [`append_one`], for a record that cannot simply join the open batch.
