@@ -1,15 +1,18 @@
 //! A backup: another directory that opens as this log, made while this one goes on.
 //!
 //! ```text
-//! here    schedule and catalog locked     |                 |                        | as before
-//!         topics, ends of the groups'     | those of other  | partition after        |
-//!         own partitions are taken down   | partitions      | partition              |
-//! there   "unfinished backup"             | links and copies, each synced            | checkpoints, clean | catalog
+//! here    no transaction goes on, schedule and catalog locked      | as before
+//!         topics, the partitions of the groups, all others         |
+//!         are taken down                                           |
+//! there   "unfinished backup"                                      | links and copies | checkpoints, clean | catalog
 //! ```
 //!
 //! **One moment for each partition.** What a partition holds is taken down under its append lock, staged records
 //! included, and brought over without it: see [`capture`](crate::partition::capture). Moments of different partitions
 //! differ, so an order is needed:
+//!
+//! **Transactions as a whole.** All partitions are taken down while nothing is appended, decided or ended in a transaction:
+//! one whose records are in the backup has its outcome there, too, or the decision by which the next open ends it.
 //!
 //! **Groups first.** Ends only rise. An offset that a group committed was at most the end of its partition then, if it is
 //! of this log, so it is at most the end that is taken down later. The other way round a backup could hold an offset above
@@ -46,7 +49,6 @@ use super::open::{
     CATALOG_FILE, CHECKPOINTS_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, METADATA_FILE, RECOVERY_POINTS,
 };
 use super::topic::{Damage, Slot};
-use super::transactions::is_of_ours;
 use super::{Inner, Log};
 use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
 use crate::error::{Error, Result};
@@ -93,16 +95,18 @@ impl Log {
     ///
     /// The backup is a log that was closed in order: it opens at once, and can be read, and written, beside this one. Of
     /// each partition it holds what was there at one moment of this call: everything that was appended before the call, in
-    /// whole batches, staged records included. Moments of partitions differ; what a group committed is never above the end
-    /// of a partition in the backup, unless it was so here. All of it survives a power cut when this returns.
+    /// whole batches, staged records included. Moments of partitions differ, but a transaction is in all of them or in none,
+    /// and what a group committed is never above the end of a partition in the backup, unless it was so here. All of it
+    /// survives a power cut when this returns.
     ///
     /// Sealed segments are not copied, but linked, as far as maintenance has finished them and `dir` is on the same file
     /// system. They take no space until they are removed here, and neither log ever changes a byte of them. A disk that
     /// fails takes both; and so does whoever else writes to one of the directories, such as a broker. For those, choose
     /// another file system, or copy the backup.
     ///
-    /// Appends and all else go on meanwhile. Blocks for as long as it takes to copy the rest: the last segment of each
-    /// partition, and its slot of `staging`. Works on a log that is open read-only, and on one whose disk is full, if
+    /// Appends and all else go on meanwhile, transactions once it is taken down what each partition holds. Until its turn to
+    /// be copied comes, each partition has a file open. Blocks for as long as it takes to copy the rest: the last segment of
+    /// each partition, and its slot of `staging`. Works on a log that is open read-only, and on one whose disk is full, if
     /// `dir` is elsewhere.
     ///
     /// # Errors
@@ -197,50 +201,37 @@ impl Inner {
         core.finish_one(covered.min(end))
     }
 
-    /// Takes down the topics, what the partitions of the groups hold, and those that producers have written to. No transaction
-    /// is half way meanwhile, so the backup has each as a whole or not at all.
+    /// Takes down the topics, and what their partitions hold. No transaction is half way meanwhile, so the backup has each as a
+    /// whole or not at all.
     fn begin_backup(&self) -> Result<Begun> {
         let _schedule = Quiet::lock(&self.schedule);
         let catalog = self.lock_catalog()?;
-        let mut begun = Begun { catalog: (**catalog).clone(), first: Vec::new(), others: Vec::new() };
-        for topic in catalog.live() {
+        self.check_open()?;
+        let mut begun = Begun { catalog: (**catalog).clone(), held: Vec::new() };
+        let mut topics: Vec<&CatalogTopic> = catalog.live().collect();
+        topics.sort_by_key(|topic| *topic.name != *OFFSETS_TOPIC);
+        for topic in topics {
             let slots = self.find(&topic.name)?.partitions.read().clone();
             let is_of_groups = *topic.name == *OFFSETS_TOPIC;
-            let mut others = Vec::new();
             for (number, slot) in (0..).zip(slots) {
                 // One may be open that cannot be read to its end: to whom groups matter, that is damage.
                 let damage = if is_of_groups { self.damage_of_groups(number) } else { None };
                 let captured = match (slot, damage) {
-                    (Slot::Open(_), Some(error)) => Err(error),
-                    (Slot::Damaged(error), _) if is_of_groups => Err(error),
-                    (Slot::Open(core), None) if is_of_ours(&topic.name) || core.last_producer().is_some() => {
-                        Ok(core.capture()?)
-                    }
-                    (slot, _) => {
-                        others.push((number, slot));
-                        continue;
-                    }
+                    (Slot::Open(_), Some(error)) | (Slot::Damaged(error), _) => Err(error),
+                    (Slot::Open(core), None) => Ok(core.capture()?),
                 };
-                begun.first.push((topic.clone(), number, captured));
+                begun.held.push((topic.clone(), number, captured));
             }
-            begun.others.push((topic.clone(), others));
         }
         Ok(begun)
-    }
-
-    /// Takes down what one partition holds.
-    fn capture(&self, core: &Arc<Core>) -> Result<Captured> {
-        let _schedule = Quiet::lock(&self.schedule);
-        self.check_open()?;
-        core.capture()
     }
 }
 
 /// What a backup begins with.
 struct Begun {
     catalog: Catalog,
-    first: Vec<(CatalogTopic, u32, Result<Captured, Arc<Error>>)>,
-    others: Vec<(CatalogTopic, Vec<(u32, Slot)>)>,
+    /// Each partition, or why it cannot be in the backup.
+    held: Vec<(CatalogTopic, u32, Result<Captured, Arc<Error>>)>,
 }
 
 /// A backup that is being made, all but its catalog.
@@ -274,7 +265,7 @@ impl<'a> Filling<'a> {
     /// Makes everything but the catalog, durably, and returns that.
     fn fill(&mut self) -> Result<Catalog> {
         self.inner.finish_what_is_sealed();
-        let Begun { mut catalog, first, others } = self.inner.between_transactions(|| self.inner.begin_backup())?;
+        let Begun { mut catalog, held } = self.inner.between_transactions(|| self.inner.begin_backup())?;
         let mut deleted = BTreeMap::new();
         let mut note = |topic: &CatalogTopic, put: Result<()>| match put {
             Err(Error::TopicDeleted { .. }) => {
@@ -283,14 +274,12 @@ impl<'a> Filling<'a> {
             }
             put => put,
         };
-        for (topic, number, captured) in first {
+        for (topic, number, captured) in held {
+            self.inner.check_open()?;
             match captured {
                 Ok(captured) => note(&topic, self.put(&topic, &captured))?,
                 Err(error) => self.leave_out(&topic, number, error),
             }
-        }
-        for (topic, slots) in others {
-            note(&topic, self.put_topic(&topic, slots))?;
         }
         for topic in deleted.values() {
             probe::reached("backup.topic_deleted");
@@ -305,16 +294,6 @@ impl<'a> Filling<'a> {
         self.backup =
             Backup { linked_files: linked, copied_files: copied, copied_bytes, ..std::mem::take(&mut self.backup) };
         Ok(catalog)
-    }
-
-    fn put_topic(&mut self, topic: &CatalogTopic, slots: Vec<(u32, Slot)>) -> Result<()> {
-        for (number, slot) in slots {
-            match slot {
-                Slot::Open(core) => self.put(topic, &self.inner.capture(&core)?)?,
-                Slot::Damaged(error) => self.leave_out(topic, number, error),
-            }
-        }
-        Ok(())
     }
 
     fn put(&mut self, topic: &CatalogTopic, captured: &Captured) -> Result<()> {

@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::partition::testing::transact;
 use crate::partition::{Isolation, Partition, ReadOptions, RecoveryMode};
 use crate::probe;
+use crate::record::Record;
 use crate::segment::pool::Layout;
 use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, Rng, SimDisk, SimEntropy, Times};
 use crate::types::Offset;
@@ -572,6 +573,37 @@ fn a_topic_deleted_meanwhile_is_not_in_the_backup_nor_what_groups_committed_for_
         }
     }
     assert!(left_out > 10, "{left_out}");
+}
+
+/// A transaction goes on between any two steps, in partitions that no producer had written to before.
+#[test]
+fn a_transaction_that_goes_on_meanwhile_is_in_a_backup_as_a_whole_or_not_at_all() {
+    for at in 1..30 {
+        let disk = SimDisk::new(DiskOptions::default());
+        let meddled = Meddled::new(&disk);
+        let log = written_on(&meddled);
+        let mut producer = log.producer().transactional("id").unwrap();
+        let mut call = 0;
+        meddled.meddle(move || {
+            call += 1;
+            if call == at {
+                let mut transaction = producer.begin().unwrap();
+                for topic in ["a", "b"] {
+                    transaction.send(Record::new("moved").key("k").to(topic)).unwrap();
+                }
+                transaction.commit().unwrap();
+            }
+        });
+        log.backup(BACKUP).unwrap();
+        meddled.stop();
+        let copy = builder(&disk, BACKUP).strict().open().unwrap();
+        let found = ["a", "b"].map(|name| {
+            let topic = copy.find_topic(name).unwrap();
+            (0..topic.partition_count())
+                .any(|number| values(&topic.partition(number).unwrap()).contains(&"moved".into()))
+        });
+        assert_eq!(found[0], found[1], "call {at}");
+    }
 }
 
 /// Records by partition, as they were appended: the offset is the place in the list.
