@@ -142,13 +142,14 @@ impl Core {
         };
         let writer = Writer::new(config, parts, &recovered.segments);
         let appended = Arc::clone(&writer.appended);
+        let is_internal = INTERNAL_TOPICS.contains(&&*hints.id.topic);
         Ok(Self {
             id: hints.id.clone(),
             topic: hints.topic,
             dir,
             home,
-            is_internal: INTERNAL_TOPICS.contains(&&*hints.id.topic),
-            stages: context.pool.refused().is_none() || writer.tail.has_slot(),
+            is_internal,
+            stages: !is_internal && (context.pool.refused().is_none() || writer.tail.has_slot()),
             dense_from: AtomicU64::new(hints.dense_from.0),
             // One above the end is of a log that was longer.
             cleaned: AtomicU64::new(
