@@ -85,6 +85,10 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
     }
+    if settings.recovery == RecoveryMode::Salvage && !settings.read_only {
+        // Before anything takes the place of what was given up: a marker that is not synced must not count as synced.
+        inner.lower_checkpoints()?;
+    }
     if !settings.read_only {
         match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
@@ -92,9 +96,6 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
             aborted => aborted?,
         }
         inner.seat_prepared()?;
-    }
-    if settings.recovery == RecoveryMode::Salvage && !settings.read_only {
-        inner.lower_checkpoints()?;
     }
     delete::hide_deleted(&inner);
     if !settings.read_only {
