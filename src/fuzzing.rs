@@ -75,7 +75,7 @@ pub fn txn_records(bytes: &[u8]) {
     }
     assert!(coordinator.count() as u64 <= position.0);
     let first = Offset(bytes.len() as u64);
-    for producer in coordinator.last_producer().into_iter().chain([ProducerId::NONE]) {
+    for producer in coordinator.last_producer(ProducerId(i64::MAX)).into_iter().chain([ProducerId::NONE]) {
         let topic_id = TopicId::from_bytes([0; 16]);
         let open = Open { topic: "a", topic_id, partition: 0, producer, epoch: ProducerEpoch(0), first };
         let is_lost = coordinator.verdict(open, |_, _| Some((topic_id, Offset::ZERO))) == Verdict::Commit;

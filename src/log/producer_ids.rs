@@ -31,9 +31,9 @@ impl Inner {
         let mut catalog = self.lock_catalog()?;
         self.context.before_change()?;
         // Others may have brought theirs along: a broker whose directory was adopted, or whose batches are appended here.
-        let in_partitions = self.cores().iter().filter_map(|core| core.last_producer()).max();
-        let in_transactions = self.transactions.last_producer();
-        let seen = in_partitions.max(in_transactions).filter(|seen| seen.0 < MOST).map_or(0, |seen| seen.0 + 1);
+        let in_partitions = self.cores().iter().filter_map(|core| core.last_producer(MOST)).max();
+        let in_transactions = self.transactions.last_producer(MOST);
+        let seen = in_partitions.max(in_transactions).map_or(0, |seen| seen.0 + 1);
         let from = catalog.next_producer().max(FIRST).max((seen + BLOCK - 1) / BLOCK * BLOCK);
         let to = from.checked_add(BLOCK).ok_or(Error::Unsupported { what: "another producer id" })?;
         if !probe::planted("producers.ids_not_reserved") {
@@ -48,5 +48,5 @@ impl Inner {
 const BLOCK: i64 = 1_000;
 /// Far above those that a broker gives out, whose batches may be appended here later.
 const FIRST: i64 = 1 << 40;
-/// One above is taken for a number that somebody made up, and not counted on from.
-const MOST: i64 = 1 << 62;
+/// One from here on is taken for a number that somebody made up, and not counted on from.
+const MOST: ProducerId = ProducerId(1 << 62);

@@ -54,8 +54,8 @@ pub(super) struct Transactions {
 }
 
 impl Transactions {
-    pub(super) fn last_producer(&self) -> Option<ProducerId> {
-        self.coordinator.lock().last_producer()
+    pub(super) fn last_producer(&self, below: ProducerId) -> Option<ProducerId> {
+        self.coordinator.lock().last_producer(below)
     }
 }
 

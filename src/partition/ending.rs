@@ -69,9 +69,9 @@ impl Core {
         self.lock().followed.producers.open()
     }
 
-    /// The largest id of a producer that is remembered.
-    pub(crate) fn last_producer(&self) -> Option<ProducerId> {
-        self.lock().followed.producers.last_id()
+    /// The largest id below another that a producer has which is remembered.
+    pub(crate) fn last_producer(&self, below: ProducerId) -> Option<ProducerId> {
+        self.lock().followed.producers.last_id(below)
     }
 
     /// Forgets producers that wrote nothing for as long as the log is told to remember them.

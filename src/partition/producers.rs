@@ -250,9 +250,9 @@ impl Producers {
         Some(OpenTransaction { producer, epoch, first: known.open_since?, coordinator_epoch })
     }
 
-    /// The largest id that is known.
-    pub(crate) fn last_id(&self) -> Option<ProducerId> {
-        self.known.keys().next_back().copied()
+    /// The largest id below another that is known.
+    pub(crate) fn last_id(&self, below: ProducerId) -> Option<ProducerId> {
+        self.known.range(..below).next_back().map(|(id, _)| *id)
     }
 
     /// Who has a transaction open, by the earliest.

@@ -105,9 +105,9 @@ impl Coordinator {
         self.owners.get(&producer).map(|id| &**id)
     }
 
-    /// The largest producer id that any transactional id has, or had.
-    pub(crate) fn last_producer(&self) -> Option<ProducerId> {
-        self.owners.keys().next_back().copied()
+    /// The largest producer id below another that any transactional id has, or had.
+    pub(crate) fn last_producer(&self, below: ProducerId) -> Option<ProducerId> {
+        self.owners.range(..below).next_back().map(|(producer, _)| *producer)
     }
 
     /// The record that gives an id to a new holder, with an epoch that fences every one before it. Called once a transaction
@@ -318,7 +318,7 @@ mod tests {
             Verdict::Abort,
             "the old producer id is still its own"
         );
-        assert_eq!(coordinator.last_producer(), Some(ProducerId(1_001)));
+        assert_eq!(coordinator.last_producer(ProducerId(1_001)), Some(ProducerId(1_000)));
     }
 
     #[test]
