@@ -189,7 +189,8 @@ fn to_abort<'a>(inner: &'a Inner, broker: &'a Broker) -> impl Iterator<Item = (T
 
 impl Inner {
     /// Aborts the transactions that a broker left open, where that was chosen when its directory was adopted and is still to
-    /// be done. Durable when this returns; what cannot be done now is done by a later call.
+    /// be done. Durable when this returns; what cannot be done now is done by a later call. Nobody takes a transactional id
+    /// before: a transaction that goes on would be taken for one that a broker left.
     pub(super) fn abort_open(&self) -> Result<()> {
         let mut catalog = self.catalog.lock();
         if catalog.aborts_open().is_empty() {
@@ -200,7 +201,7 @@ impl Inner {
         with.aborts_open_mut().retain(|(topic, _)| live.contains(topic));
         let mut errors = FirstError::default();
         for core in self.cores() {
-            if with.aborts_open().contains(&core.key()) && errors.keep(core.abort_open().map(|()| true)) {
+            if with.aborts_open().contains(&core.key()) && errors.keep(self.abort_open_in(&core).map(|()| true)) {
                 with.aborts_open_mut().remove(&core.key());
             }
         }

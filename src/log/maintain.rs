@@ -193,8 +193,7 @@ impl Inner {
             schedule.next_retention = now.saturating_add(self.retention_interval);
             errors.keep(self.retain(&cores, &mut done));
             errors.keep(self.finish_deletes_left());
-            errors.keep(self.settle_left());
-            errors.keep(self.abort_open());
+            errors.keep(self.settle_left().and_then(|()| self.abort_open()));
         }
         if now >= schedule.next_expiry {
             schedule.next_expiry = now.saturating_add(EXPIRY_INTERVAL);

@@ -39,7 +39,7 @@ use crate::partition::core::Core;
 use crate::partition::{Ack, Placement, append_one};
 use crate::probe;
 use crate::record::{Record, Sender, TopicRecord};
-use crate::txn::{Coordinator, Extent, Key, Span, State, Ticket, check_transactional_id};
+use crate::txn::{Coordinator, Extent, Key, Span, State, Status, Ticket, check_transactional_id};
 use crate::types::{Offset, ProducerId};
 
 /// What a log knows of transactional ids.
@@ -369,9 +369,15 @@ impl Inner {
     fn sit(&self, seat: &Seat, timeout: Duration) -> Result<Sender> {
         let mut work = Quiet::lock(&seat.work);
         self.settle_left()?;
+        self.abort_open()?;
+        self.check_readable(&seat.id, &work.core)?;
         let last = self.transactions.coordinator.lock().state(&seat.id).cloned();
         if let Some(last) = &last {
             self.clear(&mut work, last.producer)?;
+            if last.status == Status::PrepareCommit {
+                // What is damaged there may be mended, and then needs the decision.
+                self.check_parts(last)?;
+            }
         }
         // The record replaces the last decision, which whoever finds its markers missing needs.
         self.sync_markers(&mut work)?;
@@ -384,6 +390,29 @@ impl Inner {
         self.transactions.coordinator.lock().take(&seat.id, state.clone(), position);
         work.state = Some(state);
         Ok(sender)
+    }
+
+    /// Refuses an id whose last record cannot be read: it may be a decision.
+    fn check_readable(&self, id: &str, core: &Core) -> Result<()> {
+        match self.transactions.coordinator.lock().is_unreadable(id) {
+            true => {
+                Err(Error::corrupt(&core.dir, 0, format!("the last record of transactional id {id:?} is unreadable")))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses if a partition of a transaction is damaged.
+    fn check_parts(&self, state: &State) -> Result<()> {
+        for (topic, partition, extent) in state.parts() {
+            // With a topic that was deleted went its part.
+            let Ok(topic) = self.find(topic) else { continue };
+            let is_this = extent.is_none_or(|extent| extent.topic == topic.id);
+            if let Some(slot) = topic.partitions.read().get(partition as usize).filter(|_| is_this) {
+                slot.core()?;
+            }
+        }
+        Ok(())
     }
 
     /// Sees to it that maintenance comes by at `deadline`.

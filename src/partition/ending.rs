@@ -136,14 +136,4 @@ impl Core {
         drop(writer);
         Ok((Some(end), Some(raised)))
     }
-
-    /// Ends every open transaction by an abort marker that fences its producer, as it was chosen when a broker's directory was adopted. Durable when
-    /// this returns.
-    pub(crate) fn abort_open(&self) -> Result<()> {
-        for OpenTransaction { producer, first, .. } in self.open_transactions() {
-            probe::reached("adopt.aborted");
-            self.end_transaction(&Ending { producer, first, is_commit: false, fences: true })?;
-        }
-        self.sync_to(self.end())
-    }
 }

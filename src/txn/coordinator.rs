@@ -8,12 +8,15 @@
 //! | that this transaction commits                | commit, if every partition has all of it; else abort          |
 //! | that it is prepared                          | wait for who prepared it                                      |
 //! | anything else                                | abort: nobody goes on with it                                 |
+//! | something that cannot be read                | wait until it can                                             |
 //! | there is none                                | not ours: leave it to who began it                            |
+//!
+//! If any record is missing or cannot be read, it may be the one that an unknown producer is of: that waits, too.
 //!
 //! A decision is made durable after the data, and markers come after the decision. So a decision that is found means that
 //! all of the data is there, except where nobody asked for it to be durable: then it may be there and the data not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::records::{Extent, Key, State, Status};
@@ -28,6 +31,10 @@ pub(crate) struct Coordinator {
     ids: BTreeMap<Box<str>, Known>,
     /// Whose producer ids are.
     owners: BTreeMap<ProducerId, Box<str>>,
+    /// Those of which the last record cannot be read.
+    unreadable: BTreeSet<Box<str>>,
+    /// Whether there are, or were, records that could not be read.
+    is_incomplete: bool,
 }
 
 /// The last record of an id.
@@ -56,7 +63,7 @@ pub(crate) enum Verdict {
     Abort,
     /// It was committed, and has lost a part of its records: it is aborted, durably, before anything can take their place.
     Lost,
-    /// It is prepared: it waits for its outcome.
+    /// It is prepared, or what is known of it is not all there is: it waits for its outcome.
     Wait,
     /// It is of no transactional id that is known here.
     Foreign,
@@ -67,31 +74,62 @@ impl Coordinator {
     ///
     /// # Errors
     ///
-    /// If it cannot be read. Nothing is changed then.
+    /// If it cannot be read. What it is about is unknown then, whatever records before it said.
     pub(crate) fn replay(
         &mut self,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         position: Offset,
     ) -> Result<(), Invalid> {
+        let replayed = self.try_replay(key, value, position);
+        self.is_incomplete |= replayed.is_err();
+        replayed
+    }
+
+    fn try_replay(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, position: Offset) -> Result<(), Invalid> {
         let key = key.ok_or(Invalid { at: 0, what: "record of a transaction without a key" })?;
         let Key::Id(id) = Key::decode(key)? else { return Ok(()) };
-        match value.map(State::decode).transpose()? {
-            Some(state) => self.take(id, state, position),
-            None => self.forget(id),
+        match value.map(State::decode).transpose() {
+            Ok(Some(state)) => self.take(id, state, position),
+            Ok(None) => self.forget(id),
+            Err(invalid) => {
+                self.ids.remove(id);
+                self.unreadable.insert(id.into());
+                return Err(invalid);
+            }
         }
         Ok(())
+    }
+
+    /// Adds what was read of other ids.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.ids.extend(other.ids);
+        self.owners.extend(other.owners);
+        self.unreadable.extend(other.unreadable);
+        self.is_incomplete |= other.is_incomplete;
+    }
+
+    /// Remembers that there are ids of which nothing can be read.
+    pub(crate) fn is_missing_some(&mut self) {
+        self.is_incomplete = true;
+    }
+
+    /// Whether the last record of an id cannot be read.
+    pub(crate) fn is_unreadable(&self, id: &str) -> bool {
+        self.unreadable.contains(id)
     }
 
     /// Takes in what a record says that was just appended.
     pub(crate) fn take(&mut self, id: &str, state: State, position: Offset) {
         // A producer id that the id had before stays its own: what it left open is still to be ended.
         self.owners.insert(state.producer, id.into());
+        self.unreadable.remove(id);
         self.ids.insert(id.into(), Known { state, position });
     }
 
     fn forget(&mut self, id: &str) {
         self.ids.remove(id);
+        self.unreadable.remove(id);
         self.owners.retain(|_, owner| **owner != *id);
     }
 
@@ -134,8 +172,10 @@ impl Coordinator {
     /// What becomes of a transaction that is found open. `end_of` tells of which topic a partition is, and where it ends; none
     /// if it is not there any more, or cannot be read.
     pub(crate) fn verdict(&self, open: Open<'_>, end_of: impl Fn(&str, u32) -> Option<(TopicId, Offset)>) -> Verdict {
-        let Some(owner) = self.owners.get(&open.producer) else { return Verdict::Foreign };
-        let Some(Known { state, .. }) = self.ids.get(owner) else { return Verdict::Foreign };
+        let owner = self.owners.get(&open.producer);
+        let Some(Known { state, .. }) = owner.and_then(|owner| self.ids.get(owner)) else {
+            return if self.is_incomplete { Verdict::Wait } else { Verdict::Foreign };
+        };
         let is_this = |(topic, partition, extent): (&Arc<str>, u32, Option<Extent>)| {
             let is_here = **topic == *open.topic && partition == open.partition;
             // It may begin later than it did: of what is deleted before its end only the rest is found.
@@ -336,6 +376,22 @@ mod tests {
         assert!(replayed.replay(None, None, Offset(3)).is_err());
         assert!(replayed.replay(Key::encode("a").as_deref(), Some(&[0, 9]), Offset(3)).is_err());
         assert!(replayed.replay(Some(&[0, 1]), Some(&[0, 9]), Offset(3)).is_ok(), "of another kind: passed over");
+    }
+
+    /// What an older record says is not what counts.
+    #[test]
+    fn an_id_whose_last_record_cannot_be_read_is_unknown_until_one_follows_that_can() {
+        let mut coordinator = with(Status::PrepareAbort, &[span("x", 0, 5, 7)]);
+        let key = Key::encode("a");
+        assert!(coordinator.replay(key.as_deref(), Some(&[0, 9]), Offset(3)).is_err());
+        assert_eq!(coordinator.verdict(open("x", 5), |_, _| None), Verdict::Wait);
+        let foreign = Open { producer: ProducerId(7), ..open("x", 5) };
+        assert_eq!(coordinator.verdict(foreign, |_, _| None), Verdict::Wait, "its record may be that one");
+        assert!(coordinator.is_unreadable("a") && coordinator.state("a").is_none());
+        let again = with(Status::PrepareAbort, &[span("x", 0, 5, 7)]);
+        coordinator.replay(key.as_deref(), again.state("a").unwrap().encode().as_deref(), Offset(4)).unwrap();
+        assert_eq!(coordinator.verdict(open("x", 5), |_, _| None), Verdict::Abort);
+        assert!(!coordinator.is_unreadable("a"));
     }
 
     /// A broker does not say where in a partition a transaction lies: it begins none before the markers of the last are there.

@@ -9,10 +9,10 @@ use crate::log::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::log::topic::{Slot, TopicState};
 use crate::log::{FirstError, Inner};
 use crate::partition::core::Core;
-use crate::partition::{Ending, ReadOptions};
+use crate::partition::{Ending, OpenTransaction, ReadOptions};
 use crate::probe;
 use crate::record::BatchRef;
-use crate::txn::{Extent, Open, State, Ticket, Verdict};
+use crate::txn::{Coordinator, Extent, Open, State, Ticket, Verdict};
 use crate::types::{Offset, ProducerId};
 
 impl Inner {
@@ -23,44 +23,19 @@ impl Inner {
         let mut slots = topic.partitions.write();
         for slot in slots.iter_mut() {
             let Slot::Open(core) = slot else { continue };
-            if let Err(error) = self.replay_decisions(core) {
-                let error = self.note_damage(&core.id, error);
-                if !self.context.read_only {
-                    *slot = Slot::Damaged(error);
-                }
-            }
-        }
-    }
-
-    fn replay_decisions(&self, core: &Arc<Core>) -> Result<()> {
-        let mut coordinator = self.transactions.coordinator.lock();
-        let (mut at, mut scratch) = (core.start(), Vec::new());
-        while at < core.end() {
-            let batches = core.fetch(at, ReadOptions::default())?;
-            let mut rest = batches.bytes();
-            while !rest.is_empty() {
-                let (path, position) = batches.place_of_last(rest.len());
-                let batch = BatchRef::framed(rest).map_err(|invalid| Error::corrupt(path, position, invalid.what))?;
-                rest = &rest[batch.bytes().len()..];
-                if batch.header().attributes.is_control() {
-                    continue;
-                }
-                let limit = core.config.read().max_decompressed_bytes as usize;
-                let records = batch.records(limit, &mut scratch).map_err(|error| error.at(path, position))?;
-                for record in records.filter(|record| record.offset >= core.start()) {
-                    // Of a newer broker: passed over.
-                    if coordinator.replay(record.key, record.value, record.offset).is_err() {
-                        probe::reached("transactions.unreadable_record");
+            match replay_decisions(core) {
+                Ok(read) => self.transactions.coordinator.lock().merge(read),
+                Err(error) => {
+                    let error = self.note_damage(&core.id, error);
+                    if !self.context.read_only {
+                        *slot = Slot::Damaged(error);
                     }
                 }
             }
-            if batches.next_offset() <= at {
-                let what = format!("no batch is found for offset {at}, and the log goes on");
-                return Err(Error::corrupt(&core.dir, 0, what));
-            }
-            at = batches.next_offset();
         }
-        Ok(())
+        if slots.iter().any(|slot| matches!(slot, Slot::Damaged(_))) {
+            self.transactions.coordinator.lock().is_missing_some();
+        }
     }
 
     /// Ends every transaction that the process before left open, as it was decided: committed if it was, else aborted. One
@@ -87,18 +62,7 @@ impl Inner {
         let mut verdicts = Vec::new();
         for core in self.cores() {
             for open in core.open_transactions() {
-                let found = Open {
-                    topic: &core.id.topic,
-                    topic_id: core.topic,
-                    partition: core.id.partition,
-                    producer: open.producer,
-                    epoch: open.epoch,
-                    first: open.first,
-                };
-                let verdict = self.transactions.coordinator.lock().verdict(found, |topic, partition| {
-                    let topic = self.find(topic).ok()?;
-                    topic.core(partition).ok().map(|core| (core.topic, core.end()))
-                });
+                let verdict = self.verdict(&core, &open);
                 verdicts.push((Arc::clone(&core), open, verdict));
             }
         }
@@ -122,6 +86,34 @@ impl Inner {
             errors.keep(ended.and_then(|_| if is_lost { core.sync_to(core.end()) } else { Ok(()) }));
         }
         errors.into_result()
+    }
+
+    fn verdict(&self, core: &Core, open: &OpenTransaction) -> Verdict {
+        let found = Open {
+            topic: &core.id.topic,
+            topic_id: core.topic,
+            partition: core.id.partition,
+            producer: open.producer,
+            epoch: open.epoch,
+            first: open.first,
+        };
+        self.transactions.coordinator.lock().verdict(found, |topic, partition| {
+            let topic = self.find(topic).ok()?;
+            topic.core(partition).ok().map(|core| (core.topic, core.end()))
+        })
+    }
+
+    /// Aborts what is open in one partition of a broker's directory, but nothing that is decided, or waits. Durable when this
+    /// returns.
+    pub(in crate::log) fn abort_open_in(&self, core: &Arc<Core>) -> Result<()> {
+        for open in core.open_transactions() {
+            if matches!(self.verdict(core, &open), Verdict::Abort | Verdict::Foreign) {
+                probe::reached("adopt.aborted");
+                let (producer, first) = (open.producer, open.first);
+                self.end_in(core, &Ending { producer, first, is_commit: false, fences: true })?;
+            }
+        }
+        core.sync_to(core.end())
     }
 
     /// Makes durable what is decided. It was found, but may be in memory only, and then the next power cut would take it from
@@ -169,7 +161,7 @@ impl Inner {
             let Ok(core) = core else { continue };
             let Extent { topic, first, end } = span.extent;
             // Another topic may have the name by now.
-            let is_this = |open: &crate::partition::OpenTransaction| {
+            let is_this = |open: &OpenTransaction| {
                 open.producer == ticket.producer && (first..end).contains(&open.first) && core.topic == topic
             };
             if let Some(open) = core.open_transactions().into_iter().find(is_this) {
@@ -194,4 +186,36 @@ impl Inner {
         }
         core.end_transaction(ending)
     }
+}
+
+/// What one partition says was decided: all of it, for of an id the last record counts.
+fn replay_decisions(core: &Arc<Core>) -> Result<Coordinator> {
+    let mut coordinator = Coordinator::default();
+    let (mut at, mut scratch) = (core.start(), Vec::new());
+    while at < core.end() {
+        let batches = core.fetch(at, ReadOptions::default())?;
+        let mut rest = batches.bytes();
+        while !rest.is_empty() {
+            let (path, position) = batches.place_of_last(rest.len());
+            let batch = BatchRef::framed(rest).map_err(|invalid| Error::corrupt(path, position, invalid.what))?;
+            rest = &rest[batch.bytes().len()..];
+            if batch.header().attributes.is_control() {
+                continue;
+            }
+            let limit = core.config.read().max_decompressed_bytes as usize;
+            let records = batch.records(limit, &mut scratch).map_err(|error| error.at(path, position))?;
+            for record in records.filter(|record| record.offset >= core.start()) {
+                // Of a newer broker: what is open of this id stays open.
+                if coordinator.replay(record.key, record.value, record.offset).is_err() {
+                    probe::reached("transactions.unreadable_record");
+                }
+            }
+        }
+        if batches.next_offset() <= at {
+            let what = format!("no batch is found for offset {at}, and the log goes on");
+            return Err(Error::corrupt(&core.dir, 0, what));
+        }
+        at = batches.next_offset();
+    }
+    Ok(coordinator)
 }

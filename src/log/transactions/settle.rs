@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::{Current, Part, Phase, Seat, Untold, Work};
 use crate::error::{Error, ErrorKind, Result};
+use crate::group::partition_for_group;
+use crate::log::names::TRANSACTIONS_TOPIC;
 use crate::log::{FirstError, Inner, Log};
 use crate::observe::{Later, Quiet, tell};
 use crate::partition::core::Core;
@@ -284,6 +286,13 @@ impl Inner {
             // Who asks again gets the same answer.
             _ if self.transactions.coordinator.lock().decided(ticket) == Some(is_commit) => return Ok(()),
             _ => return Err(not_prepared()),
+            if decided.is_none()
+                && let Ok(topic) = self.find(TRANSACTIONS_TOPIC)
+            {
+                // That nothing is known of it does not mean that it is not prepared.
+                let count = topic.partitions.read().len() as u32;
+                self.check_readable(&ticket.id, &*topic.core(partition_for_group(&ticket.id, count))?)?;
+            }
         }
         let status = if is_commit { Status::PrepareCommit } else { Status::PrepareAbort };
         let parts = work.current.as_ref().map(|current| current.parts.clone()).unwrap_or_default();
@@ -299,6 +308,10 @@ impl Inner {
             }
         }
         self.tell_parts(&mut work, ticket.producer, parts, is_commit);
+        if let Some(state) = work.state.as_ref().filter(|_| is_commit) {
+            // A part of it would be missing, perhaps for good.
+            self.check_parts(state)?;
+        }
         if let Some(mut current) = work.current.take().filter(|_| is_commit) {
             self.tell_groups(&mut current);
         }
@@ -366,7 +379,8 @@ impl Log {
     }
 
     /// Commits a prepared transaction. Survives a power cut when this returns, as all of its records do. Asked again, this
-    /// does nothing, until another transaction of the same transactional id is decided.
+    /// does nothing, until somebody takes the transactional id, or another transaction of it is decided or prepared: from then
+    /// on the ticket is one that nothing is known of.
     ///
     /// # Errors
     ///
@@ -385,6 +399,8 @@ impl Log {
     /// let mut producer = log.producer().transactional("billing-1")?;
     /// let mut transaction = producer.begin()?;
     /// transaction.send(Record::new("invoice").to("invoices"))?;
+    /// - [`Error::Corrupt`], or another error that an open found, if one of its partitions cannot be used: it is still
+    ///   prepared. If the decisions on its transactional id cannot be read, it may be.
     /// let ticket = transaction.prepare()?;
     /// // Store `ticket.to_string()` in the database, in the transaction there, and commit that.
     /// log.commit_prepared(&ticket)?;
