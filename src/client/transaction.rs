@@ -196,7 +196,8 @@ impl Transaction<'_> {
 
     /// Commits offsets of a group, if the transaction commits. Until then the group has those it had.
     ///
-    /// A commit that is durable makes the records below them durable, too, as [`Group::commit`] does.
+    /// The commit makes the records below them durable first, as [`Group::commit`] does, also one with
+    /// [`Ack::Written`]: else a power cut could leave the offsets without them.
     ///
     /// # Errors
     ///

@@ -68,7 +68,12 @@ impl Inner {
         ack: Ack,
     ) -> Result<(), Failed> {
         let parts = &current.parts;
+        // Whatever is waited for: else a power cut could take the records and leave the offsets, and a group would pass over
+        // what is appended in their place.
+        self.sync_below_groups(current)?;
         match &parts[..] {
+            // What was committed before is to be durable all the same.
+            [] if ack == Ack::Synced => self.sync_markers(work).map_err(Failed::Not),
             [] => Ok(()),
             // A partition keeps a prefix of what was appended to it, so the marker is not there without the data.
             [part] if ack == Ack::Written => {
@@ -77,8 +82,10 @@ impl Inner {
                 Ok(())
             }
             _ => {
-                if ack == Ack::Synced {
-                    self.sync_data(work, current)?;
+                match ack {
+                    Ack::Synced => self.sync_data(work, current)?,
+                    // Of one that is poisoned nobody knows what is on the disk.
+                    Ack::Written => parts.iter().try_for_each(|part| unless_deleted(part.core.check()))?,
                 }
                 self.decide(seat, work, Status::PrepareCommit, parts, None, ack)?;
                 self.tell_parts(work, producer, parts.clone(), true);
@@ -101,12 +108,16 @@ impl Inner {
     /// Makes durable what a decision that is to be durable rests on: the data, and the markers of decisions before it.
     fn sync_data(&self, work: &mut Work, current: &Current) -> Result<()> {
         if !probe::planted("transactions.data_not_synced") {
-            let parts = current.parts.iter().map(|part| (&part.core, part.end));
-            for (core, end) in parts.chain(current.below.iter().map(|(core, end)| (core, *end))) {
-                sync(core, end)?;
+            for part in &current.parts {
+                sync(&part.core, part.end)?;
             }
         }
         self.sync_markers(work)
+    }
+
+    /// Makes durable what lies below the offsets that groups commit in the transaction.
+    fn sync_below_groups(&self, current: &Current) -> Result<()> {
+        current.below.iter().try_for_each(|(core, end)| sync(core, *end))
     }
 
     /// Makes the markers of earlier transactions durable: from here on their decisions are not needed.
@@ -240,7 +251,8 @@ impl Inner {
     pub(super) fn prepare(&self, seat: &Seat, work: &mut Work, producer: ProducerId) -> Result<Ticket> {
         let Some(current) = work.current.take() else { return Err(Error::Closed) };
         let prepared = self
-            .sync_data(work, &current)
+            .sync_below_groups(&current)
+            .and_then(|()| self.sync_data(work, &current))
             .map_err(Failed::Not)
             .and_then(|()| self.decide(seat, work, Status::Ongoing, &current.parts, None, Ack::Synced));
         match prepared {
@@ -274,6 +286,13 @@ impl Inner {
         let not_prepared = || Error::NotPrepared { ticket: ticket.to_string().into() };
         let Some(seat) = seat else {
             let decided = self.transactions.coordinator.lock().decided(ticket);
+            if decided.is_none()
+                && let Ok(topic) = self.find(TRANSACTIONS_TOPIC)
+            {
+                // That nothing is known of it does not mean that it is not prepared.
+                let count = topic.partitions.read().len() as u32;
+                self.check_readable(&ticket.id, &*topic.core(partition_for_group(&ticket.id, count))?)?;
+            }
             return if decided == Some(is_commit) { Ok(()) } else { Err(not_prepared()) };
         };
         let mut work = Quiet::lock(&seat.work);
@@ -286,16 +305,13 @@ impl Inner {
             // Who asks again gets the same answer.
             _ if self.transactions.coordinator.lock().decided(ticket) == Some(is_commit) => return Ok(()),
             _ => return Err(not_prepared()),
-            if decided.is_none()
-                && let Ok(topic) = self.find(TRANSACTIONS_TOPIC)
-            {
-                // That nothing is known of it does not mean that it is not prepared.
-                let count = topic.partitions.read().len() as u32;
-                self.check_readable(&ticket.id, &*topic.core(partition_for_group(&ticket.id, count))?)?;
-            }
         }
         let status = if is_commit { Status::PrepareCommit } else { Status::PrepareAbort };
         let parts = work.current.as_ref().map(|current| current.parts.clone()).unwrap_or_default();
+        if let Some(state) = work.state.as_ref().filter(|_| is_commit) {
+            // A part of it would be missing, perhaps for good.
+            self.check_parts(state)?;
+        }
         match self.decide(&seat, &mut work, status, &parts, Some(ticket.position), Ack::Synced) {
             Ok((state, position)) => self.transactions.coordinator.lock().take(&seat.id, state, position),
             Err(Failed::Not(error)) => return Err(error),
@@ -308,10 +324,6 @@ impl Inner {
             }
         }
         self.tell_parts(&mut work, ticket.producer, parts, is_commit);
-        if let Some(state) = work.state.as_ref().filter(|_| is_commit) {
-            // A part of it would be missing, perhaps for good.
-            self.check_parts(state)?;
-        }
         if let Some(mut current) = work.current.take().filter(|_| is_commit) {
             self.tell_groups(&mut current);
         }
@@ -387,6 +399,8 @@ impl Log {
     /// - [`Error::NotPrepared`] if none is prepared under this ticket.
     /// - [`Error::OutcomeUnknown`] if the decision may not be durable: reopen the log and ask again.
     /// - [`Error::Io`], [`Error::LowSpace`], [`Error::Poisoned`]: it is still prepared.
+    /// - [`Error::Corrupt`], or another error that an open found, if one of its partitions cannot be used: it is still
+    ///   prepared. If the decisions on its transactional id cannot be read, it may be.
     /// - [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
@@ -399,8 +413,6 @@ impl Log {
     /// let mut producer = log.producer().transactional("billing-1")?;
     /// let mut transaction = producer.begin()?;
     /// transaction.send(Record::new("invoice").to("invoices"))?;
-    /// - [`Error::Corrupt`], or another error that an open found, if one of its partitions cannot be used: it is still
-    ///   prepared. If the decisions on its transactional id cannot be read, it may be.
     /// let ticket = transaction.prepare()?;
     /// // Store `ticket.to_string()` in the database, in the transaction there, and commit that.
     /// log.commit_prepared(&ticket)?;
@@ -447,9 +459,13 @@ impl Log {
 
 /// Makes a partition durable up to `end`. With a topic that was deleted went what was to be durable.
 pub(super) fn sync(core: &Core, end: Offset) -> Result<()> {
-    match core.sync_to(end) {
+    unless_deleted(core.sync_to(end))
+}
+
+fn unless_deleted(done: Result<()>) -> Result<()> {
+    match done {
         Err(Error::TopicDeleted { .. }) => Ok(()),
-        synced => synced,
+        done => done,
     }
 }
 
