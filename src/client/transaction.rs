@@ -97,7 +97,8 @@ impl TransactionalProducer {
 /// default, see them. Readers with [`Isolation::Committed`](crate::Isolation::Committed) see them once it is committed, and
 /// until it ends nothing that lies behind the first of them.
 ///
-/// After an error of [`send`](Self::send) the transaction is as it was before, and can go on.
+/// After an error of [`send`](Self::send) the transaction is as it was before, and can go on. Only after
+/// [`NotSynced`](crate::Error::NotSynced), of a topic that syncs each append, the record is in the transaction all the same.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -138,7 +139,8 @@ impl Transaction<'_> {
     ///
     /// # Errors
     ///
-    /// - As for [`Log::append`](crate::Log::append).
+    /// - As for [`Log::append`](crate::Log::append). After [`Error::NotSynced`](crate::Error::NotSynced) the record is in the
+    ///   transaction all the same: do not send it again.
     /// - [`Error::ProducerFenced`](crate::Error::ProducerFenced) if another took the transactional id,
     ///   [`Error::InvalidTransaction`](crate::Error::InvalidTransaction) if the transaction took too long: it is aborted.
     ///
@@ -261,10 +263,11 @@ impl Transaction<'_> {
 
     /// Commits as [`commit`](Self::commit) does, but waits for no more than `ack` says.
     ///
-    /// With [`Ack::Written`] nothing is synced. The transaction counts as a whole after the death of the process, at any
-    /// instruction. After a power cut, a transaction in one partition is there as a whole or not at all; one in several may
-    /// have been lost in some of them and not in others, as plain records may. A later [`commit`](Self::commit) of this
-    /// producer makes it durable.
+    /// With [`Ack::Written`] nothing of the transaction is synced, only what lies below the offsets that groups commit in it.
+    /// It counts as a whole after the death of the process, at any instruction. A power cut may take it: from each partition
+    /// all of it or nothing, so a transaction in one partition is there as a whole or not at all. One in several may be lost
+    /// in some of them and committed in others, as plain records may. A later [`commit`](Self::commit) of this producer makes
+    /// it durable everywhere, also one of nothing.
     ///
     /// # Errors
     ///

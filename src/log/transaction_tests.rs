@@ -11,8 +11,8 @@ use super::groups::offsets_config;
 use super::transactions::transactions_config;
 use super::{Background, Log, LogBuilder, Staging};
 use crate::client::TransactionalProducer;
-use crate::config::{GroupConfig, TopicConfig};
-use crate::error::{Error, Result};
+use crate::config::{Durability, GroupConfig, TopicConfig};
+use crate::error::{Error, ErrorKind, Result};
 use crate::group::GroupOffset;
 use crate::partition::{Ack, Isolation, ReadOptions};
 use crate::record::Record;
@@ -595,6 +595,90 @@ fn a_marker_that_could_not_be_written_is_written_by_maintenance() {
         assert_eq!((offsets.stable, offsets.end), (Offset(2), Offset(2)));
     }
     producer.begin().unwrap().commit().unwrap();
+}
+
+/// A record that failed before it had a partition is not the one before it.
+#[test]
+fn a_retry_is_of_the_record_that_failed_and_of_no_other() {
+    let log = builder(&disk(Staging::Off), Staging::Off).open().unwrap();
+    let mut producer = log.producer().idempotent().unwrap();
+    producer.send(Record::new("10").to("a")).unwrap();
+    assert!(producer.send(Record::new("11").to("__consumer_offsets")).is_err());
+    let appended = producer.retry(Record::new("11").to("a")).unwrap();
+    assert_eq!((appended.offset(), appended.is_duplicate()), (Offset(1), false));
+}
+
+/// A record whose sync failed is there, and nobody knows for how long: a retry does not say that it is durable.
+#[test]
+fn a_retry_of_a_record_that_is_not_synced_is_no_acknowledgement() {
+    let mut not_synced = 0;
+    for call in 0..6 {
+        let disk = disk(Staging::Off);
+        let log = builder(&disk, Staging::Off).open().unwrap();
+        log.create_topic("each", TopicConfig::default().durability(Durability::Each)).unwrap();
+        let mut producer = log.producer().idempotent().unwrap();
+        producer.send(Record::new("10").to("each")).unwrap();
+        disk.inject(disk.calls() + call, Fault::Error(Errno::Io), Times::Once);
+        if let Err(Error::NotSynced { .. }) = producer.send(Record::new("11").to("each")) {
+            not_synced += 1;
+            let again = producer.retry(Record::new("11").to("each"));
+            assert!(matches!(again, Err(Error::Poisoned { .. })), "{again:?}");
+        }
+    }
+    assert!(not_synced > 0);
+}
+
+/// A decision is written before it is synced, so that a full disk refuses it and leaves no doubt.
+#[test]
+fn a_decision_that_a_full_disk_does_not_take_is_none() {
+    let disk = disk(Staging::On);
+    let log = builder(&disk, Staging::On).open().unwrap();
+    let mut producer = log.producer().transactional("id").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    for topic in TOPICS {
+        transaction.send(Record::new("10").to(topic)).unwrap();
+        log.find_topic(topic).unwrap().partition(0).unwrap().sync().unwrap();
+    }
+    disk.inject(disk.calls(), Fault::Error(Errno::Full), Times::Dead);
+    let error = transaction.commit().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    disk.heal();
+    producer.begin().unwrap().commit().unwrap();
+    assert!(Seen::of(&log).records.is_empty());
+}
+
+/// What a commit without a sync rests on all the same, and what the next one with a sync makes good.
+#[test]
+fn a_written_commit_syncs_what_lies_below_its_offsets_and_an_empty_one_what_was_written() {
+    let log = builder(&disk(Staging::Off), Staging::Off).open().unwrap();
+    let offsets = |topic| log.find_topic(topic).unwrap().partition(0).unwrap().offsets();
+    let mut producer = log.producer().transactional("id").unwrap();
+    log.append(Record::new("5").to("b")).unwrap();
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(Record::new("10").to("a")).unwrap();
+    transaction.commit_offsets(&log.group("g").unwrap(), &[GroupOffset::new("b", 0, Offset(1))]).unwrap();
+    transaction.commit_with(Ack::Written).unwrap();
+    assert_eq!((offsets("b").synced, offsets("a").synced), (Offset(1), Offset(0)));
+    producer.begin().unwrap().commit().unwrap();
+    assert_eq!(offsets("a").synced, offsets("a").end);
+}
+
+/// Of a partition that is poisoned nobody knows what is on the disk: no decision rests on it.
+#[test]
+fn a_written_commit_is_refused_if_one_of_its_partitions_is_poisoned() {
+    let disk = disk(Staging::Off);
+    let log = builder(&disk, Staging::Off).open().unwrap();
+    let mut producer = log.producer().transactional("id").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    TOPICS.iter().for_each(|topic| drop(transaction.send(Record::new("10").to(topic)).unwrap()));
+    disk.inject(disk.calls(), Fault::Error(Errno::Io), Times::Once);
+    assert!(log.find_topic("b").unwrap().partition(0).unwrap().sync().is_err());
+    let refused = transaction.commit_with(Ack::Written);
+    assert!(matches!(refused, Err(Error::Poisoned { .. })), "{refused:?}");
+    let offsets = log.find_topic("a").unwrap().partition(0).unwrap().offsets();
+    assert_eq!((offsets.stable, offsets.end), (Offset(2), Offset(2)));
+    let log = builder(&disk.kill(), Staging::Off).open().unwrap();
+    assert!(Seen::of(&log).records.is_empty());
 }
 
 /// A test that cannot fail is none.

@@ -299,7 +299,7 @@ impl Work {
     /// The transaction of this number, if it is open.
     fn open(&mut self, number: u64, sender: Sender) -> Result<&mut Current> {
         let is_this = |current: &&mut Current| current.number == number && matches!(current.phase, Phase::Open);
-        let reason = "the transaction took longer than its time-out, and was aborted";
+        let reason = "it took longer than its time-out, or another holder of its id ended it: it was aborted";
         self.current.as_mut().filter(is_this).ok_or(Error::InvalidTransaction { producer: sender.producer, reason })
     }
 
