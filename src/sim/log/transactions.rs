@@ -156,17 +156,21 @@ impl Outcomes {
         // One that is written anew has another time.
         records.iter_mut().filter(|rec| is_marker(rec.id)).for_each(|rec| rec.timestamp = None);
         let is_whole = lost.is_empty();
-        let mut coming = maybe.iter().filter(|rec| is_whole && rec.transaction.is_some()).peekable();
+        // A write that failed may have been whole.
+        let is_found = |doubt: &Rec| rest.peek().is_some_and(|record| record.id == doubt.id);
+        let doubt = partition.doubt.first().copied().filter(|doubt| doubt.transaction.is_some() && is_found(doubt));
+        let of_this = maybe.iter().copied().filter(|rec| is_whole && rec.transaction.is_some());
+        let mut coming = doubt.into_iter().chain(of_this).peekable();
         for record in rest {
             let rec = match coming.next_if(|rec| rec.id == record.id) {
-                Some(rec) => *rec,
+                Some(rec) => rec,
                 None if is_marker(record.id) => marker(record),
                 None => break,
             };
             partition.push(&[Rec { sender: record.producer, ..rec }]);
         }
-        let untold = maybe.iter().filter(|rec| !is_whole && rec.transaction.is_some());
-        for number in lost.iter().chain(coming).chain(untold).filter_map(|rec| rec.transaction) {
+        let untold = maybe.iter().copied().filter(|rec| !is_whole && rec.transaction.is_some());
+        for number in lost.into_iter().chain(coming).chain(untold).filter_map(|rec| rec.transaction) {
             self.seen.entry(number).or_default().is_lost = true;
         }
         // What was not a marker has been there before.
