@@ -157,8 +157,9 @@ impl Outcomes {
         records.iter_mut().filter(|rec| is_marker(rec.id)).for_each(|rec| rec.timestamp = None);
         let is_whole = lost.is_empty();
         // A write that failed may have been whole.
-        let is_found = |doubt: &Rec| rest.peek().is_some_and(|record| record.id == doubt.id);
-        let doubt = partition.doubt.first().copied().filter(|doubt| doubt.transaction.is_some() && is_found(doubt));
+        let next = rest.peek().map(|record| record.id);
+        let is_found = |doubt: &Rec| doubt.transaction.is_some() && next == Some(doubt.id);
+        let doubt = partition.doubt.first().copied().filter(is_found);
         let of_this = maybe.iter().copied().filter(|rec| is_whole && rec.transaction.is_some());
         let mut coming = doubt.into_iter().chain(of_this).peekable();
         for record in rest {
