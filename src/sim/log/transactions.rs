@@ -516,7 +516,15 @@ impl Explored {
                 let options = ReadOptions::default().with_markers();
                 let read = partition.read_with(Offset(at), options);
                 self.world.disk.pause_faults(false);
-                let Ok(read) = read else { break };
+                let Ok(read) = read else {
+                    // What a poisoned partition has not synced is not told: who opens it again sees what it was.
+                    let first = expected.first_unstable().and_then(|first| expected.from(first).first());
+                    let producer = first.and_then(|rec| rec.sender);
+                    let unseen = FoundRecord { offset: at, id: ABORTED, len: 0, timestamp: 0, producer };
+                    expected.push(&[marker(&unseen)]);
+                    self.is_stuck = true;
+                    continue;
+                };
                 let marked = read.batches().next().map(|mut batch| (*batch.header(), batch.next()));
                 let Some((header, Some(record))) = marked.filter(|(header, _)| header.attributes.is_control()) else {
                     return Err(Violation::new(
