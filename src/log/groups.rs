@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::names::OFFSETS_TOPIC;
+use super::replay::each_batch;
 use super::topic::{Slot, TopicState, again};
 use super::{FirstError, Inner, Opened};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
@@ -14,9 +15,9 @@ use crate::error::{Error, Result};
 use crate::group::{Committed, GroupOffset, GroupRecord, LogRecord, Offsets, check_group_id, partition_for_group};
 use crate::observe::{Quiet, tell};
 use crate::partition::core::Core;
-use crate::partition::{Admission, Ending, Placement, ReadOptions, append_records};
+use crate::partition::{Admission, Ending, Placement, append_records};
 use crate::probe;
-use crate::record::{BatchRef, Control, Record, RecordIter, Sender};
+use crate::record::{Control, Record, RecordIter, Sender};
 use crate::types::{Offset, ProducerId, Timestamp, TopicPartition};
 
 /// A consumer group, by its id: what it committed. Made by [`Log::group`](crate::Log::group).
@@ -599,37 +600,24 @@ const LEAST_SEGMENT_BYTES: i64 = 1 << 20;
 
 /// Reads a whole partition of the topic into its state.
 fn replay(core: Arc<Core>) -> Result<Shard> {
-    let mut offsets = Offsets::default();
-    let mut at = core.start();
-    let mut scratch = Vec::new();
-    while at < core.end() {
-        let batches = core.fetch(at, ReadOptions::default())?;
-        let mut rest = batches.bytes();
-        while !rest.is_empty() {
-            let (path, position) = batches.place_of_last(rest.len());
-            let batch = BatchRef::framed(rest).map_err(|invalid| Error::corrupt(path, position, invalid.what))?;
-            rest = &rest[batch.bytes().len()..];
-            let header = *batch.header();
-            if header.attributes.is_control() {
-                match batch.control() {
-                    Ok(Some(Control::Commit { .. })) => offsets.end_transaction(header.producer_id, true),
-                    Ok(Some(Control::Abort { .. })) => offsets.end_transaction(header.producer_id, false),
-                    _ => {}
-                }
-                continue;
+    let (mut offsets, mut scratch) = (Offsets::default(), Vec::new());
+    let limit = core.config.read().max_decompressed_bytes as usize;
+    let end = each_batch(&core, |batch, place| {
+        let header = *batch.header();
+        if header.attributes.is_control() {
+            match batch.control() {
+                Ok(Some(Control::Commit { .. })) => offsets.end_transaction(header.producer_id, true),
+                Ok(Some(Control::Abort { .. })) => offsets.end_transaction(header.producer_id, false),
+                _ => {}
             }
-            let limit = core.config.read().max_decompressed_bytes as usize;
-            let records = batch.records(limit, &mut scratch).map_err(|error| error.at(path, position))?;
-            let transaction = header.attributes.is_transactional().then_some(header.producer_id);
-            replay_batch(&mut offsets, records, transaction, core.start());
+            return Ok(());
         }
-        if batches.next_offset() <= at {
-            let what = format!("no batch is found for offset {at}, and the log goes on");
-            return Err(Error::corrupt(&core.dir, 0, what));
-        }
-        at = batches.next_offset();
-    }
-    Ok(Shard { core, offsets, end: at })
+        let records = batch.records(limit, &mut scratch).map_err(|error| error.at(place.path, place.position))?;
+        let transaction = header.attributes.is_transactional().then_some(header.producer_id);
+        replay_batch(&mut offsets, records, transaction, core.start());
+        Ok(())
+    })?;
+    Ok(Shard { core, offsets, end })
 }
 
 fn replay_batch(offsets: &mut Offsets, records: RecordIter<'_>, transaction: Option<ProducerId>, start: Offset) {

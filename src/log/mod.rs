@@ -26,6 +26,7 @@ mod names;
 mod open;
 mod partitioner;
 mod producer_ids;
+mod replay;
 mod stats;
 mod text;
 mod topic;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::settle::sync;
 use super::{Current, Part, Phase, Seat};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use crate::log::replay::each_batch;
 use crate::log::topic::{Slot, TopicState};
 use crate::log::{FirstError, Inner};
 use crate::partition::core::Core;
-use crate::partition::{Ending, OpenTransaction, ReadOptions};
+use crate::partition::{Ending, OpenTransaction};
 use crate::probe;
-use crate::record::BatchRef;
 use crate::txn::{Coordinator, Extent, Open, State, Ticket, Verdict};
 use crate::types::{Offset, ProducerId};
 
@@ -190,32 +190,20 @@ impl Inner {
 
 /// What one partition says was decided: all of it, for of an id the last record counts.
 fn replay_decisions(core: &Arc<Core>) -> Result<Coordinator> {
-    let mut coordinator = Coordinator::default();
-    let (mut at, mut scratch) = (core.start(), Vec::new());
-    while at < core.end() {
-        let batches = core.fetch(at, ReadOptions::default())?;
-        let mut rest = batches.bytes();
-        while !rest.is_empty() {
-            let (path, position) = batches.place_of_last(rest.len());
-            let batch = BatchRef::framed(rest).map_err(|invalid| Error::corrupt(path, position, invalid.what))?;
-            rest = &rest[batch.bytes().len()..];
-            if batch.header().attributes.is_control() {
-                continue;
-            }
-            let limit = core.config.read().max_decompressed_bytes as usize;
-            let records = batch.records(limit, &mut scratch).map_err(|error| error.at(path, position))?;
-            for record in records.filter(|record| record.offset >= core.start()) {
-                // Of a newer broker: what is open of this id stays open.
-                if coordinator.replay(record.key, record.value, record.offset).is_err() {
-                    probe::reached("transactions.unreadable_record");
-                }
+    let (mut coordinator, mut scratch) = (Coordinator::default(), Vec::new());
+    let limit = core.config.read().max_decompressed_bytes as usize;
+    each_batch(core, |batch, place| {
+        if batch.header().attributes.is_control() {
+            return Ok(());
+        }
+        let records = batch.records(limit, &mut scratch).map_err(|error| error.at(place.path, place.position))?;
+        for record in records.filter(|record| record.offset >= core.start()) {
+            // Of a newer broker: what is open of this id stays open.
+            if coordinator.replay(record.key, record.value, record.offset).is_err() {
+                probe::reached("transactions.unreadable_record");
             }
         }
-        if batches.next_offset() <= at {
-            let what = format!("no batch is found for offset {at}, and the log goes on");
-            return Err(Error::corrupt(&core.dir, 0, what));
-        }
-        at = batches.next_offset();
-    }
+        Ok(())
+    })?;
     Ok(coordinator)
 }
