@@ -20,6 +20,8 @@ use crate::segment::pool::Layout;
 use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEntropy, Times};
 use crate::types::Offset;
 
+mod damage;
+
 /// Little slots and batches, so that their ends are near.
 const LAYOUT: Layout = Layout { slot_len: 2048, slot_count: 4, batch_len: 300, stride: 256 };
 /// What each transaction writes to.
@@ -29,9 +31,13 @@ const TOPICS: [&str; 2] = ["a", "b"];
 static OPENED: AtomicU64 = AtomicU64::new(1);
 
 fn builder(disk: &Arc<SimDisk>, staging: Staging) -> LogBuilder {
+    lenient(disk, staging).strict()
+}
+
+/// Opens also what is damaged.
+fn lenient(disk: &Arc<SimDisk>, staging: Staging) -> LogBuilder {
     let (clock, disk) = (disk.clock(), Arc::clone(disk));
     let groups = GroupConfig::default();
-    let small = |config: TopicConfig| config.segment_bytes(8192).set("segment.index.bytes", "240").unwrap();
     Log::builder("/log")
         .disk(disk)
         .clock(clock)
@@ -41,13 +47,20 @@ fn builder(disk: &Arc<SimDisk>, staging: Staging) -> LogBuilder {
         .layout(LAYOUT)
         .offsets_topic(small(offsets_config(&groups)))
         .transactions_topic(small(transactions_config()))
-        .strict()
+}
+
+fn small(config: TopicConfig) -> TopicConfig {
+    config.segment_bytes(8192).set("segment.index.bytes", "240").unwrap()
 }
 
 /// A disk with the topics, all of them, and nothing in them.
 fn disk(staging: Staging) -> Arc<SimDisk> {
+    made_by(|disk| builder(disk, staging))
+}
+
+fn made_by(builder: impl Fn(&Arc<SimDisk>) -> LogBuilder) -> Arc<SimDisk> {
     let disk = SimDisk::new(DiskOptions::default());
-    let log = builder(&disk, staging).open().unwrap();
+    let log = builder(&disk).open().unwrap();
     let config = TopicConfig::default().segment_bytes(1024).set("segment.index.bytes", "240").unwrap();
     TOPICS.iter().for_each(|topic| drop(log.create_topic(topic, config).unwrap()));
     log.group("g").unwrap().commit("other", 0, Offset(1)).unwrap();
