@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use crate::error::{Error, Result};
 use crate::log::Topic;
 use crate::partition::{Isolation, Partition, ReadOptions, Records};
+use crate::probe;
 use crate::types::Offset;
 
 /// The latest value of each key of a topic: a map that is built by reading it, and kept up by reading on.
@@ -17,6 +18,11 @@ use crate::types::Offset;
 /// the partition that is read last has its way. Records without a key are passed over.
 ///
 /// Values are kept in memory; [`Topic::table_within`] makes a table that keeps offsets only.
+///
+/// A table that is not caught up for longer than tombstones stay
+/// ([`delete_retention`](crate::TopicConfig::delete_retention), a day by default) may miss some. Then the next
+/// [`catch_up`](Self::catch_up) reads that partition anew, from its start, and needs memory for its keys and values once
+/// more meanwhile.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -38,9 +44,22 @@ use crate::types::Offset;
 /// ```
 pub struct Table {
     topic: Topic,
-    /// Where each partition is read on.
-    next: Vec<Offset>,
+    /// How far each partition was read.
+    reached: Vec<Reached>,
     kept: Kept,
+}
+
+/// How far a partition was read.
+#[derive(Debug, Clone, Copy)]
+struct Reached {
+    /// Where it is read on.
+    next: Offset,
+    /// Nothing that is kept lies below.
+    start: Offset,
+    /// No tombstone below was missed.
+    checked: Offset,
+    /// How often tombstones had been removed by then: [`Forgotten::times`](crate::partition::core::Forgotten).
+    times: u64,
 }
 
 /// What is kept of each key.
@@ -52,6 +71,8 @@ enum Kept {
 /// Where the latest records are, by digests of their keys.
 struct Places {
     latest: HashMap<[u64; 2], Place>,
+    /// Keys that are kept beside these, and count.
+    elsewhere: usize,
     max_keys: usize,
     /// Two keyed digests of 64 bits: nobody can make keys whose digests are the same.
     states: [RandomState; 2],
@@ -73,7 +94,8 @@ struct Place {
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Keys and values belong to the application: they are not printed by accident.
-        write!(f, "Table {{ {}, next: {:?} }}", self.topic.name(), self.next)
+        let next: Vec<Offset> = self.reached.iter().map(|reached| reached.next).collect();
+        write!(f, "Table {{ {}, next: {next:?} }}", self.topic.name())
     }
 }
 
@@ -117,42 +139,68 @@ impl Topic {
 
 impl Table {
     fn read(topic: &Topic, kept: Kept) -> Result<Self> {
-        let mut table = Self { topic: topic.clone(), next: Vec::new(), kept };
+        let mut table = Self { topic: topic.clone(), reached: Vec::new(), kept };
         table.catch_up()?;
         Ok(table)
     }
 
     /// Takes in what is new: up to the end of each partition, or to its first open transaction. Returns how many records
-    /// with a key that were. Never waits; [`Partition::wait_readable`] does.
+    /// with a key were read. Never waits; [`Partition::wait_readable`] does.
+    ///
+    /// Forgets what retention has removed. If compaction has removed tombstones that the table had not read, that partition is
+    /// read anew, from its start: nothing else tells which keys are gone. As long as the table is caught up more often than
+    /// [`delete_retention`](crate::TopicConfig::delete_retention), that does not happen.
     ///
     /// # Errors
     ///
-    /// - [`Error::TableFull`] if there are more keys than the table may have. What was read until then is in it.
+    /// - [`Error::TableFull`] if there are more keys than the table may have. What was read until then is in it; of a partition
+    ///   that was to be read anew, what was in it before.
     /// - As for [`Partition::read`], but that offsets which retention has removed are passed over.
     pub fn catch_up(&mut self) -> Result<u64> {
-        let mut count = 0;
-        for number in 0..self.topic.partition_count() {
-            let partition = self.topic.partition(number)?;
-            if self.next.len() <= number as usize {
-                self.next.push(partition.offsets().start);
-            }
-            while let Some(records) = read_on(&partition, &mut self.next[number as usize])? {
-                for record in &records {
-                    if let Some(key) = record.key {
-                        self.kept.put(
-                            self.topic.name(),
-                            key,
-                            Place { partition: number, offset: record.offset },
-                            record.value,
-                        )?;
-                        count += 1;
-                    }
-                    self.next[number as usize] = Offset(record.offset.0 + 1);
-                }
-                self.next[number as usize] = records.next_offset();
+        (0..self.topic.partition_count()).try_fold(0, |count, number| Ok(count + self.catch_up_with(number)?))
+    }
+
+    fn catch_up_with(&mut self, number: u32) -> Result<u64> {
+        let at = number as usize;
+        let partition = self.topic.partition(number)?;
+        let (start, forgotten) = (partition.offsets().start, partition.core.forgotten());
+        if self.reached.len() <= at {
+            self.reached.push(Reached { next: start, start, checked: start, times: forgotten.times });
+        }
+        let reached = &mut self.reached[at];
+        if reached.start < start {
+            self.kept.retain(|place| place.partition != number || place.offset >= start);
+            reached.start = start;
+        }
+        let read = read_up(self.topic.name(), &partition, &mut self.kept, &mut reached.next);
+        // Asked after the read: what is removed from here on lies below, or is missed by the next one.
+        let forgotten = partition.core.forgotten();
+        if forgotten.times != reached.times && forgotten.below > reached.checked {
+            // Also if there was no room: for what is gone, perhaps.
+            probe::reached("table.read_anew");
+            return self.read_anew(&partition);
+        }
+        let count = read?;
+        (reached.checked, reached.times) = (reached.next, forgotten.times);
+        Ok(count)
+    }
+
+    /// Reads a partition from its start, in the place of what is kept of it.
+    fn read_anew(&mut self, partition: &Partition) -> Result<u64> {
+        let (number, core) = (partition.number(), &partition.core);
+        loop {
+            let (times, began) = (core.forgotten().times, core.context.clock.now());
+            let start = partition.offsets().start;
+            let (mut next, mut fresh) = (start, self.kept.beside(number));
+            let count = read_up(self.topic.name(), partition, &mut fresh, &mut next)?;
+            let took = core.context.clock.now().0.saturating_sub(began.0);
+            // Who needs less time than that sees every tombstone of what it has seen.
+            if core.forgotten().times == times || took < core.config.read().delete_retention_ms {
+                self.kept.replace(number, fresh);
+                self.reached[number as usize] = Reached { next, start, checked: next, times };
+                return Ok(count);
             }
         }
-        Ok(count)
     }
 
     /// The value of `key`; none if it has none, if it was deleted, or if retention has removed its record.
@@ -176,7 +224,7 @@ impl Table {
         }
     }
 
-    /// How many keys it holds: with a value, as long as nothing was removed by retention.
+    /// How many keys it holds: with a value, unless retention has removed it since the last [`catch_up`](Self::catch_up).
     #[must_use]
     pub fn len(&self) -> usize {
         match &self.kept {
@@ -225,10 +273,10 @@ impl Table {
             }
             Kept::Places(places) => places,
         };
-        for (number, end) in (0..).zip(&self.next) {
+        for (number, reached) in (0..).zip(&self.reached) {
             let partition = self.topic.partition(number)?;
             let mut next = partition.offsets().start;
-            while next < *end
+            while next < reached.next
                 && let Some(records) = read_on(&partition, &mut next)?
             {
                 for record in &records {
@@ -282,9 +330,9 @@ impl Kept {
             }
             (Self::Places(places), Some(_)) => {
                 let digest = places.digest(key);
-                let count = places.latest.len();
-                if !places.latest.contains_key(&digest) && count == places.max_keys {
-                    return Err(Error::TableFull { topic: topic.into(), max_keys: count });
+                let count = places.latest.len() + places.elsewhere;
+                if !places.latest.contains_key(&digest) && count >= places.max_keys {
+                    return Err(Error::TableFull { topic: topic.into(), max_keys: places.max_keys });
                 }
                 places.latest.insert(digest, place);
             }
@@ -295,11 +343,42 @@ impl Kept {
         }
         Ok(())
     }
+
+    /// Forgets the keys whose latest records are not at such a place.
+    fn retain(&mut self, stays: impl Fn(Place) -> bool) {
+        match self {
+            Self::Values(values) => values.retain(|_, latest| stays(latest.place)),
+            Self::Places(places) => places.latest.retain(|_, place| stays(*place)),
+        }
+    }
+
+    /// An empty one for the keys of this partition, beside what is kept of others.
+    fn beside(&self, partition: u32) -> Self {
+        match self {
+            Self::Values(_) => Self::Values(HashMap::new()),
+            Self::Places(places) => Self::Places(Places {
+                latest: HashMap::new(),
+                elsewhere: places.latest.values().filter(|place| place.partition != partition).count(),
+                max_keys: places.max_keys,
+                states: places.states.clone(),
+            }),
+        }
+    }
+
+    /// Puts what was made beside this one in the place of what is kept of the partition.
+    fn replace(&mut self, partition: u32, fresh: Self) {
+        self.retain(|place| place.partition != partition);
+        match (self, fresh) {
+            (Self::Values(values), Self::Values(fresh)) => values.extend(fresh),
+            (Self::Places(places), Self::Places(fresh)) => places.latest.extend(fresh.latest),
+            _ => {}
+        }
+    }
 }
 
 impl Places {
     fn new(max_keys: usize) -> Self {
-        Self { latest: HashMap::new(), max_keys, states: Default::default() }
+        Self { latest: HashMap::new(), elsewhere: 0, max_keys, states: Default::default() }
     }
 
     fn digest(&self, key: &[u8]) -> [u64; 2] {
@@ -313,6 +392,22 @@ impl Places {
 
 fn options() -> ReadOptions {
     ReadOptions::default().isolation(Isolation::Committed)
+}
+
+/// Reads from `next` up to the end, and takes in what there is. Returns how many records with a key that were.
+fn read_up(topic: &str, partition: &Partition, kept: &mut Kept, next: &mut Offset) -> Result<u64> {
+    let mut count = 0;
+    while let Some(records) = read_on(partition, next)? {
+        for record in &records {
+            if let Some(key) = record.key {
+                kept.put(topic, key, Place { partition: partition.number(), offset: record.offset }, record.value)?;
+                count += 1;
+            }
+            *next = Offset(record.offset.0 + 1);
+        }
+        *next = records.next_offset();
+    }
+    Ok(count)
 }
 
 /// The records from `next` on; none at the end. What retention has removed is passed over.

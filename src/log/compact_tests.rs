@@ -18,6 +18,8 @@ use crate::record::{BatchBuilder, BatchOptions, BatchOrigin, Marker, Producer, R
 use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEntropy, Times};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
+mod mended;
+
 /// Two lives of a log must not draw the same ids.
 static OPENED: AtomicU64 = AtomicU64::new(1);
 

@@ -68,6 +68,7 @@ pub(crate) struct Core {
     pub(super) undecided: OnceLock<Undecided>,
     /// Who needs files to keep their names, and what is left of a swap: see [`super::compact::swap`].
     pub(super) names: Names,
+    forgotten: Mutex<Forgotten>,
     /// Held by who erases a key, for as long as that takes.
     pub(crate) erasing: Mutex<()>,
     /// The latest leader epoch under which anything was appended.
@@ -80,6 +81,16 @@ pub(crate) struct Core {
     pub(crate) reports: Reports,
     appended: Arc<AppendCounter>,
     pub(crate) counters: Counters,
+}
+
+/// Which tombstones compaction has removed because their time had passed, since the partition was opened. Who has read what
+/// they delete, and not them, never will: see [`Table`](crate::Table).
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Forgotten {
+    /// Rises with each segment from which some were.
+    pub(crate) times: u64,
+    /// All of them were below.
+    pub(crate) below: Offset,
 }
 
 /// Whether the partition goes on, and why not.
@@ -167,6 +178,7 @@ impl Core {
             finding_aborted: Mutex::new(()),
             undecided: OnceLock::new(),
             names: Names::default(),
+            forgotten: Mutex::default(),
             erasing: Mutex::new(()),
             latest_epoch: AtomicI32::new(latest_epoch.0),
             config: RwLock::new(config),
@@ -232,6 +244,17 @@ impl Core {
 
     pub(crate) fn raise_cleaned(&self, to: Offset) {
         self.cleaned.fetch_max(to.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn forgotten(&self) -> Forgotten {
+        *self.forgotten.lock()
+    }
+
+    /// Notes that tombstones below `end` go. Before readers get the segment without them: who asks after a read hears of all
+    /// that it did not see.
+    pub(crate) fn forget_tombstones(&self, end: Offset) {
+        let mut forgotten = self.forgotten.lock();
+        *forgotten = Forgotten { times: forgotten.times + 1, below: forgotten.below.max(end) };
     }
 
     /// Raises the start; a lower one changes nothing. The caller has made it durable.

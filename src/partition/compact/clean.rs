@@ -38,6 +38,8 @@ pub(crate) struct Cleaned {
     pub(crate) fate: Fate,
     /// It said that a transaction is aborted, and does no longer.
     pub(crate) drops_abort: bool,
+    /// A tombstone went because its time has passed.
+    pub(crate) forgets: bool,
 }
 
 impl Cleaner {
@@ -84,10 +86,11 @@ impl Cleaner {
         // Also of those that stay as they are: whoever reads what is written here does not check them again.
         let records = batch.records(self.max_decompressed, &mut self.plain);
         let records = records.map_err(|error| error.at(at.path, at.position))?;
-        let mut kept = Kept::default();
+        let (mut kept, mut forgets) = (Kept::default(), false);
         self.stays.clear();
         for record in records.clone() {
             let stays = self.filter.keeps(header, verdict, &record, &self.latest);
+            forgets |= !stays && self.filter.forgets(verdict, &record, &self.latest);
             self.stays.push(stays);
             kept.count += i32::from(stays);
             kept.tombstones += i32::from(stays && record.value.is_none());
@@ -108,6 +111,6 @@ impl Cleaner {
         }
         let drops_abort =
             matches!(control, Some(Control::Abort { .. })) && matches!(fate, Fate::Emptied | Fate::Dropped);
-        Ok(Cleaned { fate, drops_abort })
+        Ok(Cleaned { fate, drops_abort, forgets })
     }
 }

@@ -183,6 +183,12 @@ impl Filter {
         record.value.is_some() || is_protected || rules.erases
     }
 
+    /// Whether a record that goes is a tombstone whose time has passed: who has not read it by now never will.
+    pub(crate) fn forgets(&self, verdict: Verdict, record: &RecordRef<'_>, latest: &OffsetMap) -> bool {
+        let is_latest = |key| latest.get(key).is_none_or(|latest| latest <= record.offset);
+        record.value.is_none() && !verdict.discards && record.key.is_some_and(is_latest)
+    }
+
     /// What becomes of a batch of which these records stay. `is_last` says that it is the last one of its segment: that
     /// tells where the segment ends.
     pub(crate) fn fate(&self, header: &BatchHeader, verdict: Verdict, kept: Kept, is_last: bool) -> Fate {

@@ -162,6 +162,8 @@ struct Output {
     crc: Crc32,
     frames: Crc32,
     dropped_aborts: Vec<Offset>,
+    /// The end of the last batch that lost a tombstone because its time has passed.
+    forgotten: Option<Offset>,
     source: usize,
     reading: Option<Reading>,
 }
@@ -449,6 +451,7 @@ impl Round {
             crc: Crc32::new(),
             frames: Crc32::new(),
             dropped_aborts: Vec::new(),
+            forgotten: None,
             reading: None,
         };
         if output.group.len() > 1 {
@@ -479,6 +482,9 @@ impl Round {
                 let cleaned = cleaner.clean(batch, is_end && is_last_source, place, &mut output.buffer)?;
                 if cleaned.drops_abort {
                     output.dropped_aborts.push(batch.header().base_offset);
+                }
+                if cleaned.forgets {
+                    output.forgotten = Some(batch.header().next_offset());
                 }
                 if cleaned.fate != Fate::Copied && output.file.is_none() {
                     output.begin_change(core, from, place.position)?;
@@ -562,7 +568,7 @@ impl Round {
             new.note_largest(timestamp, offset);
         }
         let new = new.pinned_to(view, output.index.reader());
-        let swap = Swap::new(new, sources.to_vec(), kinds, output.dropped_aborts);
+        let swap = Swap::new(new, sources.to_vec(), kinds, output.dropped_aborts, output.forgotten);
         Ok(Stage::Swapping { swap: Some(swap), bytes: output.position, start: output.group.start })
     }
 

@@ -63,6 +63,8 @@ pub(super) struct Swap {
     kinds: Vec<FileKind>,
     /// The abort markers that are no longer there.
     dropped_aborts: Vec<Offset>,
+    /// Below here are tombstones that are no longer there because their time has passed.
+    forgotten: Option<Offset>,
     stage: Stage,
 }
 
@@ -88,8 +90,9 @@ impl Swap {
         old: Vec<Arc<SegmentData>>,
         kinds: Vec<FileKind>,
         dropped_aborts: Vec<Offset>,
+        forgotten: Option<Offset>,
     ) -> Self {
-        Self { new, old, kinds, dropped_aborts, stage: Stage::Written }
+        Self { new, old, kinds, dropped_aborts, forgotten, stage: Stage::Written }
     }
 
     /// The files, the `.log` last: it is the one that counts.
@@ -238,6 +241,10 @@ impl Core {
     fn switch(&self, swap: &Swap) -> Result<()> {
         let mut writer = self.lock();
         self.check()?;
+        if let Some(end) = swap.forgotten {
+            probe::reached("compact.forgot_tombstones");
+            self.forget_tombstones(end);
+        }
         if !self.replace_segments(&swap.old, &swap.new) {
             let reason = "a segment was removed while it was being compacted";
             return Err(Error::corrupt(swap.new.path(), 0, reason));
