@@ -49,7 +49,7 @@ use super::open::{
     CATALOG_FILE, CHECKPOINTS_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, METADATA_FILE, RECOVERY_POINTS,
 };
 use super::topic::{Damage, Slot};
-use super::{Inner, Log};
+use super::{Inner, Log, compacted};
 use crate::disk::checkpoint::{OffsetCheckpoint, PartitionMetadata};
 use crate::error::{Error, Result};
 use crate::observe::Quiet;
@@ -304,6 +304,9 @@ impl<'a> Filling<'a> {
         let Stored { start, end, first_base, clean } = stored;
         let (id, key) = (core.id.clone(), (topic.id, core.id.partition));
         let (cleaned, gaps) = (core.cleaned(), core.known_gaps());
+        if cleaned > Offset::ZERO {
+            compacted::store(self.inner.context.disk(), &dir, self.inner.log_id, cleaned)?;
+        }
         if core.dense_from() > Offset::ZERO {
             self.sparse.insert(topic.id);
         }

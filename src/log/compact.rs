@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpoints::Checkpoint;
+use super::compacted;
 use super::maintain::Maintained;
 use super::topic::Topic;
 use super::{FirstError, Inner};
@@ -281,6 +282,7 @@ impl Inner {
                 duration,
             });
         });
+        compacted::store(self.context.disk(), &core.dir, self.log_id, cleaned)?;
         self.checkpoint(std::slice::from_ref(core))
     }
 

@@ -19,6 +19,7 @@ mod checkpoints;
 mod clean;
 mod close;
 mod compact;
+mod compacted;
 mod delete;
 mod groups;
 mod maintain;

@@ -11,7 +11,7 @@ use super::background::Background as Thread;
 use super::broker::{self, Broker};
 use super::builder::{Background, LogBuilder, Staging};
 use super::catalog::{Catalog, CatalogTopic, Stored};
-use super::checkpoints::Checkpoints;
+use super::checkpoints::{Checkpoint, Checkpoints};
 use super::clean::{self, Clean};
 use super::groups::{Coordinator, offsets_config};
 use super::maintain::{Schedule, Unsynced};
@@ -21,7 +21,7 @@ use super::producer_ids::ProducerIds;
 use super::text::LogId;
 use super::topic::{Damage, Slot, TopicState};
 use super::transactions::{Transactions, transactions_config};
-use super::{Inner, Log, Opened, adopt, delete};
+use super::{Inner, Log, Opened, adopt, compacted, delete};
 use crate::config::TopicConfig;
 use crate::disk::checkpoint::PartitionMetadata;
 use crate::disk::replace::sync_parent;
@@ -435,14 +435,26 @@ impl Inner {
     fn lower_checkpoints(&self) -> Result<()> {
         let mut checkpoints = self.checkpoints.lock();
         let mut next = checkpoints.clone();
-        let lowered =
-            self.cores().iter().filter(|core| next.lower(core.topic, core.id.partition, core.end())).count();
-        if lowered > 0 {
+        let mut cores = self.cores();
+        cores.retain(|core| next.lower(core.topic, core.id.partition, core.end()));
+        if !cores.is_empty() {
             probe::reached("open.lowered_checkpoint");
+            // Of the records that were given up, too.
+            cores.iter().try_for_each(|core| compacted::remove(self.context.disk(), &core.dir))?;
             next.store(self.context.disk(), &self.dir.join(CHECKPOINTS_FILE), self.log_id)?;
             *checkpoints = next;
         }
         Ok(())
+    }
+
+    /// Below which offset all of a partition was compacted: where the checkpoints and its directory both say so, see
+    /// [`compacted`].
+    fn cleaned(&self, checkpoint: Option<Checkpoint>, id: &TopicPartition) -> Offset {
+        let cleaned = checkpoint.unwrap_or_default().cleaned;
+        match cleaned > Offset::ZERO {
+            true => cleaned.min(compacted::load(self.context.disk(), &self.partition_dir(id), self.log_id)),
+            false => Offset::ZERO,
+        }
     }
 
     fn open_topic(&self, topic: &CatalogTopic, known: &Known) -> TopicState {
@@ -475,7 +487,7 @@ impl Inner {
                     (None, Some(gaps)) => gaps,
                     _ => Offset::MAX,
                 },
-                cleaned: checkpoint.map_or(Offset::ZERO, |checkpoint| checkpoint.cleaned),
+                cleaned: self.cleaned(checkpoint, &id),
                 broker: broker.map(|broker| broker.stopped),
                 // What an orderly close said is true even if the files differ now, and if the checkpoints are damaged.
                 start: start.max(clean.as_ref().map(|clean| clean.start)),

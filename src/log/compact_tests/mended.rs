@@ -60,3 +60,80 @@ fn a_table_lets_go_of_what_retention_has_removed_when_it_is_caught_up() {
         assert_eq!((table.len(), table.catch_up().unwrap(), table.len()), (8, 4, 6));
     }
 }
+
+/// Which partition is put back, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PutBack {
+    /// As the guide says.
+    ToBeSalvaged,
+    /// What was lost since the backup was nothing but a round of compaction.
+    AsItIs,
+    /// One of a build that did not write down there how far it was compacted.
+    WithoutNumber,
+}
+
+/// A partition that was put back from a backup was taken for compacted as far as the one whose place it took: its tombstones
+/// went before what they delete.
+#[test]
+fn a_deleted_key_stays_deleted_in_a_partition_that_was_put_back() {
+    for put_back in [PutBack::ToBeSalvaged, PutBack::AsItIs, PutBack::WithoutNumber] {
+        let disk = SimDisk::new(DiskOptions::default());
+        let log = open(&disk);
+        log.create_topic("a", small()).unwrap();
+        append(&log, "xxxxxxyyyyyy");
+        log.sync().unwrap();
+        compact(&log, &disk);
+        append(&log, "abcdAeeeeeeeeeeee");
+        log.sync().unwrap();
+        log.backup("/backup").unwrap();
+        assert_eq!(table(&committed(&log)).get("a"), None);
+        if put_back != PutBack::AsItIs {
+            append(&log, "gg");
+        }
+        compact(&log, &disk);
+        log.close().unwrap();
+
+        let files = disk.image().files();
+        for path in files.keys().filter(|path| path.starts_with("/log/a-0")) {
+            disk.remove_file(path).unwrap();
+        }
+        for path in files.keys().filter(|path| path.starts_with("/backup/a-0")) {
+            disk.rename(path, &Path::new("/log/a-0").join(path.file_name().unwrap())).unwrap();
+        }
+        if put_back == PutBack::WithoutNumber {
+            disk.remove_file(Path::new("/log/a-0/compacted")).unwrap();
+        }
+        disk.remove_file(Path::new("/log/clean")).unwrap();
+        disk.sync_dir(Path::new("/log/a-0")).unwrap();
+        disk.sync_dir(Path::new("/log")).unwrap();
+
+        let recovery = match put_back {
+            PutBack::AsItIs => crate::RecoveryMode::Report,
+            _ => crate::RecoveryMode::Salvage,
+        };
+        let log = builder(&disk).recovery(recovery).open().unwrap();
+        assert_eq!(table(&committed(&log)).get("a"), None);
+        for keys in ["ffffffff", "gggggggg"] {
+            append(&log, keys);
+            log.sync().unwrap();
+            compact(&log, &disk);
+            disk.clock().advance(Duration::from_secs(61));
+            assert_eq!(table(&committed(&log)).get("a"), None, "{put_back:?}: it was deleted");
+        }
+    }
+}
+
+#[test]
+fn how_far_a_partition_is_compacted_outlives_a_close_and_a_kill() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = open(&disk);
+    log.create_topic("a", small()).unwrap();
+    append(&log, "abababababab");
+    log.sync().unwrap();
+    compact(&log, &disk);
+    let cleaned = partition(&log).core.cleaned();
+    assert!(cleaned > Offset::ZERO);
+    assert_eq!(partition(&open(&disk.kill())).core.cleaned(), cleaned);
+    log.close().unwrap();
+    assert_eq!(partition(&open(&disk)).core.cleaned(), cleaned);
+}

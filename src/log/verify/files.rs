@@ -12,6 +12,7 @@ use crate::log::Inner;
 use crate::log::catalog::Catalog;
 use crate::log::checkpoints::{self, Checkpoints};
 use crate::log::clean::{self, Clean};
+use crate::log::compacted;
 use crate::log::open::{CATALOG_FILE, CHECKPOINTS_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
 use crate::observe::Quiet;
 use crate::partition::core::Core;
@@ -25,6 +26,7 @@ pub(super) fn log_wide(inner: &Inner) -> Result<Vec<Finding>> {
     if is_ours(inner) {
         catalog(inner, &mut findings);
         own_checkpoints(inner, &mut findings);
+        compacted_files(inner, &mut findings);
         clean = clean_mark(inner, &mut findings);
     }
     let cores = inner.cores();
@@ -89,6 +91,17 @@ fn own_checkpoints(inner: &Inner, findings: &mut Findings) {
                 core.id, checkpoint.start, checkpoint.synced
             );
             findings.push(finding(&message).advice(Advice::Restore));
+        }
+    }
+}
+
+/// What the directories of partitions say of how far these are compacted.
+fn compacted_files(inner: &Inner, findings: &mut Findings) {
+    for core in inner.cores() {
+        if compacted::is_damaged(inner.context.disk(), &core.dir, inner.log_id) {
+            let message = "it does not read: all of the partition counts as never compacted";
+            let path = compacted::path(&core.dir);
+            findings.push(Finding::new(&path, 0, FindingKind::Checkpoint, message));
         }
     }
 }
