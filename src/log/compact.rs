@@ -15,10 +15,11 @@ use super::topic::Topic;
 use super::{FirstError, Inner};
 use crate::error::{Error, Result};
 use crate::observe::{Compacted, Quiet, RetentionReason, tell};
+use crate::partition::append_one;
 use crate::partition::compact::{Budget, Chosen, Outcome, Round, Step};
 use crate::partition::core::Core;
 use crate::probe;
-use crate::record::Record;
+use crate::record::{Record, Sender};
 use crate::types::{Offset, TopicId};
 
 /// How much is compacted, and how fast.
@@ -56,8 +57,8 @@ pub struct Erased {
 
 impl Topic {
     /// Erases a key: appends a tombstone, and removes every older record of the key from the partition that the key leads
-    /// to, before this returns. Durable when it does. Blocks for as long as it takes to read that partition, and to write
-    /// the segments that hold such records anew; waits for a [backup](crate::Log::backup) or a
+    /// to when this is called, before it returns. Durable when it does. Blocks for as long as it takes to read that
+    /// partition, and to write the segments that hold such records anew; waits for a [backup](crate::Log::backup) or a
     /// [verification](crate::Log::verify) of that partition.
     ///
     /// What is left:
@@ -294,8 +295,9 @@ impl Inner {
         // One at a time, and none beside a round.
         let _erasing = core.erasing.lock();
         core.check_decided(core.end())?;
-        let appended = topic.append(Record::tombstone(key))?;
-        let erased = Erased { partition: appended.partition(), offset: appended.offset() };
+        // To this one, also if the topic got more partitions while this waited, and the key leads elsewhere by now.
+        let appended = append_one(&core, &Record::tombstone(key), Sender::NONE)?;
+        let erased = Erased { partition: core.id.partition, offset: appended.offset };
         core.sync_to(erased.offset + 1)?;
         let Some(mut round) = self.begin_erasing(&core, key, erased.offset)? else { return Ok(erased) };
         loop {

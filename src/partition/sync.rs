@@ -20,7 +20,17 @@ use crate::types::Offset;
 
 impl Core {
     /// Returns once everything below `offset` is durable, syncing if nobody else does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OffsetOutOfRange`] if `offset` is above the end, which is a mistake of the caller's: no sync would ever come
+    /// so far.
     pub(crate) fn sync_to(&self, offset: Offset) -> Result<()> {
+        let end = self.end();
+        debug_assert!(offset <= end, "{offset} is above the end {end}");
+        if offset > end {
+            return Err(Error::OffsetOutOfRange { requested: offset, start: self.start(), end });
+        }
         let _later = Later::begin();
         loop {
             let done = || {

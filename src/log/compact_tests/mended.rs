@@ -1,6 +1,9 @@
 //! What was wrong with compaction, with erasing, and with who reads what is left.
 
+use std::sync::mpsc::channel;
+
 use super::*;
+use crate::log::partitioner::partition_for_key;
 
 /// A table that was not caught up for longer than tombstones stay kept the keys that were deleted meanwhile, for ever: the
 /// tombstones were gone when it read on. Of a table that keeps places, they took the room of others.
@@ -136,4 +139,34 @@ fn how_far_a_partition_is_compacted_outlives_a_close_and_a_kill() {
     assert_eq!(partition(&open(&disk.kill())).core.cleaned(), cleaned);
     log.close().unwrap();
     assert_eq!(partition(&open(&disk)).core.cleaned(), cleaned);
+}
+
+/// An erasure that had to wait while its topic got more partitions put the tombstone where the key led by then, and waited
+/// for that offset, in the other partition, for ever.
+#[test]
+fn an_erasure_that_waits_while_the_topic_gets_partitions_ends() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = open(&disk);
+    log.create_topic("a", small()).unwrap();
+    let leads_elsewhere = |key: &String| partition_for_key(key.as_bytes(), 2) == 1;
+    let key = (0..10).map(|number| number.to_string()).find(leads_elsewhere).unwrap();
+    append(&log, &format!("a{key}b"));
+    let core = Arc::clone(&partition(&log).core);
+    // Another erasure is under way.
+    let other = core.erasing.lock();
+    let (done, ended) = channel();
+    std::thread::spawn({
+        let (topic, key) = (log.topic("a").unwrap(), key.clone());
+        move || done.send(topic.erase(&key))
+    });
+    // Time to come to the lock; with less it chooses later, and has nothing to wait for.
+    std::thread::sleep(Duration::from_millis(50));
+    log.alter_topic("a", small().partitions(2)).unwrap();
+    let second = log.topic("a").unwrap().partition(1).unwrap();
+    (0..10).for_each(|_| drop(second.append(Record::new("x").key("z")).unwrap()));
+    drop(other);
+    let erased = ended.recv_timeout(Duration::from_secs(30)).expect("it ends").unwrap();
+    if erased.partition == 0 {
+        assert_eq!(table(&committed(&log)).get(key.as_str()), None);
+    }
 }
