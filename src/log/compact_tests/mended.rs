@@ -170,3 +170,30 @@ fn an_erasure_that_waits_while_the_topic_gets_partitions_ends() {
         assert_eq!(table(&committed(&log)).get(key.as_str()), None);
     }
 }
+
+/// Erases another key when it is told of a sync, once.
+#[derive(Debug, Default)]
+struct Erases(parking_lot::Mutex<Option<crate::Topic>>);
+
+impl crate::Observer for Erases {
+    fn synced(&self, _: &crate::Synced<'_>) {
+        let topic = self.0.lock().take();
+        topic.into_iter().for_each(|topic| assert_eq!(topic.erase("b").unwrap().partition, 0));
+    }
+}
+
+/// The lock of who erases was held while an observer was told: one that erased there as well waited for itself.
+#[test]
+fn an_observer_that_is_told_of_an_erasure_may_erase() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let observer = Arc::new(Erases::default());
+    let log = builder(&disk).observer(Arc::clone(&observer) as Arc<dyn crate::Observer>).open().unwrap();
+    log.create_topic("a", small()).unwrap();
+    append(&log, "abab");
+    let topic = log.topic("a").unwrap();
+    *observer.0.lock() = Some(topic.clone());
+    let (done, ended) = channel();
+    std::thread::spawn(move || done.send(topic.erase("a")));
+    ended.recv_timeout(Duration::from_secs(30)).expect("it ends").unwrap();
+    assert!(table(&committed(&log)).is_empty() && observer.0.lock().is_none());
+}
