@@ -32,7 +32,24 @@ impl Core {
     /// Those of reading all batches, if they are not known yet.
     pub(crate) fn aborted(&self) -> Result<Arc<[AbortedTxn]>> {
         self.know_aborted()?;
-        Ok(Arc::clone(&self.aborted.read()))
+        Ok(self.aborted.read().entries().into())
+    }
+
+    /// Those that may have records in `from..to`. To be asked after these were read: of every transaction that was decided
+    /// there, the outcome is known by then.
+    ///
+    /// # Errors
+    ///
+    /// As for [`aborted`](Self::aborted); [`Error::OffsetOutOfRange`] if the start has risen above `from`.
+    pub(crate) fn aborted_within(&self, from: Offset, to: Offset) -> Result<Vec<AbortedTxn>> {
+        self.know_aborted()?;
+        let within = self.aborted.read().within(from, to).copied().collect();
+        // Of what lies below the start they are forgotten, and who was in between would take its records for committed.
+        let start = self.start();
+        match from < start {
+            true => Err(Error::OffsetOutOfRange { requested: from, start, end: self.end() }),
+            false => Ok(within),
+        }
     }
 
     /// Up to where committed data can be read, as far as damage has a say in it; at most `stable`.
@@ -70,13 +87,16 @@ impl Core {
             Ok(None) | Err(Error::Corrupt(_)) => self.follow_verified(&below)?,
             Err(error) => return Err(error),
         };
-        let mut all = followed.aborted.entries().to_vec();
-        let mut entries = self.aborted.write();
+        let mut all = followed.aborted;
+        let mut known = self.aborted.write();
         if undecided.is_none() {
-            all.extend(entries.iter().filter(|entry| entry.last_offset >= known_from));
+            for entry in known.ended_from(known_from) {
+                // Those that were found end below.
+                let _ = all.append(*entry);
+            }
         }
-        *entries = all.into();
-        drop(entries);
+        *known = all;
+        drop(known);
         undecided.map(|undecided| self.undecided.set(undecided));
         self.aborted_from.store(0, Ordering::Release);
         Ok(())

@@ -31,7 +31,7 @@ use crate::record::Compression;
 use crate::segment::active::{Failure, Shape};
 use crate::segment::data::SegmentData;
 use crate::segment::files::Home;
-use crate::segment::txn_index::AbortedTxn;
+use crate::segment::txn_index::AbortedTxns;
 use crate::turn::Turn;
 use crate::types::{INTERNAL_TOPICS, LeaderEpoch, Offset, TopicId, TopicPartition};
 use crate::watermark::{Stop, Watermark};
@@ -60,7 +60,7 @@ pub(crate) struct Core {
     segments: RwLock<Arc<[Arc<SegmentData>]>>,
     /// Rises with each change of the segment list.
     generation: AtomicU64,
-    pub(super) aborted: RwLock<Arc<[AbortedTxn]>>,
+    pub(super) aborted: RwLock<AbortedTxns>,
     /// Below this offset they are not known yet; 0: all are.
     pub(super) aborted_from: AtomicU64,
     pub(super) finding_aborted: Mutex<()>,
@@ -132,7 +132,7 @@ impl Core {
         }
         let latest_epoch = recovered.followed.epochs.latest().unwrap_or_default();
         let unstable = recovered.followed.producers.transactions().first_unstable();
-        let aborted = recovered.followed.aborted.entries().into();
+        let aborted = recovered.followed.aborted.clone();
         let key = (hints.topic, hints.id.partition);
         let has_codec = stored_as(&config).is_some_and(|compression| compression != Compression::NONE);
         let staged = recovered
@@ -264,12 +264,30 @@ impl Core {
 
     /// Brings what readers see of transactions up to date. Under the append lock, before the end rises.
     pub(crate) fn publish_transactions(&self, writer: &Writer) {
-        let entries = writer.followed.aborted.entries();
-        if entries.len() != self.aborted.read().len() {
-            *self.aborted.write() = entries.into();
+        let known = self.aborted.read().entries().last().map_or(Offset::ZERO, |last| last.last_offset + 1);
+        let new = writer.followed.aborted.ended_from(known);
+        if !new.is_empty() {
+            let mut aborted = self.aborted.write();
+            for entry in new {
+                // They end later than those that are there.
+                let _ = aborted.append(*entry);
+            }
         }
         let unstable = writer.followed.producers.transactions().first_unstable();
         self.first_unstable.store(unstable.map_or(u64::MAX, |offset| offset.0), Ordering::Release);
+    }
+
+    /// Forgets aborted transactions whose markers were at these offsets. Under the append lock.
+    pub(crate) fn forget_aborted(&self, writer: &mut Writer, markers: &[Offset]) {
+        writer.followed.aborted.remove(markers);
+        self.aborted.write().remove(markers);
+    }
+
+    /// Forgets those that ended below `start`, which was raised before: see [`aborted_within`](Self::aborted_within). Under
+    /// the append lock.
+    pub(crate) fn forget_aborted_below(&self, writer: &mut Writer, start: Offset) {
+        writer.followed.aborted.forget_below(start);
+        self.aborted.write().forget_below(start);
     }
 
     pub(crate) fn latest_epoch(&self) -> LeaderEpoch {

@@ -16,7 +16,7 @@ use crate::disk::replace::replace;
 use crate::error::Result;
 use crate::probe;
 use crate::record::{BatchHeader, BatchRef, Control};
-use crate::segment::txn_index::{AbortedTxn, AbortedTxns};
+use crate::segment::txn_index::{AbortedTxn, AbortedTxns, ended_below};
 use crate::segment::{FileKind, file_path};
 use crate::types::{LeaderEpoch, Offset, ProducerId};
 
@@ -139,10 +139,10 @@ impl Followed {
     }
 }
 
-/// Those of `aborted` that ended in `from..to`, as the file of one segment holds them.
+/// Those of `aborted`, in the order of their markers, that ended in `from..to`, as the file of one segment holds them.
 pub(crate) fn encode_between(aborted: &[AbortedTxn], from: Offset, to: Offset) -> Vec<u8> {
-    let within = aborted.iter().filter(|entry| from <= entry.last_offset && entry.last_offset < to);
-    within.flat_map(AbortedTxn::encode).collect()
+    let later = &aborted[ended_below(aborted, from)..];
+    later[..ended_below(later, to)].iter().flat_map(AbortedTxn::encode).collect()
 }
 
 /// A data batch, as its producer numbered it.

@@ -13,7 +13,6 @@ use crate::probe;
 use crate::record::{BatchHeader, BatchRef, check_records};
 use crate::segment::data::{Piece, SegmentData, Wanted};
 use crate::segment::files::Bytes;
-use crate::segment::txn_index::AbortedTxn;
 use crate::types::{Offset, Timestamp};
 
 /// Which records a reader wants to see.
@@ -253,12 +252,7 @@ impl Core {
                 newer = Some(current);
                 continue;
             };
-            // After the piece: of every transaction that was decided in it, the outcome is known by now.
-            let aborted = match options.isolation {
-                Isolation::Committed => Some(self.aborted()?),
-                Isolation::Uncommitted => None,
-            };
-            let records = self.unpack(piece, at, aborted.as_deref().unwrap_or_default(), options)?;
+            let records = self.unpack(piece, at, options)?;
             if !records.is_empty() {
                 return Ok(Records { from, ..records });
             }
@@ -289,7 +283,7 @@ impl Core {
         });
         let len = piece.bytes.as_slice().len() as u64;
         let aborted = match options.isolation {
-            Isolation::Committed => within(&self.aborted()?, from, piece.next_offset),
+            Isolation::Committed => self.aborted_within(from, piece.next_offset)?,
             Isolation::Uncommitted => Vec::new(),
         };
         Ok(Batches {
@@ -440,7 +434,7 @@ impl Core {
     }
 
     /// Decompresses what is compressed, and cuts to the limit of records.
-    fn unpack(&self, piece: Piece, from: Offset, aborted: &[AbortedTxn], options: ReadOptions) -> Result<Records> {
+    fn unpack(&self, piece: Piece, from: Offset, options: ReadOptions) -> Result<Records> {
         let stored = piece.bytes.as_slice();
         let mut unpacked: Vec<Box<[u8]>> = Vec::new();
         let (mut at, mut decoded, mut next_offset) = (0, 0, from);
@@ -469,7 +463,12 @@ impl Core {
             next_offset = batch.header().next_offset();
         }
         let stored = piece.bytes.truncated(at);
-        let aborted = Some(within(aborted, from, next_offset)).filter(|aborted| !aborted.is_empty());
+        let aborted = match options.isolation {
+            Isolation::Committed => {
+                Some(self.aborted_within(from, next_offset)?).filter(|aborted| !aborted.is_empty())
+            }
+            Isolation::Uncommitted => None,
+        };
         let unpacked = Some(unpacked).filter(|unpacked| !unpacked.is_empty());
         let (aborted, unpacked) = (aborted.map(Into::into), unpacked.map(Into::into));
         let has_markers = options.markers;
@@ -645,7 +644,7 @@ impl Core {
         let mut at = from;
         while at < limit {
             let Some(piece) = self.piece(one, at, limit, WITH_MARKERS)? else { break };
-            let records = self.unpack(piece, at, &[], WITH_MARKERS)?;
+            let records = self.unpack(piece, at, WITH_MARKERS)?;
             if let Some(record) = records.iter().find(|record| fits(record.timestamp)) {
                 return Ok(Some((record.offset, record.timestamp)));
             }
@@ -657,11 +656,6 @@ impl Core {
 
 /// Stored batches, and the segment that holds them, if they are in one.
 type Stored = (Option<Arc<SegmentData>>, Piece);
-
-/// The aborted transactions that may have records in `from..to`.
-fn within(aborted: &[AbortedTxn], from: Offset, to: Offset) -> Vec<AbortedTxn> {
-    aborted.iter().filter(|txn| txn.last_offset >= from && txn.first_offset < to).copied().collect()
-}
 
 /// The last batch of a segment of `len` bytes: its position and checksum.
 pub(super) fn last_batch(segment: &Arc<SegmentData>) -> Result<Option<(u64, u32)>> {

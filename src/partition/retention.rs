@@ -65,6 +65,7 @@ impl Core {
                 // What comes to be the first segment must have a durable name before the one before it loses its own.
                 writer.sync_all_names(self).map_err(|failure| self.fail(failure))?;
                 writer.forget_below(kept.base());
+                self.forget_aborted_below(&mut writer, kept.base());
                 let dropped = self.drop_segments_below(kept.base());
                 writer.condemned.extend(dropped);
             }

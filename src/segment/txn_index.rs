@@ -102,9 +102,33 @@ impl AbortedTxns {
         }
     }
 
+    /// Forgets those that ended below `start`.
+    pub(crate) fn forget_below(&mut self, start: Offset) {
+        self.entries.drain(..ended_below(&self.entries, start));
+    }
+
+    /// Those that may have records in `from..to`.
+    pub(crate) fn within(&self, from: Offset, to: Offset) -> impl Iterator<Item = &AbortedTxn> {
+        let later = self.ended_from(from);
+        // What ends after that one was open then, and so begins at its stable offset or above; or began later.
+        let last = later.iter().position(|entry| entry.last_stable_offset >= to);
+        let reaching = &later[..last.map_or(later.len(), |last| last + 1)];
+        reaching.iter().filter(move |entry| entry.first_offset < to)
+    }
+
+    /// Those that ended at `from` or later.
+    pub(crate) fn ended_from(&self, from: Offset) -> &[AbortedTxn] {
+        &self.entries[ended_below(&self.entries, from)..]
+    }
+
     pub(crate) fn entries(&self) -> &[AbortedTxn] {
         &self.entries
     }
+}
+
+/// How many of these, which come in the order of their markers, ended below `offset`.
+pub(crate) fn ended_below(entries: &[AbortedTxn], offset: Offset) -> usize {
+    entries.partition_point(|entry| entry.last_offset < offset)
 }
 
 fn offset(reader: &mut Reader<'_>) -> Result<Offset, Invalid> {
@@ -150,6 +174,35 @@ mod tests {
     }
 
     proptest! {
+        /// Whichever transactions there were, those that reach into a range are the ones that are found by looking at all.
+        #[test]
+        fn what_reaches_into_a_range_is_found_without_looking_at_all(
+            steps in prop::collection::vec((0..4_usize, 0..3_u8), 1..60),
+            from in 0..60_u64,
+            len in 0..20_u64,
+            start in 0..60_u64,
+        ) {
+            let (mut open, mut index) = ([None; 4], AbortedTxns::default());
+            for (offset, (producer, what)) in (0..).zip(steps) {
+                match (what, open[producer]) {
+                    (0 | 1, None) => open[producer] = Some(offset),
+                    (2, Some(first)) => {
+                        open[producer] = None;
+                        let stable = open.iter().flatten().min().copied().unwrap_or(offset + 1);
+                        index.append(txn(first, offset, stable)).unwrap();
+                    }
+                    _ => {}
+                }
+            }
+            let (from, to) = (Offset(from), Offset(from + len));
+            let reaches = |entry: &&AbortedTxn| entry.last_offset >= from && entry.first_offset < to;
+            let all: Vec<_> = index.entries().iter().filter(reaches).collect();
+            prop_assert_eq!(index.within(from, to).collect::<Vec<_>>(), all);
+            let left = index.entries().iter().filter(|entry| entry.last_offset >= Offset(start)).copied().collect();
+            index.forget_below(Offset(start));
+            prop_assert_eq!(index, AbortedTxns { entries: left });
+        }
+
         #[test]
         fn any_bytes_are_refused_or_written_back_unchanged(bytes: Vec<u8>) {
             if let Ok(index) = AbortedTxns::decode(&bytes, Offset::ZERO) {

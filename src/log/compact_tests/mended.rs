@@ -197,3 +197,38 @@ fn an_observer_that_is_told_of_an_erasure_may_erase() {
     ended.recv_timeout(Duration::from_secs(30)).expect("it ends").unwrap();
     assert!(table(&committed(&log)).is_empty() && observer.0.lock().is_none());
 }
+
+/// What retention had removed was remembered for as long as the log was open, and each abort copied all of it.
+#[test]
+fn aborted_transactions_that_retention_removed_are_forgotten() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = open(&disk);
+    log.create_topic("a", small().cleanup(Cleanup::Delete)).unwrap();
+    let mut producer = log.producer().transactional("id").unwrap();
+    let mut abort = |value: &str| {
+        let mut transaction = producer.begin().unwrap();
+        transaction.send(Record::new(value).to("a")).unwrap();
+        transaction.abort().unwrap();
+    };
+    let partition = partition(&log);
+    let core = Arc::clone(&partition.core);
+    let known = || core.aborted().unwrap().len();
+    (0..50).for_each(|_| abort("gone"));
+    assert_eq!(known(), 50);
+    let held = partition.fetch(Offset::ZERO, ReadOptions::default().isolation(Isolation::Committed)).unwrap();
+    assert!(!held.aborted().is_empty());
+    log.delete_before("a", 0, partition.offsets().end).unwrap();
+    assert_eq!(known(), 0);
+    let overtaken = core.aborted_within(Offset::ZERO, Offset(4)).unwrap_err();
+    assert!(matches!(overtaken, Error::OffsetOutOfRange { .. }), "who has read of what was removed: {overtaken}");
+    abort("later");
+    append(&log, "a");
+    assert_eq!((known(), committed(&log).len()), (1, 1));
+    let topic = log.topic("a").unwrap().id();
+    log.delete_before("a", 0, partition.offsets().end).unwrap();
+    drop(partition);
+    log.close().unwrap();
+    let mark = String::from_utf8(disk.image().files()[Path::new("/log/clean")].clone()).unwrap();
+    let closed = mark.lines().find(|line| line.starts_with(&format!("partition {topic} 0 "))).unwrap();
+    assert!(closed.ends_with(" aborted 0"), "{closed}");
+}

@@ -249,8 +249,7 @@ impl Core {
             let reason = "a segment was removed while it was being compacted";
             return Err(Error::corrupt(swap.new.path(), 0, reason));
         }
-        writer.followed.aborted.remove(&swap.dropped_aborts);
-        self.publish_transactions(&writer);
+        self.forget_aborted(&mut writer, &swap.dropped_aborts);
         Ok(())
     }
 
