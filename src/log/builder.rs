@@ -527,9 +527,10 @@ impl LogBuilder {
         self
     }
 
-    /// Sets how much memory a compaction takes at most to know keys by: 24 bytes each, and a tenth more. It takes no more
-    /// than the records to be compacted need, while it runs. If there are more keys, it takes more passes, each of which
-    /// reads and writes the partition from its start.
+    /// Sets how much memory a compaction takes at most to know keys by: 24 bytes each, and a tenth more. How
+    /// many there are is not known before: it takes at once what is needed if each offset to be compacted has a key of its
+    /// own, or this much, until the pass ends. If there are more keys, it takes more passes, each of which reads and writes the
+    /// partition from its start.
     ///
     /// Default: 128 MiB, for 5 million keys. Range: 1 KiB and more. Kafka: `log.cleaner.dedupe.buffer.size`.
     ///
