@@ -95,13 +95,15 @@ impl SyncMark {
     }
 }
 
-impl Slot for SyncMark {
-    const MAGIC: [u8; 4] = *b"cLsm";
-    const BODY_LEN: usize = 72;
-
+impl Numbered for SyncMark {
     fn sequence(&self) -> u64 {
         self.sequence
     }
+}
+
+impl Slot for SyncMark {
+    const MAGIC: [u8; 4] = *b"cLsm";
+    const BODY_LEN: usize = 72;
 
     fn put(&self, into: &mut Put<'_>) {
         into.u64(self.sequence);
@@ -187,13 +189,15 @@ impl Note {
     }
 }
 
-impl Slot for Note {
-    const MAGIC: [u8; 4] = *b"cLno";
-    const BODY_LEN: usize = 133;
-
+impl Numbered for Note {
     fn sequence(&self) -> u64 {
         self.sequence
     }
+}
+
+impl Slot for Note {
+    const MAGIC: [u8; 4] = *b"cLno";
+    const BODY_LEN: usize = 133;
 
     fn put(&self, into: &mut Put<'_>) {
         into.u64(self.sequence);
@@ -266,10 +270,6 @@ impl Slot for NotesHeader {
     const MAGIC: [u8; 4] = *b"cLnh";
     const BODY_LEN: usize = 16;
 
-    fn sequence(&self) -> u64 {
-        0
-    }
-
     fn put(&self, into: &mut Put<'_>) {
         into.bytes(&self.log);
     }
@@ -316,10 +316,6 @@ impl ArenaHeader {
 impl Slot for ArenaHeader {
     const MAGIC: [u8; 4] = *b"cLar";
     const BODY_LEN: usize = 64;
-
-    fn sequence(&self) -> u64 {
-        0
-    }
 
     fn put(&self, into: &mut Put<'_>) {
         into.bytes(&self.log);
@@ -381,10 +377,6 @@ impl Slot for Lap {
     const MAGIC: [u8; 4] = *b"cLlp";
     const BODY_LEN: usize = 76;
 
-    fn sequence(&self) -> u64 {
-        self.number
-    }
-
     fn put(&self, into: &mut Put<'_>) {
         into.u64(self.number);
         into.bytes(self.topic.as_bytes());
@@ -441,13 +433,15 @@ impl ArenaNote {
     }
 }
 
-impl Slot for ArenaNote {
-    const MAGIC: [u8; 4] = *b"cLna";
-    const BODY_LEN: usize = 72;
-
+impl Numbered for ArenaNote {
     fn sequence(&self) -> u64 {
         self.sequence
     }
+}
+
+impl Slot for ArenaNote {
+    const MAGIC: [u8; 4] = *b"cLna";
+    const BODY_LEN: usize = 72;
 
     fn put(&self, into: &mut Put<'_>) {
         into.u64(self.sequence);
@@ -472,13 +466,17 @@ pub(crate) const VERSION: u32 = 1;
 trait Slot: Sized {
     const MAGIC: [u8; 4];
     const BODY_LEN: usize;
-    fn sequence(&self) -> u64;
     fn put(&self, into: &mut Put<'_>);
     fn take(from: &mut Reader<'_>) -> Result<Self, Invalid>;
 }
 
+/// One of two slots that are written in turn.
+trait Numbered: Slot {
+    fn sequence(&self) -> u64;
+}
+
 /// The newer of two slots. Either may be damaged; neither may be of an unknown version.
-fn best<T: Slot>(slots: [&[u8]; 2]) -> Result<Option<T>, UnknownVersion> {
+fn best<T: Numbered>(slots: [&[u8]; 2]) -> Result<Option<T>, UnknownVersion> {
     let [a, b] = slots;
     Ok(match (open::<T>(a)?, open::<T>(b)?) {
         (Some(a), Some(b)) if is_newer(b.sequence(), a.sequence()) => Some(b),
@@ -651,6 +649,22 @@ mod tests {
         newer[508..].copy_from_slice(&crc.to_be_bytes());
         write(&mut page, mark(9).slot_at(), &newer);
         assert_eq!(SyncMark::best(&page), Err(UnknownVersion(2)));
+    }
+
+    #[test]
+    fn a_slot_that_verifies_and_holds_something_else_is_none() {
+        let mut slot = note(3).encode();
+        // Whether there are producers, a byte before two digests, a timestamp, an offset and a count.
+        let flag_at = BODY_AT + Note::BODY_LEN - 8 - 16 - 16 - 1;
+        assert_eq!(slot[flag_at], 1);
+        slot[flag_at] = 2;
+        let crc_at = slot.len() - CRC_LEN;
+        let crc = crc32(&slot[..crc_at]);
+        slot[crc_at..].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(open::<Note>(&slot), Ok(None));
+        let mut short = NotesHeader::MAGIC.to_vec();
+        short.extend_from_slice(&crc32(&NotesHeader::MAGIC).to_be_bytes());
+        assert_eq!(open::<NotesHeader>(&short), Ok(None), "no room for a version");
     }
 
     #[test]

@@ -358,6 +358,13 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000);
 
     #[test]
+    fn no_batch_is_longer_than_its_length_can_say() {
+        assert!(check_len(MAX_BATCH_LEN).is_ok());
+        let Err(Error::TooLong { what, len, limit }) = check_len(MAX_BATCH_LEN + 1) else { panic!("taken") };
+        assert_eq!((what, len, limit), ("batch", MAX_BATCH_LEN as u64 + 1, MAX_BATCH_LEN as u64));
+    }
+
+    #[test]
     fn a_builder_forgets_the_batch_before() {
         let mut builder = BatchBuilder::new();
         builder.push(&Record::new("first"), NOW).unwrap();

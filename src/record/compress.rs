@@ -343,6 +343,54 @@ mod tests {
         }
     }
 
+    /// The same mistake is the caller's in what it hands over, and damage in what is stored.
+    #[test]
+    fn an_error_says_whose_it_is() {
+        let invalid = || RecordError::Invalid(Invalid { at: 70, what: "no lz4 frame" });
+        let path = Path::new("a-0/00000000000000000000.log");
+        assert_eq!(
+            invalid().into_error().to_string(),
+            Error::InvalidBatch { reason: "no lz4 frame", position: 70 }.to_string()
+        );
+        assert_eq!(invalid().at(path, 4096).to_string(), Error::corrupt(path, 4096, "no lz4 frame").to_string());
+        let too_long = RecordError::TooLong { limit: 100 };
+        let Error::TooLong { what, len, limit } = too_long.at(path, 0) else { panic!("of another kind") };
+        assert_eq!((what, len, limit), ("a decompressed batch", 101, 100));
+        for codec in Codec::ALL {
+            let unsupported =
+                [RecordError::Unsupported(codec).into_error(), RecordError::Unsupported(codec).at(path, 0)];
+            for error in unsupported {
+                assert!(matches!(error, Error::Unsupported { what } if what == codec.name()), "{error}");
+            }
+        }
+    }
+
+    /// A codec that is not compiled in is said to be, in both directions.
+    #[test]
+    fn a_codec_that_is_left_out_is_named() {
+        for codec in Codec::ALL.into_iter().filter(|codec| !codec.is_supported()) {
+            let unsupported = Err(RecordError::Unsupported(codec));
+            let mut into = Vec::new();
+            assert_eq!(Compressor::default().compress(Compression::new(codec), b"body", &mut into), unsupported);
+            assert_eq!(decompress(codec, b"body", 100, &mut into), unsupported);
+        }
+        assert_eq!(format!("{:?}", Compressor::default()), "Compressor { .. }");
+    }
+
+    /// The level is the codec's own: gzip at 1 is larger than at 9.
+    #[cfg(feature = "gzip")]
+    #[test]
+    fn gzip_has_levels() {
+        let body: Vec<u8> = (0..20_000_u32).flat_map(|number| (number * number % 1009).to_be_bytes()).collect();
+        let len = |level| {
+            let mut packed = Vec::new();
+            gzip::compress(level, &body, &mut packed).unwrap();
+            packed.len()
+        };
+        assert!(len(Some(1)) > len(Some(9)), "{} and {}", len(Some(1)), len(Some(9)));
+        assert_eq!(len(Some(-1)), len(None), "Kafka's word for the default");
+    }
+
     #[test]
     fn every_codec_has_its_number_and_its_name() {
         for (id, codec) in Codec::ALL.into_iter().enumerate() {

@@ -127,6 +127,23 @@ mod tests {
     }
 
     #[test]
+    fn a_control_batch_is_one_record_in_plain_form() {
+        let mut bytes = Vec::new();
+        let header = encode_marker(&marker(true), &mut bytes).unwrap();
+        let body = &bytes[BatchHeader::LEN..];
+        let packed = BatchHeader { attributes: header.attributes.with_codec(crate::record::Codec::Lz4), ..header };
+        let refused = Invalid { at: ATTRIBUTES_AT, what: "compressed control batch" };
+        assert_eq!(read(&packed, body), Err(refused));
+        let twice = BatchHeader { record_count: 2, last_offset_delta: 1, ..header };
+        // The second has the first's offset delta but for one.
+        let mut records = body.to_vec();
+        records.extend_from_slice(body);
+        let delta_at = body.len() + 3;
+        records[delta_at] = 2;
+        assert_eq!(read(&twice, &records), Err(at_record("control batch of several records")));
+    }
+
+    #[test]
     fn a_control_record_must_say_its_type() {
         let mut bytes = Vec::new();
         let header = encode_marker(&marker(true), &mut bytes).unwrap();

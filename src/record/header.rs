@@ -405,6 +405,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_shorter_than_a_header_has_no_frame() {
+        let bytes = plain().encode();
+        let frame = Frame::read(&bytes).unwrap();
+        assert_eq!((frame.base_offset, frame.batch_len, frame.last_offset_delta), (Offset(10), 61, 4));
+        for len in [0, 11, 12, 60] {
+            let refused = Invalid { at: len, what: "batch header cut short" };
+            assert_eq!(Frame::read(&bytes[..len]).map(|_| ()), Err(refused));
+        }
+    }
+
     proptest! {
         /// A header that is read is written back unchanged, and none of its answers overflows.
         #[test]

@@ -451,6 +451,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_record_that_was_read_tells_what_is_in_it() {
+        let header = crate::record::Header { key: "trace", value: Some(b"7") };
+        let record = Record::new("paid").key("o-17").headers(std::slice::from_ref(&header));
+        let mut builder = crate::record::BatchBuilder::new();
+        builder.push(&record, crate::types::Timestamp(5)).unwrap();
+        let batch = crate::record::BatchRef::verify(builder.finish().unwrap()).unwrap().bytes().to_vec();
+        let mut scratch = Vec::new();
+        let batch = crate::record::BatchRef::verify(&batch).unwrap();
+        let told = format!("{:?}", batch.records(100, &mut scratch).unwrap().next().unwrap());
+        for part in ["offset: Offset(0)", "timestamp: Timestamp(5)", "key: Some([111, 45, 49, 55])", "trace"] {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+    }
+
+    #[test]
     fn an_empty_key_is_not_a_null_key() {
         let mut bytes = Vec::new();
         Record::new("").key("").encode(0, 0, 100, &mut bytes).unwrap();

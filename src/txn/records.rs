@@ -500,6 +500,46 @@ mod tests {
         assert_eq!(state.decision.unwrap().prepared, Some(Offset(3)));
     }
 
+    /// How long a record without partitions is, before its tagged fields.
+    const EMPTY_LEN: usize = 34;
+
+    /// A record with one tagged field at its end, of this tag and these bytes.
+    fn tagged(tag: u8, field: &[u8]) -> Vec<u8> {
+        let mut bytes = State::empty(ProducerId(7), ProducerEpoch(3), 5, Timestamp(9)).encode().unwrap();
+        // Without the tags it has.
+        let state = State::decode(&bytes).unwrap();
+        bytes.truncate(EMPTY_LEN);
+        assert_eq!(State::decode(&[&bytes[..], &[0]].concat()).unwrap().status, state.status);
+        bytes.extend([1, tag, field.len() as u8]);
+        bytes.extend(field);
+        bytes
+    }
+
+    #[test]
+    fn tagged_fields_are_read_and_those_of_newer_brokers_passed_over() {
+        let read = |tag, field: &[u8]| State::decode(&tagged(tag, field));
+        assert_eq!(read(1, &8_i64.to_be_bytes()).unwrap().next, ProducerId(8));
+        assert_eq!(read(3, &4_i16.to_be_bytes()).unwrap().next_epoch, ProducerEpoch(4));
+        assert!(read(100, b"anything").is_ok());
+        let refused = Invalid { at: EMPTY_LEN + 3 + 2, what: "bytes after the end" };
+        assert_eq!(read(3, &[0, 4, 9]), Err(refused), "a field longer than it can be");
+    }
+
+    #[test]
+    fn a_decision_that_makes_no_sense_is_refused() {
+        let field = |bytes: &[u8], count| decode_decision(&mut Reader::new(bytes), count);
+        let unknown = Invalid { at: 0, what: "unknown version of a decision" };
+        assert_eq!(field(&[OURS_VERSION + 1, 0, 0, 0, 0, 0, 0, 0, 0], 0), Err(unknown));
+        let mut bytes = vec![OURS_VERSION];
+        bytes.extend((-1_i64).to_be_bytes());
+        bytes.extend([7; 16]);
+        bytes.extend([5_i64, 5].into_iter().flat_map(i64::to_be_bytes));
+        let nothing = Invalid { at: 9, what: "offsets of no transaction" };
+        assert_eq!(field(&bytes, 1), Err(nothing), "from 5 to 5");
+        bytes.truncate(1 + 8 + 10);
+        assert!(field(&bytes, 1).is_err(), "cut short");
+    }
+
     #[test]
     fn a_broken_record_is_an_error_with_its_place() {
         let what = |bytes: &[u8]| State::decode(bytes).unwrap_err();

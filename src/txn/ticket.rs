@@ -72,6 +72,8 @@ mod tests {
         for text in ["0.0.0.a", "17.1000.32767.billing.eu-1", "9.1.1. "] {
             assert_eq!(text.parse::<Ticket>().map(|ticket| ticket.to_string()), Ok(text.to_owned()));
         }
+        let ticket: Ticket = "17.1000.32767.billing.eu-1".parse().unwrap();
+        assert_eq!(ticket.transactional_id(), "billing.eu-1");
         for text in ["", "1.2.3", "1.2.3.", "01.2.3.a", "+1.2.3.a", "1.2.32768.a", "-1.2.3.a", "x.2.3.a"] {
             assert_eq!(text.parse::<Ticket>(), Err(InvalidTicket), "{text}");
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::disk::marks::SyncMark;
 use crate::disk::{Disk, Open};
 use crate::error::{Error, ErrorKind};
 use crate::observe::{Observer, Recovery, RetentionReason};
@@ -507,6 +508,33 @@ fn a_log_that_is_gone_is_damaged_and_a_salvage_begins_it_anew() {
 }
 
 /// A file of notes that could not be read was written on, and what it said of others could not be taken back.
+/// A mark that verifies, and is of a version this build does not know, may say what a lower one does not: nothing is opened
+/// on a guess, and nothing is changed.
+#[test]
+fn a_mark_of_a_newer_version_is_refused_and_the_file_stays_as_it_is() {
+    let bed = Bed::durable();
+    let partition = bed.open().unwrap();
+    fill(&partition, 9);
+    drop(partition);
+    let found = bed.kill();
+    let path = Bed::path(0, FileKind::Log);
+    let bytes = found.bytes(&path);
+    let page = bytes.len() - SyncMark::PAGE_LEN;
+    let mark = SyncMark::best(&bytes[page..]).unwrap().unwrap();
+    let mut slot = mark.encode();
+    slot[4..8].copy_from_slice(&9_u32.to_be_bytes());
+    let crc_at = slot.len() - 4;
+    let crc = crate::checksum::crc32(&slot[..crc_at]);
+    slot[crc_at..].copy_from_slice(&crc.to_be_bytes());
+    found.poke(&path, (page + mark.slot_at()) as u64, &slot);
+    let before = found.disk.image().digest();
+    let Err(Error::NewerVersion { path: named, found: version, supported }) = found.open().map(drop) else {
+        panic!("it opens")
+    };
+    assert_eq!((named, version, supported), (path, 9, crate::disk::marks::VERSION));
+    assert_eq!(found.disk.image().digest(), before);
+}
+
 #[test]
 fn notes_that_could_not_be_read_are_gone_once_a_sync_has_failed() {
     let bed = Bed::new();
