@@ -5,7 +5,8 @@
 //! | [`design`] | How is it built, and where do I find things? |
 //! | [`format`](mod@format) | What is in each file, byte by byte? |
 //! | [`durability`] | What survives what, and how do we know? |
-//! | [`transactions`] | What do producers and transactions promise, and what becomes of those that a crash cut short? |
+//! | [`producers`] | How is a record stored once that is sent twice? |
+//! | [`transactions`] | What do transactions promise, and what becomes of those that a crash cut short? |
 //! | [`compaction`] | What does compaction keep, when does it run, what does it need? |
 //! | [`operations`] | Which settings are there, what does it need, what do I do when something broke? |
 //! | [`broker`] | How is a Kafka broker's directory read, or taken over, and what of its damage? |
@@ -19,6 +20,10 @@ pub mod design {
 
 pub mod format {
     #![doc = include_str!("format.md")]
+}
+
+pub mod producers {
+    #![doc = include_str!("producers.md")]
 }
 
 pub mod transactions {
