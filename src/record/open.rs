@@ -324,6 +324,9 @@ mod tests {
         let twice = [&growing[..], &growing[61..]].concat();
         assert_eq!(what(&twice), "record out of order");
         let mut bytes = growing;
+        bytes[BASE_OFFSET_AT] = 0x80;
+        assert_eq!(what(&bytes), "negative base offset");
+        bytes[BASE_OFFSET_AT] = 0;
         bytes[ATTRIBUTES_AT + 1] = 1;
         assert_eq!(what(&bytes), "attributes that no growing batch has");
     }

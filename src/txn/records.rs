@@ -481,6 +481,21 @@ mod tests {
         assert_eq!(state.parts().map(|(topic, at, _)| (&**topic, at)).collect::<Vec<_>>(), [("a", 0), ("a", 4)]);
         assert_eq!((state.updated, state.started), (Timestamp(5), Timestamp(6)));
         assert!(!state.is_prepared(), "only a record of ours says that one is prepared");
+        let empty = from_hex("000000000000000000070003000003e800ffffffff00000000000000050000000000000006");
+        let state = State::decode(&empty).unwrap();
+        assert_eq!((state.status, &state.partitions), (Status::Empty, &None));
+    }
+
+    /// A newer broker may say more of each topic.
+    #[test]
+    fn what_is_tagged_within_a_topic_is_passed_over() {
+        let mut bytes = from_hex(DECIDED);
+        let expected = State::decode(&bytes);
+        assert_eq!(bytes[33], 0, "the first topic has no tags");
+        bytes.splice(33..34, [1, 5, 2, 0xAA, 0xBB]);
+        assert_eq!(State::decode(&bytes), expected);
+        bytes[35] = 0x7F;
+        assert!(State::decode(&bytes).is_err(), "longer than what follows");
     }
 
     #[test]

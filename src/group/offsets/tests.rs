@@ -63,6 +63,13 @@ fn a_commit_counts_once_it_is_replayed() {
 }
 
 #[test]
+fn a_commit_says_which_leader_wrote_what_it_follows() {
+    let offset = GroupOffset::new("a", 0, Offset(3));
+    assert_eq!(offset.leader_epoch, LeaderEpoch::NONE);
+    assert_eq!(offset.leader_epoch(LeaderEpoch(7)).leader_epoch, LeaderEpoch(7));
+}
+
+#[test]
 fn a_commit_in_a_transaction_waits_for_its_end() {
     let mut log = Log::default();
     log.commit(7, Some(A));
