@@ -21,6 +21,7 @@ use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEnt
 use crate::types::Offset;
 
 mod damage;
+mod mended;
 
 /// Little slots and batches, so that their ends are near.
 const LAYOUT: Layout = Layout { slot_len: 2048, slot_count: 4, batch_len: 300, stride: 256 };

@@ -175,22 +175,22 @@ impl State {
 
     /// The same id with a transaction of which this holds.
     pub(crate) fn with(&self, status: Status, spans: &[Span], prepared: Option<Offset>, now: Timestamp) -> Self {
-        let mut partitions: Vec<TopicPartitions> = Vec::new();
-        for span in spans {
-            match partitions.iter_mut().find(|topic| topic.topic == span.topic) {
-                Some(topic) => topic.partitions.push(span.partition),
+        // A partition is there twice if its topic was deleted meanwhile and made anew: each with an extent of its own.
+        let mut topics: Vec<(TopicPartitions, Vec<Extent>)> = Vec::new();
+        for Span { topic, partition, extent } in spans {
+            match topics.iter_mut().find(|(known, _)| known.topic == *topic) {
+                Some((known, extents)) => {
+                    known.partitions.push(*partition);
+                    extents.push(*extent);
+                }
                 None => {
-                    partitions
-                        .push(TopicPartitions { topic: Arc::clone(&span.topic), partitions: vec![span.partition] });
+                    let known = TopicPartitions { topic: Arc::clone(topic), partitions: vec![*partition] };
+                    topics.push((known, vec![*extent]));
                 }
             }
         }
-        let named =
-            partitions.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.topic, *partition)));
-        let span_of = |(topic, partition): (&Arc<str>, u32)| {
-            spans.iter().find(|span| span.topic == *topic && span.partition == partition)
-        };
-        let extents = named.filter_map(span_of).map(|span| span.extent).collect();
+        let (partitions, extents): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
+        let extents = extents.concat();
         Self {
             status,
             partitions: Some(partitions),
@@ -553,6 +553,22 @@ mod tests {
         assert_eq!(field(&bytes, 1), Err(nothing), "from 5 to 5");
         bytes.truncate(1 + 8 + 10);
         assert!(field(&bytes, 1).is_err(), "cut short");
+    }
+
+    /// A topic was deleted and made anew within a transaction, and both its lives had the extent of the first.
+    #[test]
+    fn a_partition_that_is_there_twice_has_two_extents() {
+        let span = |id, first| Span {
+            topic: "a".into(),
+            partition: 0,
+            extent: Extent { topic: TopicId::from_bytes([id; 16]), first: Offset(first), end: Offset(first + 1) },
+        };
+        let state = State::empty(ProducerId(1), ProducerEpoch(0), 5, Timestamp(9));
+        let state = state.with(Status::PrepareCommit, &[span(7, 10), span(8, 0)], None, Timestamp(10));
+        assert_eq!(state.spans(), [span(7, 10), span(8, 0)]);
+        let named = [TopicPartitions { topic: "a".into(), partitions: vec![0, 0] }];
+        assert_eq!(state.partitions.as_deref(), Some(&named[..]), "the topic is named once");
+        assert_eq!(State::decode(&state.encode().unwrap()), Ok(state));
     }
 
     #[test]
