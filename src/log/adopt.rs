@@ -16,10 +16,10 @@ use std::sync::Arc;
 use super::broker::{self, Broker};
 use super::builder::LogBuilder;
 use super::checkpoints::{Checkpoint, Checkpoints};
-use super::names::{DirName, OFFSETS_TOPIC, classify_dir};
+use super::names::{DirName, classify_dir};
 use super::open::{self, CATALOG_FILE, CHECKPOINTS_FILE, METADATA_FILE};
 use super::topic::Damage;
-use super::{FirstError, Inner, delete, groups};
+use super::{FirstError, Inner, delete};
 use crate::config::TopicConfig;
 use crate::disk::Disk;
 use crate::disk::checkpoint::PartitionMetadata;
@@ -51,7 +51,8 @@ impl Adoption {
     /// than 7 days by its own timestamps, so say [`retention_time(None)`](TopicConfig::retention_time) to keep it.
     ///
     /// The adoption of a broker's directory fails with [`Error::TopicNotFound`] if there is no such topic, and with
-    /// [`Error::InvalidSetting`] if under these settings of `__consumer_offsets` the offsets of groups could be lost.
+    /// [`Error::InvalidSetting`] if under these settings of `__consumer_offsets` or `__transaction_state` offsets of groups, or
+    /// decisions on transactions, could be lost.
     pub fn topic(mut self, name: &str, config: TopicConfig) -> Self {
         self.configs.push((name.into(), config));
         self
@@ -96,11 +97,9 @@ pub(super) fn adopt(settings: &LogBuilder, adoption: &Adoption) -> Result<()> {
     for topic in catalog.topics_mut() {
         let given = adoption.configs.iter().rev().find(|(name, _)| **name == *topic.name);
         if let Some((_, config)) = given {
-            let required = inner.offsets_config.partitions(topic.config.partitions);
-            topic.config = config.partitions(topic.config.partitions);
-            if *topic.name == *OFFSETS_TOPIC {
-                groups::check_alter(&required, &topic.config)?;
-            }
+            let count = topic.config.partitions;
+            topic.config = config.partitions(count);
+            inner.check_own_settings(&topic.name, count, &topic.config)?;
         }
         topic.is_sparse |= topic.config.cleanup.compacts();
     }

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::catalog::{Catalog, CatalogTopic, TopicState};
-use super::names::{DirName, INTERNAL_TOPICS, OFFSETS_TOPIC, classify_dir};
+use super::names::{DirName, INTERNAL_TOPICS, OFFSETS_TOPIC, TRANSACTIONS_TOPIC, classify_dir};
 use super::open::{CLEAN_FILE, LOCK_FILE, LOG_STARTS, NOTES_FILE, RECOVERY_POINTS};
 use super::text::LogId;
 use crate::clock::Entropy;
@@ -50,6 +50,7 @@ pub(super) struct Broker {
 pub(super) struct Settings<'a> {
     pub(super) default: &'a TopicConfig,
     pub(super) offsets: &'a TopicConfig,
+    pub(super) transactions: &'a TopicConfig,
 }
 
 impl Settings<'_> {
@@ -58,6 +59,7 @@ impl Settings<'_> {
         let kept = self.default.retention_time(None).retention_bytes(None);
         match topic {
             OFFSETS_TOPIC => *self.offsets,
+            TRANSACTIONS_TOPIC => *self.transactions,
             _ if INTERNAL_TOPICS.contains(&topic) => kept.cleanup(Cleanup::Compact),
             _ => kept,
         }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::catalog::{Catalog, CatalogTopic, Stored, TopicState};
 use super::names::deleted_dir;
 use super::open::CATALOG_FILE;
-use super::transactions::is_of_ours;
+use super::own::is_own;
 use super::{FirstError, Inner};
 use crate::disk::Disk;
 use crate::disk::checkpoint::PartitionMetadata;
@@ -28,7 +28,7 @@ use crate::types::TopicPartition;
 
 impl Inner {
     pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
-        if is_of_ours(name) {
+        if is_own(name) {
             return Err(Error::InternalTopic { topic: name.into() });
         }
         self.begin_delete(name)?;

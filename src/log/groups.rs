@@ -560,44 +560,6 @@ pub(super) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
         .durability(Durability::Every { records: None, time: Some(std::time::Duration::from_secs(1)) })
 }
 
-/// Refuses settings of the topic under which offsets would be lost, or could not be committed: all but those that say
-/// how its files are cut are as `required`.
-pub(super) fn check_alter(required: &TopicConfig, to: &TopicConfig) -> Result<()> {
-    let refuse = |key: &str, value: String, allowed: String| {
-        Err(Error::InvalidSetting { key: key.into(), value: value.into(), allowed: allowed.into() })
-    };
-    if to.partitions != required.partitions {
-        let allowed = format!("{}: a group is found by it", required.partitions);
-        return refuse("partitions", to.partitions.to_string(), allowed);
-    }
-    for ((key, value), (_, required)) in to.entries().zip(required.entries()) {
-        if value != required && !MAY_DIFFER.contains(&key) {
-            return refuse(key, value, format!("{required}: the offsets of groups depend on it"));
-        }
-    }
-    if to.segment_bytes < LEAST_SEGMENT_BYTES {
-        let allowed = format!("{LEAST_SEGMENT_BYTES} or more: a commit must fit a segment");
-        return refuse("segment.bytes", to.segment_bytes.to_string(), allowed);
-    }
-    Ok(())
-}
-
-/// The settings of the topic that may be changed.
-const MAY_DIFFER: [&str; 11] = [
-    "delete.retention.ms",
-    "file.delete.delay.ms",
-    "index.interval.bytes",
-    "max.compaction.lag.ms",
-    "min.cleanable.dirty.ratio",
-    "min.compaction.lag.ms",
-    "preallocate",
-    "segment.bytes",
-    "segment.index.bytes",
-    "segment.jitter.ms",
-    "segment.ms",
-];
-const LEAST_SEGMENT_BYTES: i64 = 1 << 20;
-
 /// Reads a whole partition of the topic into its state.
 fn replay(core: Arc<Core>) -> Result<Shard> {
     let (mut offsets, mut scratch) = (Offsets::default(), Vec::new());

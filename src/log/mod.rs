@@ -25,6 +25,7 @@ mod groups;
 mod maintain;
 mod names;
 mod open;
+mod own;
 mod partitioner;
 mod producer_ids;
 mod replay;
@@ -697,14 +698,8 @@ impl Inner {
         if config.stored_as() != state.config.read().stored_as() {
             check_codec(&config)?;
         }
-        if name == OFFSETS_TOPIC {
-            let count = state.config.read().partitions;
-            groups::check_alter(&self.offsets_config.partitions(count), &config)?;
-        }
-        if name == TRANSACTIONS_TOPIC {
-            let count = state.config.read().partitions;
-            groups::check_alter(&self.transactions_config.partitions(count), &config)?;
-        }
+        let count = state.config.read().partitions;
+        self.check_own_settings(name, count, &config)?;
         self.context.before_change()?;
         let count = state.partitions.read().len() as u32;
         let added = self.make_partitions(state.id, &state.name, config, count..config.partitions)?;
@@ -720,6 +715,17 @@ impl Inner {
         state.cores().iter().for_each(|core| core.set_config(config));
         self.context.doorbell.ring();
         Ok(())
+    }
+
+    /// Refuses settings of a topic of the log's own that would lose what is in it. It has `count` partitions. Any other topic
+    /// may have whatever is valid.
+    fn check_own_settings(&self, name: &str, count: u32, config: &TopicConfig) -> Result<()> {
+        let (required, words) = match name {
+            OFFSETS_TOPIC => (self.offsets_config, &own::OFFSETS),
+            TRANSACTIONS_TOPIC => (self.transactions_config, &own::TRANSACTIONS),
+            _ => return Ok(()),
+        };
+        own::check(&required.partitions(count), config, words)
     }
 
     fn find(&self, name: &str) -> Result<Arc<TopicState>> {

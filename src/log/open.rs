@@ -272,7 +272,9 @@ impl Found {
         if let Some(orphan) = entries.iter().find(|entry| is_partition(entry)) {
             if read_only && broker::is_broker_dir(disk, dir, &entries) {
                 let offsets = settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups));
-                let configs = broker::Settings { default: &settings.default_config, offsets: &offsets };
+                let transactions = settings.transactions_topic.unwrap_or_else(transactions_config);
+                let default = &settings.default_config;
+                let configs = broker::Settings { default, offsets: &offsets, transactions: &transactions };
                 let broker = Broker::read(disk, dir, &entries, &configs, &*settings.entropy)?;
                 return Ok(Self { catalog: broker.catalog.clone(), broker: Some(broker) });
             }

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 mod open;
 mod settle;
 
-use super::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use super::names::TRANSACTIONS_TOPIC;
 use super::topic::TopicState;
 use super::{Inner, Log};
 use crate::config::{Cleanup, Compression, Durability, TopicConfig};
@@ -460,9 +460,4 @@ pub(super) fn transactions_config() -> TopicConfig {
         .segment_bytes(100 << 20)
         // Who needs a record to be durable waits for it; this makes the files those of a durable topic.
         .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) })
-}
-
-/// Whether the log's own state is the fold of a topic of this name.
-pub(super) fn is_of_ours(topic: &str) -> bool {
-    topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC
 }

@@ -30,6 +30,7 @@ fn builder(disk: &Arc<SimDisk>) -> LogBuilder {
         .staging(Staging::Off)
         .default_config(small())
         .offsets_topic(small().cleanup(Cleanup::Compact))
+        .transactions_topic(small().cleanup(Cleanup::Compact))
         .strict()
 }
 

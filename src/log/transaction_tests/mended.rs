@@ -1,6 +1,10 @@
 //! What was lost once, or would have been: a story each.
 
+use std::path::Path;
+
 use super::*;
+use crate::disk::Disk;
+use crate::log::Adoption;
 
 /// A topic was deleted and made anew while a transaction had records in both. Its decision had the first extent twice, so a
 /// power cut that took the marker of the new one halved what was committed durably.
@@ -36,4 +40,31 @@ fn a_topic_made_anew_within_a_prepared_transaction_is_committed_with_the_rest() 
     let log = builder(&disk.kill(), Staging::Off).open().unwrap();
     log.commit_prepared(&ticket).unwrap();
     assert_eq!(Seen::of(&log).records, BTreeMap::from([(10, [1, 1])]));
+}
+
+/// Settings that an adoption gave to `__transaction_state` were taken as they are, and its first retention removed what was
+/// prepared durably.
+#[test]
+fn an_adoption_refuses_settings_under_which_decisions_are_lost() {
+    let disk = disk(Staging::Off);
+    for name in ["catalog", "clean", "checkpoints", "notes", "LOCK"] {
+        let _ = disk.remove_file(&Path::new("/log").join(name));
+    }
+    disk.sync_dir(Path::new("/log")).unwrap();
+    let adopt = |adoption: Adoption| builder(&disk, Staging::Off).adopt(adoption).open();
+    let refused = adopt(Adoption::default().topic("__transaction_state", TopicConfig::default()));
+    let Err(Error::InvalidSetting { key, allowed, .. }) = &refused else { panic!("{refused:?}") };
+    assert_eq!((&**key, &**allowed), ("cleanup.policy", "compact: the decisions on transactions depend on it"));
+
+    let log = adopt(Adoption::default()).unwrap();
+    let config = log.find_topic("__transaction_state").unwrap().config();
+    assert_eq!(config, small(transactions_config()), "not those of any topic");
+    let mut producer = log.producer().transactional("id").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(Record::new("10").to("a")).unwrap();
+    let ticket = transaction.prepare().unwrap();
+    disk.clock().advance(Duration::from_secs(8 * 86_400));
+    log.maintain().unwrap();
+    let log = builder(&disk.kill(), Staging::Off).open().unwrap();
+    assert_eq!(log.prepared().unwrap(), [ticket]);
 }

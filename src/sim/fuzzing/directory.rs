@@ -165,6 +165,7 @@ fn builder(disk: &Arc<SimDisk>) -> LogBuilder {
         .staging(Staging::Off)
         .default_config(small)
         .offsets_topic(small.cleanup(Cleanup::Compact))
+        .transactions_topic(small.cleanup(Cleanup::Compact))
 }
 
 static BEGINNINGS: [OnceLock<Image>; 4] = [OnceLock::new(), OnceLock::new(), OnceLock::new(), OnceLock::new()];
