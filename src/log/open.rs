@@ -90,6 +90,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         inner.lower_checkpoints()?;
     }
     if !settings.read_only {
+        inner.revoke_lost()?;
         match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
             Err(error) if error.kind() == ErrorKind::Full => {}

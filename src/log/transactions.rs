@@ -36,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::group::{GroupOffset, partition_for_group};
 use crate::observe::{Later, Quiet};
 use crate::partition::core::Core;
-use crate::partition::{Ack, Placement, append_one};
+use crate::partition::{Ack, Admission, Placement, append_one};
 use crate::probe;
 use crate::record::{Record, Sender, TopicRecord};
 use crate::txn::{Coordinator, Extent, Key, Span, State, Status, Ticket, check_transactional_id};
@@ -384,7 +384,7 @@ impl Inner {
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         let now = self.context.clock.now();
         let state = Coordinator::begin(last.as_ref(), timeout_ms, now, || self.new_producer_id())?;
-        let position = self.record(seat, &work, &state)?;
+        let position = self.record(seat, &work, &state, Admission::IfSpace)?;
         work.core.sync_to(position + 1)?;
         let sender = Sender { producer: state.producer, epoch: state.epoch, is_transactional: true };
         self.transactions.coordinator.lock().take(&seat.id, state.clone(), position);

@@ -61,7 +61,8 @@ pub(crate) struct Open<'a> {
 pub(crate) enum Verdict {
     Commit,
     Abort,
-    /// It was committed, and has lost a part of its records: it is aborted, durably, before anything can take their place.
+    /// It was committed, and has lost a part of its records: it aborts. A record has to say so, durably, before anything can take
+    /// their place.
     Lost,
     /// It is prepared, or what is known of it is not all there is: it waits for its outcome.
     Wait,

@@ -68,3 +68,78 @@ fn an_adoption_refuses_settings_under_which_decisions_are_lost() {
     let log = builder(&disk.kill(), Staging::Off).open().unwrap();
     assert_eq!(log.prepared().unwrap(), [ticket]);
 }
+
+/// What power cuts leave of a commit that nobody synced, where the decision is there, `b` has its part, and `a` half of its own.
+fn with_a_part_lost(mut look: impl FnMut(u64, Arc<SimDisk>)) {
+    let mut lost = 0;
+    for seed in 0..60 {
+        let disk = disk(Staging::Off);
+        let log = builder(&disk, Staging::Off).open().unwrap();
+        let mut producer = log.producer().transactional("id").unwrap();
+        let mut transaction = producer.begin().unwrap();
+        TOPICS.iter().for_each(|topic| drop(transaction.send(Record::new("10").to(topic)).unwrap()));
+        log.sync().unwrap();
+        transaction.send(Record::new("10").to("a")).unwrap();
+        transaction.commit_with(Ack::Written).unwrap();
+        // The decision is durable by the way.
+        log.producer().transactional("other").unwrap();
+        let found = disk.crash(seed);
+        let log = builder(&found.kill(), Staging::Off).open().unwrap();
+        let end = log.find_topic("a").unwrap().partition(0).unwrap().offsets().end;
+        if Seen::of(&log).records.is_empty() && end == Offset(2) {
+            lost += 1;
+            look(seed, found);
+        }
+    }
+    assert!(lost > 3, "{lost}");
+}
+
+/// The marker of the abort took the offset of the record that was lost, so an open after one that died found the commit whole.
+#[test]
+fn a_commit_that_lost_a_part_stays_aborted_if_the_open_that_aborts_it_dies() {
+    with_a_part_lost(|seed, found| {
+        found.record(Recording::All);
+        drop(builder(&found, Staging::Off).open().unwrap());
+        for moment in found.take_moments() {
+            for crash in 0..3 {
+                let image = if crash == 0 { moment.image.clone() } else { moment.image.crash(crash) };
+                let log = builder(&SimDisk::on(image, found.clock().fork()), Staging::Off).open().unwrap();
+                assert_eq!(Seen::of(&log).records, BTreeMap::new(), "seed {seed}, call {}, {crash}", moment.call);
+            }
+        }
+    });
+}
+
+/// The same without a second crash, on a disk that was full meanwhile: other records took the place of the lost one.
+#[test]
+fn a_commit_that_lost_a_part_stays_aborted_if_the_disk_is_full_meanwhile() {
+    let mut opened = 0;
+    with_a_part_lost(|seed, found| {
+        for at in 0..200 {
+            let disk = found.kill();
+            disk.inject(at, Fault::Error(Errno::Full), Times::Dead);
+            let log = builder(&disk, Staging::Off).open();
+            let is_full = disk.calls() > at;
+            disk.heal();
+            let Ok(log) = log else { continue };
+            opened += u32::from(is_full);
+            let a = log.find_topic("a").unwrap().partition(0).unwrap();
+            // It may be poisoned.
+            (0..3).for_each(|_| drop(a.append("20")));
+            let is_aborted = |disk: &SimDisk| {
+                for disk in [disk.kill(), disk.crash(seed)] {
+                    let log = builder(&disk, Staging::Off).open().unwrap();
+                    assert!(!Seen::of(&log).records.contains_key(&10), "seed {seed}, full from call {at}");
+                }
+            };
+            is_aborted(&disk);
+            let _ = log.maintain();
+            let _ = log.producer().transactional("id");
+            is_aborted(&disk);
+            if !is_full {
+                break;
+            }
+        }
+    });
+    assert!(opened > 0);
+}

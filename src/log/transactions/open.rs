@@ -1,5 +1,6 @@
 //! What an open does about the transactions that the process before had: it reads what was decided, and ends what is open.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::settle::sync;
@@ -10,9 +11,9 @@ use crate::log::replay::each_batch;
 use crate::log::topic::{Slot, TopicState};
 use crate::log::{FirstError, Inner};
 use crate::partition::core::Core;
-use crate::partition::{Ending, OpenTransaction};
+use crate::partition::{Admission, Ending, OpenTransaction};
 use crate::probe;
-use crate::txn::{Coordinator, Extent, Open, State, Ticket, Verdict};
+use crate::txn::{Coordinator, Extent, Open, State, Status, Ticket, Verdict};
 use crate::types::{Offset, ProducerId};
 
 impl Inner {
@@ -38,6 +39,36 @@ impl Inner {
         }
     }
 
+    /// Decides anew on commits that lost a part of their data, which only [`Ack::Written`](crate::Ack::Written) leaves to be:
+    /// they abort. Durable before anything is appended, be it a marker: what takes the place of the lost records would be taken
+    /// for them by whoever looks next. So where this fails there is no log, on a full disk either.
+    pub(in crate::log) fn revoke_lost(&self) -> Result<()> {
+        let mut lost = BTreeSet::new();
+        for core in self.cores() {
+            let open = core.open_transactions().into_iter();
+            lost.extend(open.filter(|open| self.verdict(&core, open) == Verdict::Lost).map(|open| open.producer));
+        }
+        lost.into_iter().try_for_each(|producer| self.revoke(producer))
+    }
+
+    fn revoke(&self, producer: ProducerId) -> Result<()> {
+        probe::reached("transactions.revoked");
+        let coordinator = self.transactions.coordinator.lock();
+        let id: Box<str> = coordinator.owner(producer).unwrap_or_default().into();
+        let Some(state) = coordinator.state(&id).cloned() else { return Ok(()) };
+        drop(coordinator);
+        let seat = self.new_seat(&id, &*self.find(TRANSACTIONS_TOPIC)?)?;
+        let work = seat.work.lock();
+        let state = State { status: Status::PrepareAbort, updated: self.context.clock.now(), ..state };
+        let mut position = work.core.end();
+        if !probe::planted("transactions.loss_not_synced") {
+            position = self.record(&seat, &work, &state, Admission::Always)?;
+            work.core.sync_to(position + 1)?;
+        }
+        self.transactions.coordinator.lock().take(&id, state, position);
+        Ok(())
+    }
+
     /// Ends every transaction that the process before left open, as it was decided: committed if it was, else aborted. One
     /// that is prepared gets a seat, and waits.
     pub(in crate::log) fn settle_open(&self) -> Result<()> {
@@ -58,34 +89,31 @@ impl Inner {
 
     fn settle(&self) -> Result<()> {
         self.keep_decisions()?;
-        // Before anything is ended: of a commit that lost a part of its data nothing is to be seen.
-        let mut verdicts = Vec::new();
+        let mut errors = FirstError::default();
         for core in self.cores() {
             for open in core.open_transactions() {
-                let verdict = self.verdict(&core, &open);
-                verdicts.push((Arc::clone(&core), open, verdict));
+                errors.keep(self.settle_one(&core, &open));
             }
-        }
-        let mut errors = FirstError::default();
-        for (core, open, verdict) in verdicts {
-            let is_commit = match verdict {
-                Verdict::Commit if !probe::planted("transactions.decision_ignored") => true,
-                Verdict::Commit | Verdict::Abort | Verdict::Lost => false,
-                Verdict::Wait | Verdict::Foreign => continue,
-            };
-            if is_commit && !errors.keep(self.keep_data(open.producer).map(|()| true)) {
-                continue;
-            }
-            match is_commit {
-                true => probe::reached("transactions.committed_at_open"),
-                false => probe::reached("transactions.aborted_at_open"),
-            }
-            let ending = Ending { producer: open.producer, first: open.first, is_commit, fences: !is_commit };
-            let ended = self.end_in(&core, &ending);
-            let is_lost = verdict == Verdict::Lost && !probe::planted("transactions.loss_not_synced");
-            errors.keep(ended.and_then(|_| if is_lost { core.sync_to(core.end()) } else { Ok(()) }));
         }
         errors.into_result()
+    }
+
+    fn settle_one(&self, core: &Arc<Core>, open: &OpenTransaction) -> Result<()> {
+        let is_commit = match self.verdict(core, open) {
+            Verdict::Commit if !probe::planted("transactions.decision_ignored") => true,
+            Verdict::Commit | Verdict::Abort => false,
+            // None is lost any more: see `revoke_lost`.
+            Verdict::Wait | Verdict::Foreign | Verdict::Lost => return Ok(()),
+        };
+        if is_commit {
+            self.keep_data(open.producer)?;
+        }
+        match is_commit {
+            true => probe::reached("transactions.committed_at_open"),
+            false => probe::reached("transactions.aborted_at_open"),
+        }
+        let ending = Ending { producer: open.producer, first: open.first, is_commit, fences: !is_commit };
+        self.end_in(core, &ending).map(drop)
     }
 
     fn verdict(&self, core: &Core, open: &OpenTransaction) -> Verdict {

@@ -10,7 +10,7 @@ use crate::log::names::TRANSACTIONS_TOPIC;
 use crate::log::{FirstError, Inner, Log};
 use crate::observe::{Later, Quiet, tell};
 use crate::partition::core::Core;
-use crate::partition::{Ack, Ending, append_one};
+use crate::partition::{Ack, Admission, Ending, append_one, append_records};
 use crate::probe;
 use crate::record::{Record, Sender};
 use crate::txn::{Span, State, Status, Ticket};
@@ -152,14 +152,16 @@ impl Inner {
             let producer = state.producer;
             parts.iter().for_each(|part| drop(self.end_part(producer, part, status == Status::PrepareCommit)));
         }
-        let position = match self.record(seat, work, &state) {
+        let position = match self.record(seat, work, &state, Admission::IfSpace) {
             Ok(position) => position,
             Err(error @ Error::NotSynced { .. }) => return Err(Failed::Unknown(error)),
             Err(error) if may_reappear(&error) => {
                 // With another record in its place, it does not. What was prepared is prepared still.
                 let status = if prepared.is_some() { Status::Ongoing } else { Status::PrepareAbort };
                 let revoked = State { status, ..state };
-                let Ok(position) = self.record(seat, work, &revoked) else { return Err(Failed::Unknown(error)) };
+                let Ok(position) = self.record(seat, work, &revoked, Admission::IfSpace) else {
+                    return Err(Failed::Unknown(error));
+                };
                 if prepared.is_some() {
                     self.transactions.coordinator.lock().take(&seat.id, revoked, position);
                 }
@@ -175,10 +177,14 @@ impl Inner {
     }
 
     /// Appends the record of an id, and returns where it is.
-    pub(super) fn record(&self, seat: &Seat, work: &Work, state: &State) -> Result<Offset> {
+    pub(super) fn record(&self, seat: &Seat, work: &Work, state: &State, admission: Admission) -> Result<Offset> {
         let value = state.encode().ok_or(Error::Unsupported { what: "a partition number above 2^31" })?;
         let record = Record { key: Some(&seat.key), value: Some(&value), ..Record::default() };
-        append_one(&work.core, &record, Sender::NONE).map(|placed| placed.offset)
+        let placed = match admission {
+            Admission::IfSpace => append_one(&work.core, &record, Sender::NONE),
+            Admission::Always => append_records(&work.core, admission, Sender::NONE, None, [record]),
+        };
+        placed.map(|placed| placed.offset)
     }
 
     /// Aborts the transaction that is open.
