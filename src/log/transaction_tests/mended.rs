@@ -143,3 +143,47 @@ fn a_commit_that_lost_a_part_stays_aborted_if_the_disk_is_full_meanwhile() {
     });
     assert!(opened > 0);
 }
+
+/// Asks what is prepared, once, when it is told of a sync.
+#[derive(Debug, Default)]
+struct Asks(parking_lot::Mutex<Option<Log>>);
+
+impl crate::Observer for Asks {
+    fn synced(&self, _: &crate::Synced<'_>) {
+        let log = self.0.lock().take();
+        log.into_iter().for_each(|log| drop(log.prepared().unwrap()));
+    }
+}
+
+/// What a full disk left open was ended under a lock that whoever asked again waited for: itself, if an observer did.
+#[test]
+fn an_observer_that_is_told_while_an_open_is_finished_may_ask_what_is_prepared() {
+    let disk = disk(Staging::Off);
+    let log = builder(&disk, Staging::Off).open().unwrap();
+    let mut producer = log.producer().transactional("id").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    TOPICS.iter().for_each(|topic| drop(transaction.send(Record::new("10").to(topic)).unwrap()));
+    std::mem::forget(transaction);
+    let observer = Arc::new(Asks::default());
+    for at in 0..400 {
+        let disk = disk.kill();
+        disk.inject(at, Fault::Error(Errno::Full), Times::Dead);
+        let observed = builder(&disk, Staging::Off).observer(Arc::clone(&observer) as Arc<dyn crate::Observer>);
+        let Ok(log) = observed.open() else { continue };
+        let offsets = log.find_topic("a").unwrap().partition(0).unwrap().offsets();
+        if offsets.stable == offsets.end {
+            continue;
+        }
+        disk.heal();
+        *observer.0.lock() = Some(log.clone());
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(log.prepared().is_ok()));
+        assert_eq!(
+            is_done.recv_timeout(Duration::from_secs(20)),
+            Ok(true),
+            "it waits for itself, full from call {at}"
+        );
+        return;
+    }
+    panic!("no open leaves anything");
+}

@@ -10,6 +10,7 @@ use crate::log::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::log::replay::each_batch;
 use crate::log::topic::{Slot, TopicState};
 use crate::log::{FirstError, Inner};
+use crate::observe::Quiet;
 use crate::partition::core::Core;
 use crate::partition::{Admission, Ending, OpenTransaction};
 use crate::probe;
@@ -79,7 +80,7 @@ impl Inner {
     /// Ends what the open could not, because the disk was full.
     pub(in crate::log) fn settle_left(&self) -> Result<()> {
         // Held until it is done: whoever begins a transaction meanwhile would have it ended here.
-        let mut has_left = self.transactions.has_left.lock();
+        let mut has_left = Quiet::lock(&self.transactions.has_left);
         if *has_left {
             self.settle()?;
             *has_left = false;
