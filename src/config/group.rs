@@ -1,22 +1,29 @@
-//! The settings of consumer-group offsets: one set for the whole log, as Kafka has one for a broker.
+//! The settings of consumer groups and their offsets: one set for the whole log, as Kafka has one for a broker.
 
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// The settings of consumer-group offsets, for the whole log.
+/// The settings of consumer groups and their offsets, for the whole log.
 ///
 /// ```
+/// use std::time::Duration;
 /// use chiplog::GroupConfig;
 ///
 /// let keep_for_ever = GroupConfig::default().offset_retention(None);
 /// assert!(keep_for_ever.validate().is_ok());
+/// let impatient = GroupConfig::default().initial_rebalance_delay(Duration::ZERO);
+/// assert!(impatient.validate().is_ok());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupConfig {
     pub(crate) offset_retention: Option<Duration>,
     pub(crate) max_metadata_units: u32,
     pub(crate) offsets_partitions: u32,
+    pub(crate) min_session_timeout: Duration,
+    pub(crate) max_session_timeout: Duration,
+    pub(crate) initial_rebalance_delay: Duration,
+    pub(crate) max_members: u32,
 }
 
 impl GroupConfig {
@@ -52,6 +59,47 @@ impl GroupConfig {
         self
     }
 
+    /// Sets the shortest session time-out that a member may join with. A shorter one finds a dead member sooner, costs
+    /// more heartbeats, and takes one that only paused for dead.
+    ///
+    /// Default: 6 s. Range: 1 ms to the longest session time-out. Kafka: `group.min.session.timeout.ms`.
+    #[must_use]
+    pub fn min_session_timeout(mut self, time: Duration) -> Self {
+        self.min_session_timeout = time;
+        self
+    }
+
+    /// Sets the longest session time-out that a member may join with: so long its partitions may stand still once it is
+    /// dead.
+    ///
+    /// Default: 30 minutes. Range: the shortest session time-out to 2^31 - 1 ms, about 24 days.
+    /// Kafka: `group.max.session.timeout.ms`.
+    #[must_use]
+    pub fn max_session_timeout(mut self, time: Duration) -> Self {
+        self.max_session_timeout = time;
+        self
+    }
+
+    /// Sets how long the first rebalance of a group without members waits for others to join. Each that joins meanwhile
+    /// prolongs it by as much again, up to the rebalance time-out of the members. Members that start together are then
+    /// assigned their partitions once, not once each; a member that starts alone waits for nothing.
+    ///
+    /// Default: 3 s. Range: 0 to 2^31 - 1 ms. Kafka: `group.initial.rebalance.delay.ms`.
+    #[must_use]
+    pub fn initial_rebalance_delay(mut self, delay: Duration) -> Self {
+        self.initial_rebalance_delay = delay;
+        self
+    }
+
+    /// Sets how many members a group may have. One more is refused.
+    ///
+    /// Default: 2^31 - 1. Range: 1 to 2^31 - 1. Kafka: `group.max.size`.
+    #[must_use]
+    pub fn max_members(mut self, count: u32) -> Self {
+        self.max_members = count;
+        self
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
@@ -70,7 +118,17 @@ impl GroupConfig {
             false => Err(invalid(key, &value.to_string(), &format!("{least} to {most}"))),
         };
         number("offset.metadata.max.bytes", self.max_metadata_units, 0, 10_000)?;
-        number("offsets.topic.num.partitions", self.offsets_partitions, 1, 1000)
+        number("offsets.topic.num.partitions", self.offsets_partitions, 1, 1000)?;
+        number("group.max.size", self.max_members, 1, i32::MAX as u32)?;
+        let time = |key, value: Duration, least: Duration, most: Duration| match (least..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(invalid(key, &format!("{value:?}"), &format!("{least:?} to {most:?}"))),
+        };
+        let most = Duration::from_millis(i32::MAX as u64);
+        time("group.initial.rebalance.delay.ms", self.initial_rebalance_delay, Duration::ZERO, most)?;
+        time("group.max.session.timeout.ms", self.max_session_timeout, Duration::from_millis(1), most)?;
+        let longest = self.max_session_timeout;
+        time("group.min.session.timeout.ms", self.min_session_timeout, Duration::from_millis(1), longest)
     }
 }
 
@@ -80,6 +138,10 @@ impl Default for GroupConfig {
             offset_retention: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             max_metadata_units: 4096,
             offsets_partitions: 1,
+            min_session_timeout: Duration::from_secs(6),
+            max_session_timeout: Duration::from_secs(30 * 60),
+            initial_rebalance_delay: Duration::from_secs(3),
+            max_members: i32::MAX as u32,
         }
     }
 }
@@ -100,6 +162,12 @@ mod tests {
             (config.offset_retention(Duration::ZERO), "offset_retention"),
             (config.max_metadata_units(10_001), "offset.metadata.max.bytes"),
             (config.offsets_partitions(0), "offsets.topic.num.partitions"),
+            (config.max_members(0), "group.max.size"),
+            (config.max_members(1 << 31), "group.max.size"),
+            (config.initial_rebalance_delay(Duration::MAX), "group.initial.rebalance.delay.ms"),
+            (config.max_session_timeout(Duration::MAX), "group.max.session.timeout.ms"),
+            (config.min_session_timeout(Duration::ZERO), "group.min.session.timeout.ms"),
+            (config.max_session_timeout(Duration::from_secs(5)), "group.min.session.timeout.ms"),
         ] {
             assert!(wrong.validate().unwrap_err().to_string().contains(key), "{key}");
         }
