@@ -79,6 +79,7 @@
 //! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
 //! | remember places | [`Log::group`], [`Group`] |
+//! | coordinate groups for a protocol server | [`group::Coordinator`] |
 //! | keep the latest of each key | [`Cleanup::Compact`], [`Topic::table`], [`Topic::erase`] |
 //! | remove | [`TopicConfig::retention_time`], [`Log::delete_before`], [`Log::delete_topic`] |
 //! | back up | [`Log::backup`] |
@@ -106,6 +107,7 @@
 #![cfg_attr(loom, allow(dead_code, reason = "models need a part of it"))]
 
 pub mod disk;
+pub mod group;
 pub mod guide;
 pub mod record;
 #[cfg(feature = "sim")]
@@ -117,7 +119,6 @@ mod client;
 mod clock;
 mod config;
 mod error;
-mod group;
 mod log;
 mod observe;
 mod partition;

@@ -1,20 +1,31 @@
-//! Consumer groups: what they committed, as records of the topic `__consumer_offsets`. Pure.
+//! Consumer groups, as records of the topic `__consumer_offsets`: who is a member, and what was committed. Pure.
 //!
-//! A group belongs to one partition of that topic, so all that is known of it lies in one sequence of records:
+//! A group belongs to one partition of that topic, so all that is known of it lies in one sequence of records, of which
+//! the state is the fold:
 //!
 //! ```text
-//! Offsets::commit --> records --> appended by the caller --> Offsets::replay --> Offsets::committed
-//!                                 (and again at each open) --^
+//! request --> records --> appended by the caller --> fold --> what is answered
+//!                         (and again at each open) --^
 //! ```
 //!
-//! Replay is the only mutation. What a call returns has no effect before it was appended and replayed, so the state
-//! after an open is that before it.
+//! What is asked for has no effect before its records are in the log, so the state after an open is that before it.
+//!
+//! | To | See |
+//! |---|---|
+//! | commit offsets of a log of this process | [`Log::group`](crate::Log::group) |
+//! | coordinate groups with members, for a protocol server or a storage of your own | [`Coordinator`] |
+//!
+//! The coordinator does nothing by itself: it has no disk, no clock, no threads.
 
+mod coordinator;
 mod offsets;
 mod records;
 
-pub use offsets::{Committed, GroupOffset};
-pub(crate) use offsets::{GroupRecord, LogRecord, Offsets, check_group_id};
+#[cfg(any(fuzzing, test))]
+pub(crate) use coordinator::world;
+pub use coordinator::*;
+pub use offsets::{Committed, GroupOffset, GroupRecord, LogRecord};
+pub(crate) use offsets::{Offsets, check_group_id};
 #[cfg(any(fuzzing, test))]
 pub(crate) use records::{Key, OffsetValue, offset_key};
 

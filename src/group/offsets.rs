@@ -93,21 +93,26 @@ impl<'a> GroupOffset<'a> {
     }
 }
 
-/// A record to append to `__consumer_offsets`. No value is a tombstone.
+/// A record to append to `__consumer_offsets`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GroupRecord {
-    pub(crate) key: Vec<u8>,
-    pub(crate) value: Option<Vec<u8>>,
+pub struct GroupRecord {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value; none makes it a tombstone.
+    pub value: Option<Vec<u8>>,
 }
 
-/// A record as it lies in the log.
+/// A record of `__consumer_offsets` as it lies in the log.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LogRecord<'a> {
-    pub(crate) position: Offset,
-    pub(crate) key: Option<&'a [u8]>,
-    pub(crate) value: Option<&'a [u8]>,
+pub struct LogRecord<'a> {
+    /// Its offset.
+    pub position: Offset,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value; none for a tombstone.
+    pub value: Option<&'a [u8]>,
     /// The producer whose transaction it is part of, if it is.
-    pub(crate) transaction: Option<ProducerId>,
+    pub transaction: Option<ProducerId>,
 }
 
 /// The offsets of all groups of one partition of `__consumer_offsets`.
@@ -257,8 +262,9 @@ impl Offsets {
         config: &GroupConfig,
     ) -> Result<Vec<GroupRecord>> {
         check_group_id(group)?;
-        let records = commits.iter().enumerate().map(|(index, commit)| commit.to_record(group, index, now, config));
-        records.collect()
+        let to_record =
+            |(index, commit): (usize, &GroupOffset<'_>)| commit.to_record(group, index, now, None, config);
+        commits.iter().enumerate().map(to_record).collect()
     }
 
     /// The tombstones that remove everything a group committed.
@@ -287,7 +293,7 @@ impl Offsets {
         let simple = self.groups.iter().filter(|(_, group)| group.own_records.is_empty());
         let due = simple.map(|(name, _)| {
             let due = self.offsets(name).filter(|(topic, partition, committed)| {
-                committed.is_due(now, config) && !self.is_unstable(name, topic, *partition)
+                committed.is_due(now, Timestamp::NONE, config) && !self.is_unstable(name, topic, *partition)
             });
             (&**name, due.filter_map(|(topic, partition, _)| tombstone(name, topic, partition)).collect::<Vec<_>>())
         });
@@ -309,12 +315,42 @@ impl Offsets {
         self.waiting.values().any(|waiting| waiting.contains_key(&slot))
     }
 
+    /// Of which partitions an open transaction waits to commit an offset.
+    pub(super) fn unstable(&self, group: &str) -> impl Iterator<Item = (&str, u32)> {
+        let slots = self.waiting.values().flat_map(BTreeMap::keys).filter(move |slot| *slot.group == *group);
+        slots.map(|slot| (&*slot.topic, slot.partition))
+    }
+
+    /// All that was committed, and all that open transactions wait to: group, topic, partition.
+    pub(super) fn all_slots(&self) -> impl Iterator<Item = (&str, &str, u32)> {
+        let committed = self.groups.iter().flat_map(|(name, group)| {
+            let slots = group
+                .offsets
+                .iter()
+                .flat_map(|(topic, partitions)| partitions.keys().map(move |partition| (&**topic, *partition)));
+            slots.map(move |(topic, partition)| (&**name, topic, partition))
+        });
+        let waiting = self.waiting.values().flat_map(BTreeMap::keys);
+        committed.chain(waiting.map(|slot| (&*slot.group, &*slot.topic, slot.partition)))
+    }
+
+    /// Whether a group has an offset, or waits for one.
+    pub(super) fn has_offsets(&self, group: &str) -> bool {
+        self.all_offsets(group).next().is_some() || self.unstable(group).next().is_some()
+    }
+
+    /// Whether a group has records of its own besides those of one key version.
+    pub(super) fn has_records_besides(&self, group: &str, version: i16) -> bool {
+        self.groups.get(group).is_some_and(|group| group.own_records.iter().any(|known| *known != version))
+    }
+
     /// Everything a group committed: topic, partition, and what; by topic and partition.
     pub(crate) fn offsets(&self, group: &str) -> impl Iterator<Item = (&str, u32, &Committed)> {
         self.all_offsets(group).filter(|(topic, ..)| !self.hidden.contains(*topic))
     }
 
-    fn all_offsets(&self, group: &str) -> impl Iterator<Item = (&str, u32, &Committed)> {
+    /// The same, with what is not told.
+    pub(super) fn all_offsets(&self, group: &str) -> impl Iterator<Item = (&str, u32, &Committed)> {
         let topics = self.groups.get(group).into_iter().flat_map(|group| &group.offsets);
         topics.flat_map(|(topic, partitions)| {
             partitions.iter().map(move |(partition, committed)| (&**topic, *partition, committed))
@@ -343,19 +379,29 @@ impl Committed {
         })
     }
 
-    fn is_due(&self, now: Timestamp, config: &GroupConfig) -> bool {
+    /// Whether it is past its retention, which counts from its commit, or from a later `since`.
+    pub(super) fn is_due(&self, now: Timestamp, since: Timestamp, config: &GroupConfig) -> bool {
         if let Some(expire) = self.expire_timestamp {
             return now >= expire;
         }
         let Some(retention) = config.offset_retention else { return false };
+        let since = self.commit_timestamp.max(since);
         // A clock that was set back gives a negative age: not due.
-        let age = u64::try_from(now.0.saturating_sub(self.commit_timestamp.0)).unwrap_or(0);
+        let age = u64::try_from(now.0.saturating_sub(since.0)).unwrap_or(0);
         self.commit_timestamp.is_some() && u128::from(age) >= retention.as_millis()
     }
 }
 
 impl GroupOffset<'_> {
-    fn to_record(self, group: &str, index: usize, now: Timestamp, config: &GroupConfig) -> Result<GroupRecord> {
+    /// The record that commits it, at `now`, until `expire` if that is told.
+    pub(super) fn to_record(
+        self,
+        group: &str,
+        index: usize,
+        now: Timestamp,
+        expire: Option<Timestamp>,
+        config: &GroupConfig,
+    ) -> Result<GroupRecord> {
         let len = self.metadata.encode_utf16().count() as u64;
         let limit = u64::from(config.max_metadata_units);
         if len > limit {
@@ -369,7 +415,7 @@ impl GroupOffset<'_> {
             leader_epoch: self.leader_epoch,
             metadata: self.metadata,
             commit_time: now,
-            expire_time: None,
+            expire_time: expire,
         };
         let too_large =
             || Error::InvalidRecord { index, reason: "a name or the partition is too large to be stored" };
@@ -394,7 +440,7 @@ pub(crate) fn check_group_id(id: &str) -> Result<()> {
 }
 
 /// What was stored under this key fits it, so there always is one.
-fn tombstone(group: &str, topic: &str, partition: u32) -> Option<GroupRecord> {
+pub(super) fn tombstone(group: &str, topic: &str, partition: u32) -> Option<GroupRecord> {
     offset_key(group, topic, partition).map(|key| GroupRecord { key, value: None })
 }
 

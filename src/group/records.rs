@@ -3,9 +3,10 @@
 //! | Key version | Fields after it                  | Value                                          |
 //! |------------:|----------------------------------|------------------------------------------------|
 //! | 0, 1        | group, topic, partition i32      | a committed offset, below                      |
-//! | 2 and more  | group, and more for most         | members and assignments; not read here         |
+//! | 2           | group                            | a classic group with its members, further below |
+//! | 3 and more  | group, and more for most         | groups of other kinds; not read here           |
 //!
-//! | Value version | Fields after it                                                              |
+//! | Value version | Fields of a committed offset after it                                        |
 //! |--------------:|------------------------------------------------------------------------------|
 //! | 0, 2          | offset i64, metadata, commit time i64                                        |
 //! | 1             | offset i64, metadata, commit time i64, expire time i64                       |
@@ -15,6 +16,22 @@
 //! A string is an i16 length and UTF-8; the compact form has an unsigned varint of its length + 1. Written are key
 //! version 1 and value version 3, or 1 with an expire time: what every broker since 2.1 reads. Brokers from 4.0 on
 //! write version 4. Its tagged fields (the id of the topic) are passed over.
+//!
+//! | Since version | Field of a group                | Field of each of its members                               |
+//! |--------------:|---------------------------------|------------------------------------------------------------|
+//! | 0             | protocol type                   | member id                                                  |
+//! | 3             |                                 | instance id, nullable                                      |
+//! | 0             | generation i32                  | client id, client host                                     |
+//! | 1             |                                 | rebalance time-out i32, in ms                              |
+//! | 0             | protocol, nullable              | session time-out i32, in ms                                |
+//! | 0             | leader, nullable                | subscription and assignment: i32 length and bytes, each    |
+//! | 2             | time of its state i64           |                                                            |
+//! | 0             | i32 count of members, and they  |                                                            |
+//!
+//! Written is version 3, what every broker since 2.3 reads. Version 4, the flexible form, is not read: a group of which
+//! a newer broker wrote the last record is kept, and not understood.
+
+use std::sync::Arc;
 
 use crate::types::{LeaderEpoch, Timestamp};
 use crate::wire::{Invalid, Reader, put_str};
@@ -114,6 +131,140 @@ impl<'a> OffsetValue<'a> {
     }
 }
 
+/// The key of a group's own record; `None` if its id is longer than the form can hold.
+pub(crate) fn group_key(group: &str) -> Option<Vec<u8>> {
+    let mut key = GROUP_KEY_VERSION.to_be_bytes().to_vec();
+    put_str(&mut key, group).then_some(key)
+}
+
+/// A classic group as stored: nobody is joining, and each member has what the leader gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupValue {
+    /// What its members speak; empty if none ever joined.
+    pub(crate) protocol_type: Box<str>,
+    pub(crate) generation: i32,
+    /// The protocol that was chosen; none without members.
+    pub(crate) protocol: Option<Box<str>>,
+    /// The member that assigns; none without members.
+    pub(crate) leader: Option<Box<str>>,
+    /// Since when it is in this state.
+    pub(crate) state_time: Timestamp,
+    pub(crate) members: Vec<MemberValue>,
+}
+
+/// A member as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemberValue {
+    pub(crate) id: Box<str>,
+    pub(crate) instance_id: Option<Box<str>>,
+    pub(crate) client_id: Box<str>,
+    pub(crate) client_host: Box<str>,
+    pub(crate) rebalance_timeout_ms: i32,
+    pub(crate) session_timeout_ms: i32,
+    pub(crate) subscription: Arc<[u8]>,
+    pub(crate) assignment: Arc<[u8]>,
+}
+
+impl GroupValue {
+    /// Reads a value that is not null.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        let mut reader = Reader::new(bytes);
+        let version = reader.i16()?;
+        if !(0..=3).contains(&version) {
+            return Err(Invalid { at: 0, what: "unknown version of a group" });
+        }
+        let protocol_type = reader.str()?.into();
+        let at = reader.position();
+        let generation = reader.i32()?;
+        if generation < 0 {
+            return Err(Invalid { at, what: "negative generation" });
+        }
+        let protocol = reader.nullable_str()?.map(Into::into);
+        let leader = reader.nullable_str()?.map(Into::into);
+        let state_time = if version >= 2 { Timestamp(reader.i64()?) } else { Timestamp::NONE };
+        let at = reader.position();
+        let count = u32::try_from(reader.i32()?).map_err(|_| Invalid { at, what: "negative count" })?;
+        // Each takes bytes, so a count that is too high ends where they do.
+        let mut members = Vec::new();
+        for _ in 0..count {
+            members.push(MemberValue::read(&mut reader, version)?);
+        }
+        expect_end(&reader)?;
+        Ok(Self { protocol_type, generation, protocol, leader, state_time, members })
+    }
+
+    /// The stored form; `None` if a text is longer than it can hold.
+    pub(crate) fn encode(&self) -> Option<Vec<u8>> {
+        let mut value = GROUP_VALUE_VERSION.to_be_bytes().to_vec();
+        if !put_str(&mut value, &self.protocol_type) {
+            return None;
+        }
+        value.extend_from_slice(&self.generation.to_be_bytes());
+        if !put_nullable_str(&mut value, self.protocol.as_deref())
+            || !put_nullable_str(&mut value, self.leader.as_deref())
+        {
+            return None;
+        }
+        value.extend_from_slice(&self.state_time.0.to_be_bytes());
+        value.extend_from_slice(&i32::try_from(self.members.len()).ok()?.to_be_bytes());
+        self.members.iter().all(|member| member.put(&mut value)).then_some(value)
+    }
+}
+
+impl MemberValue {
+    fn read(reader: &mut Reader<'_>, version: i16) -> Result<Self, Invalid> {
+        let id = reader.str()?.into();
+        let instance_id = if version >= 3 { reader.nullable_str()?.map(Into::into) } else { None };
+        let (client_id, client_host) = (reader.str()?.into(), reader.str()?.into());
+        let rebalance_timeout_ms = if version >= 1 { reader.i32()? } else { -1 };
+        let session_timeout_ms = reader.i32()?;
+        Ok(Self {
+            id,
+            instance_id,
+            client_id,
+            client_host,
+            // Members of before there was one had the other for both.
+            rebalance_timeout_ms: if rebalance_timeout_ms < 0 { session_timeout_ms } else { rebalance_timeout_ms },
+            session_timeout_ms,
+            subscription: read_bytes(reader)?,
+            assignment: read_bytes(reader)?,
+        })
+    }
+
+    fn put(&self, into: &mut Vec<u8>) -> bool {
+        let texts = put_str(into, &self.id)
+            && put_nullable_str(into, self.instance_id.as_deref())
+            && put_str(into, &self.client_id)
+            && put_str(into, &self.client_host);
+        into.extend_from_slice(&self.rebalance_timeout_ms.to_be_bytes());
+        into.extend_from_slice(&self.session_timeout_ms.to_be_bytes());
+        texts && put_bytes(into, &self.subscription) && put_bytes(into, &self.assignment)
+    }
+}
+
+fn read_bytes(reader: &mut Reader<'_>) -> Result<Arc<[u8]>, Invalid> {
+    let at = reader.position();
+    let len = usize::try_from(reader.i32()?).map_err(|_| Invalid { at, what: "negative length" })?;
+    reader.take(len).map(Into::into)
+}
+
+fn put_bytes(into: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    let Ok(len) = i32::try_from(bytes.len()) else { return false };
+    into.extend_from_slice(&len.to_be_bytes());
+    into.extend_from_slice(bytes);
+    true
+}
+
+fn put_nullable_str(into: &mut Vec<u8>, text: Option<&str>) -> bool {
+    match text {
+        Some(text) => put_str(into, text),
+        None => {
+            into.extend_from_slice(&(-1_i16).to_be_bytes());
+            true
+        }
+    }
+}
+
 fn expect_end(reader: &Reader<'_>) -> Result<(), Invalid> {
     if reader.is_empty() { Ok(()) } else { Err(reader.invalid("bytes after the end")) }
 }
@@ -129,6 +280,9 @@ fn skip_tagged_fields(reader: &mut Reader<'_>) -> Result<(), Invalid> {
 }
 
 const OFFSET_KEY_VERSION: i16 = 1;
+/// The version of the keys of classic groups.
+pub(crate) const GROUP_KEY_VERSION: i16 = 2;
+const GROUP_VALUE_VERSION: i16 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -182,6 +336,89 @@ mod tests {
             assert_eq!(OffsetValue::decode(&bytes), Ok(value), "{name}");
             assert_eq!(value.encode(), Some(bytes), "{name}");
         }
+    }
+
+    /// The group of the fixture, and the one that it is when its member has left.
+    fn groups() -> [(&'static str, GroupValue); 2] {
+        let member = MemberValue {
+            id: "m-1".into(),
+            instance_id: None,
+            client_id: "c".into(),
+            client_host: "/127.0.0.1".into(),
+            rebalance_timeout_ms: 300_000,
+            session_timeout_ms: 45_000,
+            subscription: Arc::new([1, 2]),
+            assignment: Arc::new([3]),
+        };
+        let full = GroupValue {
+            protocol_type: "consumer".into(),
+            generation: 3,
+            protocol: Some("range".into()),
+            leader: Some("m-1".into()),
+            state_time: Timestamp(1_700_000_000_000),
+            members: vec![member],
+        };
+        let empty = GroupValue { generation: 4, protocol: None, leader: None, members: Vec::new(), ..full.clone() };
+        [("GroupMetadataValue(consumer", full), ("GroupMetadataValue(empty", empty)]
+    }
+
+    #[test]
+    fn groups_are_kafkas_bytes_both_ways() {
+        assert_eq!(group_key("g1"), Some(fixture("GroupMetadataKey")));
+        for (name, group) in groups() {
+            let bytes = fixture(name);
+            assert_eq!(GroupValue::decode(&bytes), Ok(group.clone()), "{name}");
+            assert_eq!(group.encode(), Some(bytes.clone()), "{name}");
+            for len in 0..bytes.len() {
+                assert!(GroupValue::decode(&bytes[..len]).is_err(), "{name} cut to {len}");
+            }
+        }
+    }
+
+    /// Each form lacks what the next one added: the time-out of rebalances, the time of the state, static members.
+    #[test]
+    fn groups_in_the_older_forms_are_read() {
+        let [(_, group), _] = groups();
+        for version in 0..=2_u8 {
+            let mut bytes = fixture("GroupMetadataValue(consumer");
+            bytes[1] = version;
+            // From the end, so that what lies before stays where it is.
+            let member = bytes.len() - (4 + 1) - (4 + 2) - 4 - 4 - 12 - 3 - 2;
+            let mut cut = |range: std::ops::Range<usize>| drop(bytes.drain(range));
+            if version < 1 {
+                let rebalance = member + 2 + 3 + 12;
+                cut(rebalance..rebalance + 4);
+            }
+            cut(member..member + 2);
+            if version < 2 {
+                let time = member - 5 - 4 - 8;
+                cut(time..time + 8);
+            }
+            let mut expected = group.clone();
+            expected.members[0].rebalance_timeout_ms = if version < 1 { 45_000 } else { 300_000 };
+            expected.state_time = if version < 2 { Timestamp::NONE } else { group.state_time };
+            assert_eq!(GroupValue::decode(&bytes), Ok(expected), "version {version}");
+        }
+    }
+
+    #[test]
+    fn a_broken_group_is_an_error_with_its_place() {
+        let bytes = fixture("GroupMetadataValue(consumer");
+        let with = |at: usize, byte: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = byte;
+            GroupValue::decode(&bytes)
+        };
+        assert_eq!(with(1, 4), Err(Invalid { at: 0, what: "unknown version of a group" }));
+        assert_eq!(with(12, 0x80), Err(Invalid { at: 12, what: "negative generation" }));
+        let assignment = bytes.len() - 5;
+        assert_eq!(with(assignment, 0x80), Err(Invalid { at: assignment, what: "negative length" }));
+        let past = Invalid { at: assignment + 4, what: "length past the end" };
+        assert_eq!(with(assignment, 0x7F), Err(past), "nothing is reserved for a length that is not there");
+        let count = 2 + 10 + 4 + 7 + 5 + 8;
+        assert!(with(count, 0x7F).is_err(), "nor for a count");
+        let [(_, group), _] = groups();
+        assert_eq!(GroupValue { protocol_type: "x".repeat(32_768).into(), ..group }.encode(), None);
     }
 
     #[test]
@@ -292,6 +529,9 @@ mod tests {
             }
             if let Ok(value) = OffsetValue::decode(&bytes) {
                 prop_assert!(value.metadata.len() <= bytes.len());
+            }
+            if let Ok(group) = GroupValue::decode(&bytes) {
+                prop_assert_eq!(GroupValue::decode(&group.encode().unwrap()), Ok(group));
             }
         }
     }

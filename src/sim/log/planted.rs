@@ -78,6 +78,20 @@ pub const TRANSACTIONS: &[&str] = &[
     "transactions.not_fenced",
 ];
 
+/// Mistakes in the coordinator of groups, each found by its own tests, which are of values alone.
+pub const GROUP_COORDINATOR: &[&str] = &[
+    "group.answered_too_early",
+    "group.assignment_not_stored",
+    "group.commit_under_way_expired",
+    "group.failed_append_kept",
+    "group.generation_kept",
+    "group.heartbeat_ignored",
+    "group.join_without_end",
+    "group.old_generation_accepted",
+    "group.replaced_member_kept",
+    "group.subscribed_topic_expired",
+];
+
 /// Mistakes in compaction, each found by a test of its own: `src/log/compact_tests.rs` crashes and fails it at every call.
 pub const COMPACTION: &[&str] = &[
     "compact.covers_all",
