@@ -2,7 +2,8 @@
 
 use crate::checksum::crc32;
 use crate::config::TopicConfig;
-use crate::group::{Key, LogRecord, OffsetValue, Offsets, offset_key};
+use crate::group::world::World;
+use crate::group::{GroupValue, Key, LogRecord, OffsetValue, Offsets, offset_key};
 use crate::log::Catalog;
 use crate::txn::{Coordinator, Key as TxnKey, Open, State, Verdict};
 use crate::types::{Offset, ProducerEpoch, ProducerId, TopicId};
@@ -15,6 +16,15 @@ pub fn catalog(bytes: &[u8]) {
             let again = Catalog::parse(catalog.to_text().as_bytes());
             assert_eq!(again, Ok(catalog));
         }
+    }
+}
+
+/// Takes `bytes` for what happens to a group, its members and its log: no invariant breaks. Once more they are values of
+/// its record, which the coordinator reads or does not.
+pub fn group_coordinator(bytes: &[u8]) {
+    assert_eq!(World::run(bytes), Ok(()));
+    if let Ok(group) = GroupValue::decode(bytes) {
+        assert_eq!(group.encode().as_deref().map(GroupValue::decode), Some(Ok(group)));
     }
 }
 
@@ -106,7 +116,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_entry_takes_any_bytes(bytes: Vec<u8>, text in "([a-z.]{1,20}[= ][a-z0-9,-]{0,9}\n){0,6}") {
-            for entry in [catalog, group_records, settings, txn_records] {
+            for entry in [catalog, group_coordinator, group_records, settings, txn_records] {
                 entry(&bytes);
                 entry(text.as_bytes());
             }
