@@ -107,6 +107,11 @@ pub enum Error {
     #[error("group id {id:?} is invalid: {reason}")]
     InvalidGroupId { id: Box<str>, reason: &'static str },
 
+    /// The group is of another log than the transaction. Take it from the one that has the transaction, by
+    /// [`Log::group`](crate::Log::group).
+    #[error("group {group:?} is of the log in {}, and the transaction of that in {}", found.display(), expected.display())]
+    ForeignGroup { group: Box<str>, found: Box<Path>, expected: Box<Path> },
+
     /// Only the log itself appends to this topic or removes from it. Offsets are committed, and deleted, by
     /// [`Log::group`](crate::Log::group).
     #[error("topic {topic:?} is internal: only the log itself appends to it or removes from it")]
@@ -221,7 +226,7 @@ impl Error {
     /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `PartitionElsewhere`, `RepeatedEntropy` | `Invalid` |
     /// | `NotAdopted`, `OpenTransaction`, `TableFull` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
-    /// | `BackupTarget`, `NotPrepared`, `InvalidTransactionalId` | `Invalid` |
+    /// | `BackupTarget`, `NotPrepared`, `InvalidTransactionalId`, `ForeignGroup` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |
     /// | `EndMismatch`, `Locked`, `Undecided` | `Retry` |
     /// | `ProducerFenced`, `CoordinatorFenced`, `LeaderFenced` | `Fenced` |

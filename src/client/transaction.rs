@@ -203,7 +203,8 @@ impl Transaction<'_> {
     ///
     /// # Errors
     ///
-    /// As for [`Group::commit_all`] and [`send`](Self::send).
+    /// As for [`Group::commit_all`] and [`send`](Self::send); [`Error::ForeignGroup`](crate::Error::ForeignGroup) if the group
+    /// is of another log.
     ///
     /// # Example
     ///
@@ -221,7 +222,7 @@ impl Transaction<'_> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn commit_offsets(&mut self, group: &Group, offsets: &[GroupOffset<'_>]) -> Result<()> {
-        self.holder.commit_offsets(self.number.unwrap_or(0), group.id(), offsets)
+        self.holder.commit_offsets(self.number.unwrap_or(0), group, offsets)
     }
 
     /// Commits: from now on all of the records count, and the offsets, or after an error none, for every reader and after any

@@ -55,6 +55,19 @@ impl Group {
         Ok(Self { id: id.into(), opened })
     }
 
+    /// Refuses a group of another log than this.
+    pub(super) fn check_of(&self, inner: &Inner) -> Result<()> {
+        let found = &self.opened.inner;
+        match std::ptr::eq(&**found, inner) {
+            true => Ok(()),
+            false => Err(Error::ForeignGroup {
+                group: (*self.id).into(),
+                found: (*found.dir).into(),
+                expected: (*inner.dir).into(),
+            }),
+        }
+    }
+
     /// The id.
     #[must_use]
     pub fn id(&self) -> &str {

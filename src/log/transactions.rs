@@ -30,7 +30,7 @@ mod settle;
 
 use super::names::TRANSACTIONS_TOPIC;
 use super::topic::TopicState;
-use super::{Inner, Log};
+use super::{Group, Inner, Log};
 use crate::config::{Cleanup, Compression, Durability, TopicConfig};
 use crate::error::{Error, Result};
 use crate::group::{GroupOffset, partition_for_group};
@@ -241,18 +241,19 @@ impl Holder {
     }
 
     /// Commits offsets of a group together with the transaction.
-    pub(crate) fn commit_offsets(&self, number: u64, group: &str, offsets: &[GroupOffset<'_>]) -> Result<()> {
+    pub(crate) fn commit_offsets(&self, number: u64, group: &Group, offsets: &[GroupOffset<'_>]) -> Result<()> {
+        let inner = self.inner();
+        group.check_of(inner)?;
         if offsets.is_empty() {
             return Ok(());
         }
-        let inner = self.inner();
         let mut work = Quiet::lock(&self.seat.work);
         self.check(&work)?;
         let current = work.open(number, self.sender)?;
-        let (core, placed) = inner.append_group_offsets(group, offsets, self.sender)?;
+        let (core, placed) = inner.append_group_offsets(group.id(), offsets, self.sender)?;
         current.add(&core, placed.offset, placed.last_offset + 1);
         current.below.extend(inner.cores_below(offsets));
-        current.groups.push((group.into(), offsets.len()));
+        current.groups.push((group.id().into(), offsets.len()));
         Ok(())
     }
 

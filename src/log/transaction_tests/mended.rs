@@ -187,3 +187,18 @@ fn an_observer_that_is_told_while_an_open_is_finished_may_ask_what_is_prepared()
     }
     panic!("no open leaves anything");
 }
+
+/// Offsets of a group of another log were committed to the group of that name in this one.
+#[test]
+fn a_group_of_another_log_commits_nothing_here() {
+    let [log, other] = [(); 2].map(|()| builder(&disk(Staging::Off), Staging::Off).open().unwrap());
+    let mut producer = log.producer().transactional("id").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    let offsets = [GroupOffset::new("other", 0, Offset(7))];
+    let refused = transaction.commit_offsets(&other.group("g").unwrap(), &offsets);
+    assert!(matches!(&refused, Err(Error::ForeignGroup { group, .. }) if &**group == "g"), "{refused:?}");
+    // The transaction is as it was.
+    transaction.send(Record::new("10").to("a")).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(Seen::of(&log), Seen { records: BTreeMap::from([(10, [1, 0])]), committed: 1 });
+}
