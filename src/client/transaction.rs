@@ -159,9 +159,7 @@ impl Transaction<'_> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
-        let record = record.into();
-        let core = self.holder.log().choose(&record)?;
-        let placed = self.holder.append(self.number.unwrap_or(0), &core, &record.record)?;
+        let (core, placed) = self.holder.send(self.number.unwrap_or(0), &record.into())?;
         Ok(placed.into_appended(Held::Shared(core)))
     }
 

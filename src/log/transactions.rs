@@ -220,24 +220,22 @@ impl Holder {
         Ok(number)
     }
 
+    /// Appends a record as one of the transaction's to the partition it belongs to, which is made if there is none: not for who
+    /// has no transaction.
+    pub(crate) fn send(&self, number: u64, record: &TopicRecord<'_>) -> Result<(Arc<Core>, Placement)> {
+        let mut work = Quiet::lock(&self.seat.work);
+        self.check(&work)?;
+        let current = work.open(number, self.sender)?;
+        let core = self.log.choose(record)?;
+        let placed = current.append(&core, &record.record, self.sender)?;
+        Ok((core, placed))
+    }
+
     /// Appends a record to a partition as one of the transaction's.
     pub(crate) fn append(&self, number: u64, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
         let mut work = Quiet::lock(&self.seat.work);
         self.check(&work)?;
-        let current = work.open(number, self.sender)?;
-        match append_one(core, record, self.sender) {
-            Ok(placed) => {
-                current.add(core, placed.offset, placed.last_offset + 1);
-                Ok(placed)
-            }
-            Err(error) => {
-                if let Error::NotSynced { offset, .. } = &error {
-                    // It is there all the same.
-                    current.add(core, *offset, *offset + 1);
-                }
-                Err(error)
-            }
-        }
+        work.open(number, self.sender)?.append(core, record, self.sender)
     }
 
     /// Commits offsets of a group together with the transaction.
@@ -314,6 +312,17 @@ impl Work {
 }
 
 impl Current {
+    fn append(&mut self, core: &Arc<Core>, record: &Record<'_>, sender: Sender) -> Result<Placement> {
+        let appended = append_one(core, record, sender);
+        match &appended {
+            Ok(placed) => self.add(core, placed.offset, placed.last_offset + 1),
+            // It is there all the same.
+            Err(Error::NotSynced { offset, .. }) => self.add(core, *offset, *offset + 1),
+            Err(_) => {}
+        }
+        appended
+    }
+
     fn add(&mut self, core: &Arc<Core>, first: Offset, end: Offset) {
         match self.parts.iter_mut().find(|part| Arc::ptr_eq(&part.core, core)) {
             Some(part) => part.end = end,

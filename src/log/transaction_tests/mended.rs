@@ -202,3 +202,19 @@ fn a_group_of_another_log_commits_nothing_here() {
     transaction.commit().unwrap();
     assert_eq!(Seen::of(&log), Seen { records: BTreeMap::from([(10, [1, 0])]), committed: 1 });
 }
+
+/// Who lost the id, or took too long, was refused, and had made the topic by then.
+#[test]
+fn who_has_no_transaction_makes_no_topic() {
+    let disk = disk(Staging::Off);
+    let log = builder(&disk, Staging::Off).open().unwrap();
+    let mut old = log.producer().transactional("id").unwrap();
+    let mut fenced = old.begin().unwrap();
+    let mut new = log.producer().transaction_timeout(Duration::from_secs(5)).transactional("id").unwrap();
+    assert!(matches!(fenced.send(Record::new("10").to("misspelled")), Err(Error::ProducerFenced { .. })));
+    let mut slow = new.begin().unwrap();
+    disk.clock().advance(Duration::from_secs(6));
+    log.maintain().unwrap();
+    assert!(matches!(slow.send(Record::new("10").to("misspelled")), Err(Error::InvalidTransaction { .. })));
+    assert!(log.find_topic("misspelled").is_none());
+}
