@@ -70,7 +70,7 @@ pub enum Error {
     #[error("epoch {epoch} of producer {producer} is fenced by epoch {current}")]
     ProducerFenced { producer: ProducerId, epoch: ProducerEpoch, current: ProducerEpoch },
 
-    /// The batch does not fit the state of the producer's transaction.
+    /// The batch, or the call, does not fit the state of the producer's transaction.
     #[error("producer {producer}: {reason}")]
     InvalidTransaction { producer: ProducerId, reason: &'static str },
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+mod foreign;
 mod open;
 mod settle;
 

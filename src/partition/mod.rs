@@ -84,7 +84,7 @@ use self::core::Core;
 pub struct Partition {
     pub(crate) core: Arc<Core>,
     /// Whatever must live as long as a handle does.
-    _keeps_open: Arc<dyn Any + Send + Sync>,
+    keeps_open: Arc<dyn Any + Send + Sync>,
 }
 
 impl fmt::Debug for Partition {
@@ -173,7 +173,12 @@ impl ReadOptions {
 
 impl Partition {
     pub(crate) fn new(core: Arc<Core>, keeps_open: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { core, _keeps_open: keeps_open }
+        Self { core, keeps_open }
+    }
+
+    /// What it was made with.
+    pub(crate) fn keeps_open(&self) -> &(dyn Any + Send + Sync) {
+        &*self.keeps_open
     }
 
     /// The name of its topic.

@@ -144,6 +144,11 @@ impl Coordinator {
         self.owners.get(&producer).map(|id| &**id)
     }
 
+    /// Whether an id has the producer, or had it, and its last record is known: what the producer left open is not foreign.
+    pub(crate) fn is_known(&self, producer: ProducerId) -> bool {
+        self.owner(producer).is_some_and(|id| self.ids.contains_key(id))
+    }
+
     /// The largest producer id below another that any transactional id has, or had.
     pub(crate) fn last_producer(&self, below: ProducerId) -> Option<ProducerId> {
         self.owners.range(..below).next_back().map(|(producer, _)| *producer)

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::disk::Disk;
 use crate::log::Adoption;
+use crate::types::ProducerId;
 
 /// A topic was deleted and made anew while a transaction had records in both. Its decision had the first extent twice, so a
 /// power cut that took the marker of the new one halved what was committed durably.
@@ -217,4 +218,24 @@ fn who_has_no_transaction_makes_no_topic() {
     log.maintain().unwrap();
     assert!(matches!(slow.send(Record::new("10").to("misspelled")), Err(Error::InvalidTransaction { .. })));
     assert!(log.find_topic("misspelled").is_none());
+}
+
+/// A call meant for transactions that others began ended one of a holder, whose commit then told success over an abort.
+#[test]
+fn the_transaction_of_a_holder_is_ended_by_nobody_else() {
+    let disk = disk(Staging::Off);
+    let log = builder(&disk, Staging::Off).open().unwrap();
+    let a = log.find_topic("a").unwrap().partition(0).unwrap();
+    let mut producer = log.producer().transactional("id").unwrap();
+    let id = producer.id();
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(Record::new("10").to("a")).unwrap();
+    for is_commit in [false, true] {
+        let refused = a.end_transaction(id, Offset(0), is_commit);
+        assert!(matches!(refused, Err(Error::InvalidTransaction { .. })), "{refused:?}");
+    }
+    transaction.commit().unwrap();
+    assert_eq!(Seen::of(&log).records, BTreeMap::from([(10, [1, 0])]));
+    // A stranger's is none of the log's business.
+    assert_eq!(a.end_transaction(ProducerId(7), Offset(0), true).unwrap(), None);
 }
