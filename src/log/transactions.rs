@@ -18,7 +18,7 @@
 //!
 //! Order of locks: the list of seats, the seat, then those of the log in their order. Only a backup holds several seats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,7 +41,7 @@ use crate::partition::{Ack, Admission, Placement, append_one};
 use crate::probe;
 use crate::record::{Record, Sender, TopicRecord};
 use crate::txn::{Coordinator, Extent, Key, Span, State, Status, Ticket, check_transactional_id};
-use crate::types::{Offset, ProducerId};
+use crate::types::{Offset, ProducerId, TopicPartition};
 
 /// What a log knows of transactional ids.
 #[derive(Debug, Default)]
@@ -95,8 +95,8 @@ struct Current {
     parts: Vec<Part>,
     /// What must be durable before the offsets that groups commit in it.
     below: Vec<(Arc<Core>, Offset)>,
-    /// For which groups how many offsets are committed in it.
-    groups: Vec<(Arc<str>, usize)>,
+    /// Which groups commit offsets in it, and for which partitions.
+    groups: BTreeMap<Box<str>, BTreeSet<TopicPartition>>,
 }
 
 #[derive(Debug)]
@@ -216,7 +216,7 @@ impl Holder {
             phase: Phase::Open,
             parts: Vec::new(),
             below: Vec::new(),
-            groups: Vec::new(),
+            groups: BTreeMap::new(),
         });
         Ok(number)
     }
@@ -251,8 +251,9 @@ impl Holder {
         let current = work.open(number, self.sender)?;
         let (core, placed) = inner.append_group_offsets(group.id(), offsets, self.sender)?;
         current.add(&core, placed.offset, placed.last_offset + 1);
-        current.below.extend(inner.cores_below(offsets));
-        current.groups.push((group.id().into(), offsets.len()));
+        inner.cores_below(offsets).into_iter().for_each(|(core, end)| raise(&mut current.below, &core, end));
+        let committed = current.groups.entry(group.id().into()).or_default();
+        committed.extend(offsets.iter().map(|commit| TopicPartition::new(commit.topic, commit.partition)));
         Ok(())
     }
 
@@ -305,10 +306,15 @@ impl Work {
 
     /// Remembers that a marker in `core` below `end` may not be durable.
     fn note_marker(&mut self, core: &Arc<Core>, end: Offset) {
-        match self.markers.iter_mut().find(|(known, _)| Arc::ptr_eq(known, core)) {
-            Some((_, known)) => *known = end.max(*known),
-            None => self.markers.push((Arc::clone(core), end)),
-        }
+        raise(&mut self.markers, core, end);
+    }
+}
+
+/// Notes that `core` is to be durable up to `end`, too.
+fn raise(ends: &mut Vec<(Arc<Core>, Offset)>, core: &Arc<Core>, end: Offset) {
+    match ends.iter_mut().find(|(known, _)| Arc::ptr_eq(known, core)) {
+        Some((_, known)) => *known = end.max(*known),
+        None => ends.push((Arc::clone(core), end)),
     }
 }
 

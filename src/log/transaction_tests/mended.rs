@@ -239,3 +239,35 @@ fn the_transaction_of_a_holder_is_ended_by_nobody_else() {
     // A stranger's is none of the log's business.
     assert_eq!(a.end_transaction(ProducerId(7), Offset(0), true).unwrap(), None);
 }
+
+/// What groups commit, as an observer is told.
+#[derive(Debug, Default)]
+struct Commits(parking_lot::Mutex<Vec<(String, usize)>>);
+
+impl crate::Observer for Commits {
+    fn offsets_committed(&self, group: &str, count: usize) {
+        self.0.lock().push((group.to_owned(), count));
+    }
+}
+
+/// Each call was remembered by itself, so a long transaction took memory without end, and told as many commits.
+#[test]
+fn offsets_that_a_transaction_commits_again_are_one_commit() {
+    let commits = Arc::new(Commits::default());
+    let observer = Arc::clone(&commits) as Arc<dyn crate::Observer>;
+    let log = builder(&disk(Staging::Off), Staging::Off).observer(observer).open().unwrap();
+    (0..9).for_each(|_| drop(log.append(Record::new("5").to("b")).unwrap()));
+    let (one, other) = (log.group("g").unwrap(), log.group("h").unwrap());
+    let mut producer = log.producer().transactional("id").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    for next in [3, 7, 5] {
+        transaction.commit_offsets(&one, &[GroupOffset::new("b", 0, Offset(next))]).unwrap();
+    }
+    let offsets = [GroupOffset::new("a", 0, Offset(0)), GroupOffset::new("b", 0, Offset(1))];
+    transaction.commit_offsets(&other, &offsets).unwrap();
+    transaction.commit_with(Ack::Written).unwrap();
+    assert_eq!(*commits.0.lock(), [("g".to_owned(), 1), ("h".to_owned(), 2)]);
+    assert_eq!(one.committed("b", 0).unwrap().unwrap().offset, Offset(5));
+    let synced = log.find_topic("b").unwrap().partition(0).unwrap().offsets().synced;
+    assert!(synced >= Offset(7), "{synced}");
+}

@@ -1,6 +1,6 @@
 //! What an open does about the transactions that the process before had: it reads what was decided, and ends what is open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::settle::sync;
@@ -200,7 +200,7 @@ impl Inner {
         let mut work = seat.work.lock();
         let began = self.context.clock.monotonic();
         let phase = Phase::Prepared(ticket);
-        let (below, groups) = (Vec::new(), Vec::new());
+        let (below, groups) = (Vec::new(), BTreeMap::new());
         work.state = state;
         work.current = Some(Current { number: 0, began, phase, parts, below, groups });
         drop(work);

@@ -248,7 +248,8 @@ impl Inner {
     }
 
     fn tell_groups(&self, current: &mut Current) {
-        for (group, count) in current.groups.drain(..) {
+        for (group, partitions) in std::mem::take(&mut current.groups) {
+            let count = partitions.len();
             tell(&self.context.observer, move |observer| observer.offsets_committed(&group, count));
         }
     }
