@@ -61,7 +61,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// A producer that numbers its records, each as an incarnation of its own: see [`Producer`].
+    /// A producer that numbers its records, each as an incarnation of its own: see [`Producer`]. That its id is taken is
+    /// durable when this returns, which once for a thousand of them waits for the disk.
     ///
     /// # Errors
     ///
@@ -170,6 +171,9 @@ impl Producer {
     /// Appends a record to the topic it names, as [`Log::append`](crate::Log::append) does, under the producer's next
     /// number there.
     ///
+    /// Record and number survive the death of the process when this returns, and a power cut when those of a plain
+    /// [append](Partition::append) do.
+    ///
     /// # Errors
     ///
     /// As for [`Log::append`](crate::Log::append).
@@ -201,11 +205,12 @@ impl Producer {
 
     /// Sends the record of the last [`send`](Self::send) or [`append`](Self::append) again, under the same number to the same
     /// partition. If it was stored, the answer is where, [as a duplicate](Appended::is_duplicate); else it is stored now.
-    /// Without one before, or for another topic than that one's, this is a `send`.
+    /// Without one before, or for another topic than that one's, this is a `send`. If the topic was deleted since, it fails, also
+    /// if there is one of that name again.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Self::send).
+    /// As for [`send`](Self::send); [`Error::TopicDeleted`].
     ///
     /// # Example
     ///
@@ -234,7 +239,8 @@ impl Producer {
         Ok(placed.into_appended(Held::Shared(core)))
     }
 
-    /// Appends a record to one partition, under the producer's next number there.
+    /// Appends a record to one partition, under the producer's next number there. Survives what one of [`send`](Self::send)
+    /// does.
     ///
     /// # Errors
     ///

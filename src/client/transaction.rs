@@ -137,6 +137,9 @@ impl fmt::Debug for Transaction<'_> {
 impl Transaction<'_> {
     /// Appends a record to the topic it names, which is created if there is none, as one of the transaction's.
     ///
+    /// What survives is said by the end of the transaction: after a crash before that, the next open aborts it. Nothing is
+    /// synced here, but in a topic that syncs each append.
+    ///
     /// # Errors
     ///
     /// - As for [`Log::append`](crate::Log::append). After [`Error::NotSynced`](crate::Error::NotSynced) the record is in the
@@ -163,7 +166,7 @@ impl Transaction<'_> {
         Ok(placed.into_appended(Held::Shared(core)))
     }
 
-    /// Appends a record to one partition, as one of the transaction's.
+    /// Appends a record to one partition, as one of the transaction's. Survives what one of [`send`](Self::send) does.
     ///
     /// # Errors
     ///

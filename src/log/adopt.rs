@@ -42,7 +42,8 @@ pub struct Adoption {
 impl Adoption {
     /// Sets the settings of a topic. Its number of partitions stays what it is.
     ///
-    /// Default: those of [`default_config`](LogBuilder::default_config), but nothing is removed by age or size. A broker
+    /// Default: those of [`default_config`](LogBuilder::default_config), but nothing is removed by age or size; of
+    /// `__consumer_offsets` and `__transaction_state` what the log needs, and only how their files are cut can differ. A broker
     /// keeps settings in the metadata of its cluster, not in this directory, so for how long it was to keep records is not
     /// known here: say so by this, or later by [`Log::alter_topic`](crate::Log::alter_topic). Nor is it known which topics
     /// were compacted: until `cleanup.policy` says so again, such a topic takes records without a key, too.

@@ -127,8 +127,10 @@ impl Drop for Opened {
 
 /// What all handles of a log share.
 ///
-/// Order of locks: that of a transactional id, `producer_ids`, `schedule`, `catalog`, `topics` and those of the coordinator, those of a partition. Who changes
-/// files by their names holds one of the first two, and looks whether the log is closing after taking it.
+/// Order of locks: a seat of `transactions`, `producer_ids` or `erasing` of a partition, `schedule`, `has_left` of
+/// `transactions`, `catalog`, the groups of `coordinator`, the coordinator of `transactions`, `checkpoints`, `topics`, those of
+/// a partition. Who changes files by their names holds `schedule` or `catalog`, and looks whether the log is closing after
+/// taking it.
 #[derive(Debug)]
 pub(crate) struct Inner {
     dir: PathBuf,
@@ -324,8 +326,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// - [`Error::InvalidSetting`] if a setting is out of range, there were to be fewer partitions, or offsets of groups
-    ///   could be lost by it.
+    /// - [`Error::InvalidSetting`] if a setting is out of range, there were to be fewer partitions, or offsets of groups or
+    ///   decisions on transactions could be lost by it.
     /// - [`Error::Unsupported`] if this build lacks the codec that the topic is to have from now on.
     /// - [`Error::Corrupt`] if there is a directory in the place of a new partition, with files in it.
     /// - [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
@@ -448,7 +450,8 @@ impl Log {
     ///
     /// - [`Error::OffsetOutOfRange`] if `offset` is above the end.
     /// - [`Error::CompactedTopic`] if the topic is compacted and its records are not deleted.
-    /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
+    /// - [`Error::InternalTopic`] for `__consumer_offsets`, where groups are to be deleted instead, and
+    ///   `__transaction_state`.
     /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`], [`Error::Corrupt`], [`Error::Poisoned`],
     ///   [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
@@ -515,8 +518,9 @@ impl Log {
     /// The partitions that could not be opened, and why. Calls on them fail with the same error; the rest of the log
     /// goes on.
     ///
-    /// A partition of `__consumer_offsets` that cannot be read to its end is among them, as its groups cannot be told.
-    /// If the log is open read-only, what lies before the damage can be read all the same.
+    /// A partition of `__consumer_offsets` that cannot be read to its end is among them, as its groups cannot be told, and one
+    /// of `__transaction_state`, as what is decided is unknown. If the log is open read-only, what lies before the damage can be
+    /// read all the same.
     ///
     /// # Example
     ///

@@ -22,11 +22,12 @@ impl Inner {
     pub(in crate::log) fn load_transactions(&self) {
         let topic = self.topics.read().get(TRANSACTIONS_TOPIC).map(Arc::clone);
         let Some(topic) = topic else { return };
+        let mut decided = Coordinator::default();
         let mut slots = topic.partitions.write();
         for slot in slots.iter_mut() {
             let Slot::Open(core) = slot else { continue };
             match replay_decisions(core) {
-                Ok(read) => self.transactions.coordinator.lock().merge(read),
+                Ok(read) => decided.merge(read),
                 Err(error) => {
                     let error = self.note_damage(&core.id, error);
                     if !self.context.read_only {
@@ -36,8 +37,10 @@ impl Inner {
             }
         }
         if slots.iter().any(|slot| matches!(slot, Slot::Damaged(_))) {
-            self.transactions.coordinator.lock().is_missing_some();
+            decided.is_missing_some();
         }
+        drop(slots);
+        self.transactions.coordinator.lock().merge(decided);
     }
 
     /// Decides anew on commits that lost a part of their data, which only [`Ack::Written`](crate::Ack::Written) leaves to be:
