@@ -86,6 +86,7 @@
 //! | watch | [`Log::stats`], [`Observer`], [`Log::damaged`] |
 //! | judge what is on disk | [`Log::verify`], [`Finding`] |
 //! | handle errors | [`Error::kind`] |
+//! | divide partitions among the members of a group | [`group::assign`], [`Assignor`] |
 //! | encode and decode batches | [`record`] |
 //! | replace the disk | [`disk`] |
 //! | do the background work yourself | [`Background::Caller`], [`Log::maintain`], [`Log::wait_due`] |
@@ -142,6 +143,7 @@ pub use client::{Producer, ProducerBuilder, Table, Transaction, TransactionalPro
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
+pub use group::assign::Assignor;
 pub use group::{Committed, GroupOffset};
 pub use log::{
     Adoption, BackedUp, Background, Backup, Damage, Erased, Group, InvalidVerifyPosition, Log, LogBuilder,

@@ -1,4 +1,5 @@
-//! Consumer groups, as records of the topic `__consumer_offsets`: who is a member, and what was committed. Pure.
+//! Consumer groups, as records of the topic `__consumer_offsets`: who is a member, and what was committed; and which
+//! member reads which partition. Pure.
 //!
 //! A group belongs to one partition of that topic, so all that is known of it lies in one sequence of records, of which
 //! the state is the fold:
@@ -14,9 +15,11 @@
 //! |---|---|
 //! | commit offsets of a log of this process | [`Log::group`](crate::Log::group) |
 //! | coordinate groups with members, for a protocol server or a storage of your own | [`Coordinator`] |
+//! | divide partitions among the members of a group, as Kafka's clients do or in a way of your own | [`assign`] |
 //!
 //! The coordinator does nothing by itself: it has no disk, no clock, no threads.
 
+pub mod assign;
 mod coordinator;
 mod offsets;
 mod records;
