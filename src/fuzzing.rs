@@ -1,7 +1,11 @@
 //! Entries for the fuzzer: whatever the bytes, nothing panics, and what is accepted means the same when written again.
 
+use std::sync::Arc;
+
 use crate::checksum::crc32;
 use crate::config::TopicConfig;
+use crate::group::assign::protocol::{LastAssignment, MemberAssignment, Subscription, Version};
+use crate::group::assign::{Assignor, CooperativeSticky, GroupView, MemberView, Range, RoundRobin, Sticky};
 use crate::group::world::World;
 use crate::group::{GroupValue, Key, LogRecord, OffsetValue, Offsets, offset_key};
 use crate::log::Catalog;
@@ -66,6 +70,40 @@ pub fn group_records(bytes: &[u8]) {
     }
 }
 
+/// Reads `bytes` as each message of the members of a group, and as what several say as they join, who are then given
+/// partitions by every assignor.
+pub fn group_protocol(bytes: &[u8]) {
+    if let Ok(subscription) = Subscription::decode(bytes) {
+        let again = subscription.encode(Version::V3).unwrap_or_default();
+        assert_eq!(Subscription::decode(&again), Ok(subscription));
+    }
+    if let Ok(assignment) = MemberAssignment::decode(bytes) {
+        let again = assignment.encode(Version::V3).unwrap_or_default();
+        assert_eq!(MemberAssignment::decode(&again), Ok(assignment));
+    }
+    if let Ok(last) = LastAssignment::decode(bytes) {
+        let again = last.encode().unwrap_or_default();
+        assert_eq!(LastAssignment::decode(&again), Ok(last));
+    }
+    let (mut subscriptions, mut rest) = (Vec::new(), bytes);
+    while let Some((&len, body)) = rest.split_first() {
+        let (subscription, body) = body.split_at(body.len().min(len.into()));
+        rest = body;
+        subscriptions.extend(Subscription::decode(subscription));
+    }
+    let ids: Vec<_> = (0..subscriptions.len()).map(|number| number.to_string()).collect();
+    let members = ids.iter().zip(&subscriptions).map(|(id, said)| MemberView::from_subscription(id, said));
+    let topics =
+        subscriptions.iter().flat_map(|said| &said.topics).map(|topic| (Arc::clone(topic), topic.len() as u32));
+    let group = GroupView::new(members, topics);
+    for assignor in [&Range as &dyn Assignor, &RoundRobin, &Sticky, &CooperativeSticky] {
+        let assignment = assignor.assign(&group);
+        assert_eq!(assignment.check(&group), Ok(()), "{}", assignor.name());
+        let assigned: usize = assignment.iter().map(|(_, partitions)| partitions.len()).sum();
+        assert!(assigned == group.partitions().count() || assignor.is_cooperative(), "{}", assignor.name());
+    }
+}
+
 /// Reads `bytes` as key, as value, and as a log of records of transactional ids, which is asked about a transaction.
 pub fn txn_records(bytes: &[u8]) {
     if let Ok(TxnKey::Id(id)) = TxnKey::decode(bytes) {
@@ -116,7 +154,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_entry_takes_any_bytes(bytes: Vec<u8>, text in "([a-z.]{1,20}[= ][a-z0-9,-]{0,9}\n){0,6}") {
-            for entry in [catalog, group_coordinator, group_records, settings, txn_records] {
+            for entry in [catalog, group_coordinator, group_protocol, group_records, settings, txn_records] {
                 entry(&bytes);
                 entry(text.as_bytes());
             }
