@@ -400,7 +400,8 @@ impl Machine {
         match error {
             Some(errno) => Err(errno.into()),
             None => {
-                if self.image.options.kind {
+                // What others share is not copied for nothing.
+                if self.image.options.kind && !self.image.tree.is_clean() {
                     Arc::make_mut(&mut self.image.tree).sync_names_of(inode);
                 }
                 Ok(())

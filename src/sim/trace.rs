@@ -71,10 +71,14 @@ pub(crate) fn digest(bytes: &[u8]) -> u64 {
 /// Mixes `bytes` into a running digest, eight at a time.
 pub(super) fn absorb(digest: u64, bytes: &[u8]) -> u64 {
     let mut digest = mix(digest ^ bytes.len() as u64);
-    for chunk in bytes.chunks(8) {
+    let mut take =
+        |word| digest = (digest.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().for_each(|word| take(*word));
+    if !rest.is_empty() {
         let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        digest = (digest.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        word[..rest.len()].copy_from_slice(rest);
+        take(word);
     }
     mix(digest)
 }

@@ -35,6 +35,8 @@ pub(super) struct Tree {
     pending: Vec<Change>,
     /// How many of the cached names lead to each file and directory.
     links: BTreeMap<u64, u64>,
+    /// How many names of files there are.
+    names: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -51,11 +53,12 @@ impl Tree {
     }
 
     fn of(dirs: Dirs) -> Self {
-        let mut links = BTreeMap::new();
+        let (mut links, mut names) = (BTreeMap::new(), 0);
         for node in dirs.values().flat_map(BTreeMap::values) {
             *links.entry(node.inode).or_default() += 1;
+            names += usize::from(!node.is_dir);
         }
-        Self { cached: dirs.clone(), durable: dirs, pending: Vec::new(), links }
+        Self { cached: dirs.clone(), durable: dirs, pending: Vec::new(), links, names }
     }
 
     pub(super) fn find(&self, path: &Path) -> io::Result<Node> {
@@ -100,7 +103,10 @@ impl Tree {
 
     fn change(&mut self, change: Change) {
         match &change {
-            Change::Add { node, .. } => *self.links.entry(node.inode).or_default() += 1,
+            Change::Add { node, .. } => {
+                *self.links.entry(node.inode).or_default() += 1;
+                self.names += usize::from(!node.is_dir);
+            }
             Change::Remove { node, .. } => self.unlink(*node),
             Change::Rename { from, to, .. } => {
                 if let Some(replaced) = self.get(to).filter(|_| from != to) {
@@ -113,6 +119,7 @@ impl Tree {
     }
 
     fn unlink(&mut self, node: Node) {
+        self.names -= usize::from(!node.is_dir);
         if let Some(links) = self.links.get_mut(&node.inode) {
             *links -= 1;
             if *links == 0 {
@@ -137,7 +144,7 @@ impl Tree {
 
     /// How many names of files there are.
     pub(super) fn names_of_files(&self) -> usize {
-        self.cached.values().map(|names| names.values().filter(|node| !node.is_dir).count()).sum()
+        self.names
     }
 
     /// Makes all changes in `dir` durable, and those that must have come before them.
@@ -147,18 +154,13 @@ impl Tree {
 
     /// Makes the names that lead to a file durable, as most file systems do when a new file is synced.
     pub(super) fn sync_names_of(&mut self, inode: u64) {
-        let mut leading = BTreeSet::from([inode]);
-        loop {
-            let above: Vec<u64> = self
-                .cached
-                .iter()
-                .filter(|(_, names)| names.values().any(|node| leading.contains(&node.inode)))
-                .map(|(dir, _)| *dir)
-                .collect();
-            let before = leading.len();
-            leading.extend(above);
-            if leading.len() == before {
-                break;
+        let (mut leading, mut at) = (vec![inode], 0);
+        while let Some(below) = leading.get(at).copied() {
+            at += 1;
+            for (dir, names) in &self.cached {
+                if !leading.contains(dir) && names.values().any(|node| node.inode == below) {
+                    leading.push(*dir);
+                }
             }
         }
         self.settle(|change| leading.contains(&change.node().inode));
@@ -268,8 +270,13 @@ fn could_happen(dirs: &Dirs, change: &Change) -> bool {
 
 fn find(dirs: &Dirs, path: &Path) -> io::Result<Node> {
     let mut node = Node { inode: ROOT, is_dir: true };
-    // Every call comes by here: to take the path apart as such would be slow.
-    for name in path.to_str().ok_or(io::ErrorKind::InvalidInput)?.split('/') {
+    // Every call comes by here: to take the path apart as such would be slow, and a name is too short to be searched for
+    // its end in words.
+    let mut rest = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+    while !rest.is_empty() {
+        let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
+        let name = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
         match name {
             "" | "." => continue,
             ".." => return Err(io::ErrorKind::InvalidInput.into()),
