@@ -13,7 +13,7 @@ use crate::config::{Cleanup, TopicConfig};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
 use crate::partition::testing::append_as;
-use crate::partition::{Isolation, Partition, ReadOptions};
+use crate::partition::{Ack, Isolation, Partition, ReadOptions};
 use crate::record::{BatchBuilder, BatchOptions, BatchOrigin, Marker, Producer, Record, encode_marker};
 use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, SimEntropy, Times};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
@@ -399,6 +399,29 @@ fn what_is_undecided_and_what_follows_it_is_left_alone() {
     assert_eq!(refused.kind(), ErrorKind::Retry);
 }
 
+/// A transaction was committed by its marker alone, and compaction removed what its records superseded before that was on the
+/// disk. A power cut took the marker, so the transaction was aborted, and of its keys nothing was left.
+#[test]
+fn what_a_transaction_supersedes_stays_until_its_outcome_is_durable() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = open(&disk);
+    log.create_topic("a", small()).unwrap();
+    append(&log, "abcdefgh");
+    let mut producer = log.producer().transactional("id").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        transaction.append(&partition(&log), Record::new(&[b'.'; 60]).key(key)).unwrap();
+    }
+    log.sync().unwrap();
+    transaction.commit_with(Ack::Written).unwrap();
+    compact(&log, &disk);
+    for seed in 0..20 {
+        let found = open(&disk.crash(seed));
+        let keys: String = table(&committed(&found)).into_keys().collect();
+        assert_eq!(keys, "abcdefgh", "seed {seed}");
+    }
+}
+
 #[test]
 fn an_erased_key_is_in_no_file_any_more_but_for_its_tombstone() {
     let disk = life();
@@ -770,6 +793,9 @@ mod planted {
         match bug {
             "compact.not_pinned" => vec![readers_of_old_segments_read_on],
             "compact.past_stable" => vec![what_is_undecided_and_what_follows_it_is_left_alone],
+            "compact.outcome_not_synced" => {
+                vec![what_a_transaction_supersedes_stays_until_its_outcome_is_durable]
+            }
             "compact.covers_all" => vec![little_memory_takes_more_passes_and_comes_to_the_end],
             "compact.no_horizon" => vec![the_latest_of_each_key_stays_at_its_offset, crash],
             "compact.producers_forgotten" => vec![producers_are_known_from_what_compaction_leaves_alone],

@@ -23,6 +23,8 @@ pub(crate) struct Cleaner {
     plain: Vec<u8>,
     /// Which records of the batch at hand stay.
     stays: Vec<bool>,
+    /// Whether any of the batches that were mapped belongs to a transaction.
+    pub(crate) maps_transactions: bool,
 }
 
 /// Where a batch is, for errors.
@@ -52,6 +54,7 @@ impl Cleaner {
             rewriter: Rewriter::default(),
             plain: Vec::new(),
             stays: Vec::new(),
+            maps_transactions: false,
         }
     }
 
@@ -59,6 +62,7 @@ impl Cleaner {
     /// was no room for, if there was none.
     pub(crate) fn map(&mut self, batch: &BatchRef<'_>, from: Offset, at: At<'_>) -> Result<Option<Offset>> {
         let header = batch.header();
+        self.maps_transactions |= header.attributes.is_transactional();
         if header.attributes.is_control() || header.record_count == 0 || self.filter.is_aborted(header) {
             return Ok(None);
         }

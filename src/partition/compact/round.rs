@@ -318,7 +318,7 @@ impl Round {
         }
         let step = match &self.stage {
             Stage::Mapping { .. } => self.map(budget),
-            Stage::Mapped => Ok(Step::Mapped { covered: self.covered() }),
+            Stage::Mapped => self.keep_outcomes().map(|()| Step::Mapped { covered: self.covered() }),
             Stage::Rewriting(_) => self.rewrite_some(budget),
             Stage::Swapping { .. } => self.swap(),
         };
@@ -398,6 +398,15 @@ impl Round {
             self.stage = Stage::Mapping { at: *at + 1, reading: None };
         }
         Ok(Step::More)
+    }
+
+    /// Makes the outcomes of the transactions durable that were mapped. Else a power cut could take the marker by which one
+    /// was committed, and what its records superseded would be gone with them.
+    fn keep_outcomes(&self) -> Result<()> {
+        if !self.cleaner.maps_transactions || probe::planted("compact.outcome_not_synced") {
+            return Ok(());
+        }
+        self.core.sync_to(self.core.end())
     }
 
     fn rewrite_some(&mut self, budget: &mut Budget) -> Result<Step> {

@@ -100,6 +100,7 @@ pub const COMPACTION: &[&str] = &[
     "compact.no_horizon",
     "compact.not_pinned",
     "compact.old_seal_kept",
+    "compact.outcome_not_synced",
     "compact.output_not_synced",
     "compact.past_stable",
     "compact.producers_forgotten",
