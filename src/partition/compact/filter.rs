@@ -107,6 +107,11 @@ impl Filter {
         }
     }
 
+    /// Whether there are producers of which something is to be told.
+    pub(crate) fn knows_producers(&self) -> bool {
+        !self.producers.is_empty()
+    }
+
     pub(crate) fn rules(&self) -> &Rules {
         &self.rules
     }

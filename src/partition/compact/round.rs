@@ -318,7 +318,7 @@ impl Round {
         }
         let step = match &self.stage {
             Stage::Mapping { .. } => self.map(budget),
-            Stage::Mapped => self.keep_outcomes().map(|()| Step::Mapped { covered: self.covered() }),
+            Stage::Mapped => self.keep_tail().map(|()| Step::Mapped { covered: self.covered() }),
             Stage::Rewriting(_) => self.rewrite_some(budget),
             Stage::Swapping { .. } => self.swap(),
         };
@@ -400,13 +400,15 @@ impl Round {
         Ok(Step::More)
     }
 
-    /// Makes the outcomes of the transactions durable that were mapped. Else a power cut could take the marker by which one
-    /// was committed, and what its records superseded would be gone with them.
-    fn keep_outcomes(&self) -> Result<()> {
-        if !self.cleaner.maps_transactions || probe::planted("compact.outcome_not_synced") {
-            return Ok(());
+    /// Makes durable what this goes by and may lie above the sources: the outcomes of transactions, the last batches of
+    /// producers. Else a power cut could take a marker, and what the records of its transaction superseded would be gone with
+    /// them; or the last batch of a producer, and the one before it, by which it was known, would be gone as well.
+    fn keep_tail(&self) -> Result<()> {
+        let goes_by_tail = self.cleaner.maps_transactions || self.cleaner.filter.knows_producers();
+        match goes_by_tail && !probe::planted("compact.outcome_not_synced") {
+            true => self.core.sync_to(self.core.end()),
+            false => Ok(()),
         }
-        self.core.sync_to(self.core.end())
     }
 
     fn rewrite_some(&mut self, budget: &mut Budget) -> Result<Step> {
