@@ -73,6 +73,9 @@ const TIMES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(4)
 
 /// The stage that finds a mistake, where that is not to be seen in no time.
 const FOUND_BY: &[(&str, &str)] = &[
+    ("compact.aborted_counts", "sequences"),
+    ("compact.marker_dropped", "sequences"),
+    ("groups.waiting_not_removed", "crash"),
     ("log.failed_store_forgotten", "errors"),
     ("partition.damage_cut_off", "sequences"),
     ("partition.first_name_not_synced", "crash"),

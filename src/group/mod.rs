@@ -30,7 +30,9 @@ pub use coordinator::*;
 pub use offsets::{Committed, GroupOffset, GroupRecord, LogRecord};
 pub(crate) use offsets::{Offsets, check_group_id};
 #[cfg(any(fuzzing, test))]
-pub(crate) use records::{GroupValue, Key, OffsetValue, offset_key};
+pub(crate) use records::{GroupValue, offset_key};
+#[cfg(any(fuzzing, feature = "sim", test))]
+pub(crate) use records::{Key, OffsetValue};
 
 /// The partition, of `count`, of `__consumer_offsets` that a group belongs to: Java's string hash, made positive.
 pub(crate) fn partition_for_group(group: &str, count: u32) -> u32 {

@@ -24,6 +24,7 @@ use std::mem;
 use super::records::{Key, OffsetValue, offset_key};
 use crate::config::GroupConfig;
 use crate::error::{Error, Result};
+use crate::probe;
 use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp};
 use crate::wire::Invalid;
 
@@ -177,6 +178,10 @@ impl Offsets {
     /// Takes in the end of a producer's transaction, as its marker tells it.
     pub(crate) fn end_transaction(&mut self, producer: ProducerId, is_committed: bool) {
         let Some(waiting) = self.waiting.remove(&producer) else { return };
+        match is_committed {
+            true => probe::reached("groups.waited"),
+            false => probe::reached("groups.waited_in_vain"),
+        }
         if is_committed {
             waiting.into_iter().for_each(|(slot, waiting)| self.apply(slot, waiting));
         }
@@ -196,7 +201,11 @@ impl Offsets {
     fn apply(&mut self, slot: Slot, new: Waiting) {
         let mut group = self.groups.remove(&slot.group).unwrap_or_default();
         let topic = group.offsets.entry(slot.topic.clone()).or_default();
-        if topic.get(&slot.partition).is_none_or(|old| old.position < new.position) {
+        let is_latest = topic.get(&slot.partition).is_none_or(|old| old.position < new.position);
+        if !is_latest {
+            probe::reached("groups.overtaken");
+        }
+        if is_latest || probe::planted("groups.overtaken_counts") {
             match new.committed {
                 Some(committed) => _ = topic.insert(slot.partition, committed),
                 None => {
@@ -213,6 +222,7 @@ impl Offsets {
     fn forget_waiting(&mut self, slot: &Slot, below: Offset) {
         for waiting in self.waiting.values_mut() {
             if waiting.get(slot).is_some_and(|waiting| waiting.position < below) {
+                probe::reached("groups.removed_while_waiting");
                 waiting.remove(slot);
             }
         }
@@ -280,6 +290,7 @@ impl Offsets {
             slots.extend(partitions.map(|partition| (&**name, *partition)));
         }
         let waiting = self.waiting.values().flat_map(BTreeMap::keys).filter(|slot| *slot.topic == *topic);
+        let waiting = waiting.filter(|_| !probe::planted("groups.waiting_not_removed"));
         slots.extend(waiting.map(|slot| (&*slot.group, slot.partition)));
         slots.into_iter().filter_map(|(group, partition)| tombstone(group, topic, partition)).collect()
     }

@@ -409,7 +409,8 @@ impl Inner {
         let mut shard = Quiet::lock(&shard);
         let marker = core.end_transaction(ending)?;
         if let Some(marker) = marker {
-            shard.offsets.end_transaction(ending.producer, ending.is_commit);
+            let is_commit = ending.is_commit || probe::planted("groups.aborted_counts");
+            shard.offsets.end_transaction(ending.producer, is_commit);
             shard.end = marker + 1;
         }
         Ok(marker)
@@ -542,12 +543,13 @@ impl Shard {
             ..Record::default()
         });
         let placed = append_records(&self.core, admission, sender, None, encoded)?;
+        let waits = !probe::planted("groups.counts_at_once");
         for (record, position) in records.iter().zip(placed.offset.0..) {
             let replayed = self.offsets.replay(LogRecord {
                 position: Offset(position),
                 key: Some(&record.key),
                 value: record.value.as_deref(),
-                transaction: sender.is_transactional.then_some(sender.producer),
+                transaction: sender.is_transactional.then_some(sender.producer).filter(|_| waits),
             });
             debug_assert!(replayed.is_ok(), "what we wrote reads back");
         }
@@ -579,6 +581,7 @@ fn replay(core: Arc<Core>) -> Result<Shard> {
         let header = *batch.header();
         if header.attributes.is_control() {
             match batch.control() {
+                Ok(Some(Control::Commit { .. })) if probe::planted("groups.marker_passed_over") => {}
                 Ok(Some(Control::Commit { .. })) => offsets.end_transaction(header.producer_id, true),
                 Ok(Some(Control::Abort { .. })) => offsets.end_transaction(header.producer_id, false),
                 _ => {}

@@ -21,6 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::partition::snapshot::Entry;
+use crate::probe;
 use crate::record::{BatchHeader, Control, RecordRef};
 use crate::segment::txn_index::AbortedTxn;
 use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
@@ -149,10 +150,15 @@ impl Filter {
                 self.with_data.insert(header.producer_id);
             }
             let discards = is_whole && self.is_aborted(header);
+            if discards && header.record_count > 0 {
+                probe::reached("compact.aborted");
+            }
             return Verdict { is_whole, discards, keeps_header, ..Verdict::default() };
         }
         let is_spent = match control {
-            Some(Control::Commit { .. } | Control::Abort { .. }) => !self.with_data.remove(&header.producer_id),
+            Some(Control::Commit { .. } | Control::Abort { .. }) => {
+                !self.with_data.remove(&header.producer_id) || probe::planted("compact.marker_dropped")
+            }
             Some(Control::Other(_)) => false,
             // It was emptied before.
             None => true,
@@ -161,6 +167,9 @@ impl Filter {
         // An empty marker does not say an epoch to who reads it back: of a producer that has nothing else it stays whole.
         let is_needed = keeps_header && control.is_some();
         let discards = is_spent && is_due && !is_needed && !rules.erases;
+        if discards && control.is_some() {
+            probe::reached("compact.marker_dropped");
+        }
         Verdict { is_whole, discards, is_spent, keeps_header, ..Verdict::default() }
     }
 
@@ -210,6 +219,9 @@ impl Filter {
         let is_spent_marker = verdict.is_spent && header.attributes.is_control();
         let needs_horizon = is_spent_marker || (kept.tombstones > 0 && !header.attributes.is_control());
         let is_set = needs_horizon && verdict.is_whole && !self.rules.erases && header.delete_horizon().is_none();
+        if is_set && is_spent_marker {
+            probe::reached("compact.marker_spent");
+        }
         if kept.count == header.record_count && !is_set {
             return Fate::Copied;
         }

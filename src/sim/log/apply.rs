@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backup::{BACKUP, clear};
-use super::look::{Blind, check, groups, look};
+use super::groups::{Key, commits};
+use super::look::{Blind, check, look};
 use super::model::{Fate, Model, Numbering, Rec, records};
 use super::op::{At, Batch, Op, is_tombstone, key, value};
 use super::settle::{named, settle};
@@ -65,7 +66,7 @@ impl Call<'_> {
             Op::Create(topic) => self.create(*topic).map(drop),
             Op::Delete(topic) => self.delete(*topic),
             Op::Commit(group, at, count, offset) => {
-                let keys = super::model::commits(*group, *at, *count);
+                let keys = commits(*group, *at, *count);
                 self.commit(*group, &keys, *offset)
             }
             Op::DeleteGroup(group) => self.delete_group(*group),
@@ -338,41 +339,6 @@ impl Call<'_> {
         self.absorb_groups()
     }
 
-    /// Offsets of a topic whose deletion failed are removed by whoever finishes it.
-    fn absorb_orphans(&mut self) -> Verdict {
-        let partition = self.log.find_topic(OFFSETS).and_then(|topic| topic.partition(0).ok());
-        match partition.is_some_and(|partition| partition.offsets().end.0 != self.model.groups.end()) {
-            true => self.absorb_groups(),
-            false => Ok(()),
-        }
-    }
-
-    /// Takes in what became of the topic of the groups.
-    fn absorb_groups(&mut self) -> Verdict {
-        let Some(topic) = self.log.find_topic(OFFSETS) else { return Ok(()) };
-        let Ok(partition) = topic.partition(0) else { return Ok(()) };
-        // Asking may sync first, and what a test asks must not be what fails.
-        self.subject.world.disk.pause_faults(true);
-        let found = groups(&self.log);
-        self.subject.world.disk.pause_faults(false);
-        let found = match found {
-            Ok(found) => found,
-            // What is not known to be on the disk is not told either.
-            Err(error) => return self.explain(error).map(drop),
-        };
-        let end = partition.offsets().end.0;
-        let hidden = self.log.hidden_topics();
-        let groups = &mut self.model.groups;
-        groups.expire(end, &found, &hidden);
-        groups.may_expire = false;
-        if groups.end() != end || !groups.tells(&found, &hidden) {
-            let what = format!("{found:?} at {end}, not {:?} at {}", groups.fold(), groups.end());
-            return Err(Violation::new("G1", what));
-        }
-        groups.acknowledged = end;
-        Ok(())
-    }
-
     fn delete_before(&mut self, at: At, share: u8) -> Verdict {
         let Some(live) = &self.model.topics[at.topic as usize].live else { return Ok(()) };
         let deletes = live.config.cleanup.deletes();
@@ -425,7 +391,7 @@ impl Call<'_> {
             self.model.topics[topic as usize].live = None;
             self.subject.forget(name);
         }
-        self.note_write(false)?;
+        self.note_write(false, None)?;
         let may_be_left = self.model.topics[topic as usize].may_be_left;
         match outcome {
             Ok(()) if (was_there || may_be_left) && is_gone => {
@@ -439,7 +405,8 @@ impl Call<'_> {
     }
 
     fn no_offsets_of(&mut self, name: &str) -> Verdict {
-        match self.model.groups.fold().keys().any(|key| key.1 == name) {
+        // Nor does a transaction bring any back that commits later.
+        match self.model.groups.fold().keys().any(|key| key.1 == name) || self.model.groups.may_come(name) {
             true => Err(Violation::new("G5", format!("{name} was deleted, and groups have offsets of it"))),
             false => {
                 // Gone for good.
@@ -449,27 +416,35 @@ impl Call<'_> {
         }
     }
 
-    fn commit(&mut self, group: u8, keys: &[super::model::Key], offset: u64) -> Verdict {
+    /// Sees to it that there is a topic for groups; `false` if that failed.
+    pub(super) fn has_groups(&mut self) -> Result<bool, Violation> {
         if self.log.find_topic(OFFSETS).is_none() {
             match self.log.topic(OFFSETS) {
                 Ok(_) => self.model.catalog_stored(),
-                Err(error) => return self.explain(error).map(drop),
+                Err(error) => return self.explain(error).map(|_| false),
             }
+        }
+        Ok(true)
+    }
+
+    fn commit(&mut self, group: u8, keys: &[Key], offset: u64) -> Verdict {
+        if !self.has_groups()? {
+            return Ok(());
         }
         let offsets: Vec<_> = keys.iter().map(|key| GroupOffset::new(key.1, key.2, Offset(offset))).collect();
         let outcome = self.log.group(GROUPS[group as usize]).and_then(|group| group.commit_all(&offsets));
         if outcome.is_ok() {
-            keys.iter().try_for_each(|key| self.is_synced_below(key.1, key.2, offset))?;
+            keys.iter().try_for_each(|key| self.is_synced_below(key.1, key.2, Offset(offset)))?;
         }
         self.written(outcome)
     }
 
     /// A group goes on from `offset`: what lies below must not be lost, nor anything be appended in its place.
-    fn is_synced_below(&self, topic: &str, partition: u32, offset: u64) -> Verdict {
+    pub(super) fn is_synced_below(&self, topic: &str, partition: u32, offset: Offset) -> Verdict {
         let topic = self.log.find_topic(topic);
         let Some(Ok(partition)) = topic.map(|topic| topic.partition(partition)) else { return Ok(()) };
         let offsets = partition.offsets();
-        match offsets.synced < offsets.end.min(Offset(offset)) {
+        match offsets.synced < offsets.end.min(offset) {
             true => Err(Violation::new("G1", format!("{offset} was committed in {offsets:?}"))),
             false => Ok(()),
         }
@@ -484,34 +459,11 @@ impl Call<'_> {
     }
 
     fn written(&mut self, outcome: Result<(), Error>) -> Verdict {
-        self.note_write(outcome.is_ok())?;
+        self.note_write(outcome.is_ok(), None)?;
         match outcome {
             Ok(()) => self.absorb_groups(),
             Err(error) => self.explain(error).map(drop),
         }
-    }
-
-    /// Takes the write of a group into the model, if it was appended.
-    fn note_write(&mut self, is_done: bool) -> Verdict {
-        let maybe = std::mem::take(&mut self.model.groups.maybe);
-        let Some(topic) = self.log.find_topic(OFFSETS) else { return Ok(()) };
-        let Ok(partition) = topic.partition(0) else { return Ok(()) };
-        let offsets = partition.offsets();
-        let groups = &mut self.model.groups;
-        if !maybe.is_empty() && offsets.end.0 == groups.end() + maybe.len() as u64 {
-            groups.doubt.clear();
-            groups.push(maybe);
-            if is_done {
-                if offsets.synced < offsets.end {
-                    return Err(Violation::new("G1", "committed, and not synced"));
-                }
-                groups.synced = groups.end();
-            }
-            groups.acknowledged = groups.end();
-        } else if !is_done && !maybe.is_empty() {
-            groups.doubt = maybe;
-        }
-        Ok(())
     }
 
     /// A batch that was handed out once stands like that.
@@ -584,7 +536,8 @@ impl Call<'_> {
         let now = self.subject.world.clock.forward().0;
         let offsets = (expected.start..).zip(records);
         let fits = offsets.filter(|(_, rec)| rec.timestamp.is_some_and(|timestamp| timestamp >= time.0));
-        let fits: Vec<_> = fits.map(|(offset, _)| (Offset(offset), expected.may_be_removed(offset, now))).collect();
+        let removable = expected.removable(now, false);
+        let fits: Vec<_> = fits.map(|(offset, _)| (Offset(offset), removable.may_be_gone(offset))).collect();
         // The first that is there: the first that must be, or one before it that may be.
         let last = fits.iter().position(|(_, may_be_removed)| !may_be_removed);
         let expected: Vec<_> = fits.iter().take(last.map_or(usize::MAX, |last| last + 1)).map(|fit| fit.0).collect();
@@ -614,7 +567,8 @@ impl Call<'_> {
         }
         let (is_stuck, now) = (self.subject.is_stuck, self.subject.world.clock.forward().0);
         let Some((_, expected)) = self.model.partition(at) else { return Ok(()) };
-        let must = (expected.start..expected.end()).filter(|offset| !expected.may_be_removed(*offset, now)).count();
+        let removable = expected.removable(now, false);
+        let must = (expected.start..expected.end()).filter(|offset| !removable.may_be_gone(*offset)).count();
         let from = found.first().map_or(expected.end(), |record| record.offset);
         match is_stuck {
             true => Ok(()),
@@ -636,9 +590,10 @@ fn check_retained(
     (now, forward): (i64, i64),
 ) -> Verdict {
     let removed = (expected.start..start).zip(expected.from(expected.start));
+    let removable = expected.removable(forward, false);
     let is_fresh = |(offset, rec): (u64, &Rec)| {
         rec.timestamp.is_some_and(|at| now.saturating_sub(at) <= config.retention_ms)
-            && !expected.may_be_removed(offset, forward)
+            && !removable.may_be_gone(offset)
     };
     let by_age = config.retention_ms >= 0 && !removed.clone().any(is_fresh);
     let count = start - expected.start;

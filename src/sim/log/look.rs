@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::Fold;
+use super::groups::{Fold, FoundGroupRec, read_groups};
 use super::op::{Options, is_tombstone, key, value};
 use super::transactions::read_marked;
 use super::{GROUPS, OFFSETS, SEATS, TOPICS};
+use crate::record::RecordRef;
 use crate::sim::explore::Violation;
 use crate::{Error, ErrorKind, Log, Offset, Offsets, Partition, Records, Timestamp, Topic, TopicConfig};
 
@@ -14,6 +15,8 @@ use crate::{Error, ErrorKind, Log, Offset, Offsets, Partition, Records, Timestam
 pub(super) struct Found {
     pub(super) topics: BTreeMap<&'static str, FoundTopic>,
     pub(super) groups: Fold,
+    /// The records that this follows from.
+    pub(super) group_records: Vec<FoundGroupRec>,
     /// The end of the topic of the groups.
     pub(super) groups_end: u64,
     /// How much of it is synced.
@@ -70,7 +73,7 @@ pub(super) fn look(log: &Log, now: Timestamp, options: &Options) -> Result<Found
     let mut found = Found { now: now.0, is_settled: true, ..Found::default() };
     for name in TOPICS {
         if let Some(topic) = log.find_topic(name) {
-            found.topics.insert(name, topic_of(&topic, options.transacts())?);
+            found.topics.insert(name, topic_of(&topic, options)?);
         }
     }
     found.prepared = match log.prepared() {
@@ -82,8 +85,10 @@ pub(super) fn look(log: &Log, now: Timestamp, options: &Options) -> Result<Found
         }
     };
     if let Some(topic) = log.find_topic(OFFSETS) {
-        let offsets = topic.partition(0)?.offsets();
+        let partition = topic.partition(0)?;
+        let offsets = partition.offsets();
         (found.groups_end, found.groups_synced) = (offsets.end.0, offsets.synced.0);
+        found.group_records = read_groups(&partition, 0)?;
         (found.groups, found.hidden) = (groups(log)?, log.hidden_topics());
     }
     Ok(found)
@@ -102,12 +107,16 @@ pub(super) fn groups(log: &Log) -> Result<Fold, Error> {
     Ok(fold)
 }
 
-fn topic_of(topic: &Topic, transacts: bool) -> Result<FoundTopic, Blind> {
+fn topic_of(topic: &Topic, options: &Options) -> Result<FoundTopic, Blind> {
     let partitions = (0..topic.partition_count()).map(|number| {
         let partition = topic.partition(number)?;
         let offsets = partition.offsets();
         let (start, end) = (offsets.start.0, offsets.end.0);
-        let records = if transacts { read_marked(&partition, start, end)? } else { read(&partition, start, end)? };
+        let has_gaps = options.compaction.is_some();
+        let records = match options.transacts() {
+            true => read_marked(&partition, start, end, has_gaps)?,
+            false => read(&partition, start, end)?,
+        };
         Ok(FoundPartition { offsets, records })
     });
     Ok(FoundTopic { config: topic.config(), partitions: partitions.collect::<Result<_, Blind>>()? })
@@ -135,24 +144,30 @@ pub(super) fn read(partition: &Partition, from: u64, end: u64) -> Result<Vec<Fou
 pub(super) fn check(read: &Records, from: u64, into: &mut Vec<FoundRecord>) -> Result<(), Violation> {
     let mut next = from;
     for record in read {
-        let offset = record.offset.0;
-        let name = record.headers().next().and_then(|header| header.value);
-        let Some(id) = record.value.or(name).and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?))) else {
-            return Err(Violation::new("R1", format!("offset {offset} holds {:?}", record.value)));
-        };
-        if offset < next {
-            return Err(Violation::new("R1", format!("offset {offset} where {next} comes next")));
-        }
-        let is_value = record.value.map_or(is_tombstone(id), |bytes| bytes == value(id, bytes.len()));
-        if !is_value || record.key != key(id).as_ref().map(|key| &key[..]) {
-            return Err(Violation::new("R3", format!("offset {offset} is not what was written as {id:x}")));
-        }
-        let len = record.value.map_or(0, |bytes| bytes.len() as u16);
-        into.push(FoundRecord { offset, id, len, timestamp: record.timestamp.0, producer: None });
-        next = offset + 1;
+        let record = check_record(&record, next)?;
+        next = record.offset + 1;
+        into.push(record);
     }
     match read.next_offset().0 >= next {
         true => Ok(()),
         false => Err(Violation::new("R1", format!("{} follows where {next} does", read.next_offset()))),
     }
+}
+
+/// A record, which must be at `next` or behind, must hold what its id says.
+pub(super) fn check_record(record: &RecordRef<'_>, next: u64) -> Result<FoundRecord, Violation> {
+    let offset = record.offset.0;
+    let name = record.headers().next().and_then(|header| header.value);
+    let Some(id) = record.value.or(name).and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?))) else {
+        return Err(Violation::new("R1", format!("offset {offset} holds {:?}", record.value)));
+    };
+    if offset < next {
+        return Err(Violation::new("R1", format!("offset {offset} where {next} comes next")));
+    }
+    let is_value = record.value.map_or(is_tombstone(id), |bytes| bytes == value(id, bytes.len()));
+    if !is_value || record.key != key(id).as_ref().map(|key| &key[..]) {
+        return Err(Violation::new("R3", format!("offset {offset} is not what was written as {id:x}")));
+    }
+    let len = record.value.map_or(0, |bytes| bytes.len() as u16);
+    Ok(FoundRecord { offset, id, len, timestamp: record.timestamp.0, producer: None })
 }

@@ -6,6 +6,7 @@
 //! look      everything there is to see of a log, with every payload checked
 //! subject   the log as the explorers run it      scenarios   the calls that are failed one by one
 //! backup    what a backup must hold
+//! groups    what groups committed, and the records that say so
 //! transactions  what becomes of records that count together or not at all
 //! planted   mistakes that must be found
 //! ```
@@ -14,6 +15,7 @@
 
 mod apply;
 mod backup;
+mod groups;
 mod look;
 mod model;
 mod op;

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::TOPICS;
+use super::groups::{Groups, commits, setting};
 use super::look::FoundRecord;
 use super::op::{At, Batch, Op, Options, Sent, is_tombstone, key};
-use super::transactions::{Transactions, is_marker};
-use super::{GROUPS, TOPICS};
+use super::transactions::{Transactions, is_commit, is_marker};
 use crate::TopicConfig;
 use crate::sim::explore::{Verdict, Violation};
 
@@ -73,6 +74,8 @@ pub(super) struct Partition {
     pub(super) doubt: Vec<Rec>,
     /// It is, or was, compacted: how long tombstones stay, in milliseconds.
     pub(super) compacted: Option<i64>,
+    /// Whether a record of it belongs, or belonged, to a transaction.
+    pub(super) is_in_transactions: bool,
 }
 
 /// One record.
@@ -89,6 +92,12 @@ pub(super) struct Rec {
     pub(super) transaction: Option<usize>,
     /// As whose it is stored, if it belongs to a transaction, or ends one.
     pub(super) sender: Option<i64>,
+}
+
+impl Rec {
+    fn is_in_transaction(&self) -> bool {
+        self.transaction.is_some() || self.producer.is_some_and(|producer| producer.id == IN_TRANSACTION)
+    }
 }
 
 /// As an idempotent producer numbered it.
@@ -194,8 +203,7 @@ impl Model {
                 self.groups.orphans.insert(TOPICS[*topic as usize]);
             }
             Op::Commit(group, at, count, offset) => {
-                let keys = commits(*group, *at, *count);
-                self.groups.maybe = keys.into_iter().map(|key| (key, Some(*offset))).collect();
+                self.groups.maybe = setting(commits(*group, *at, *count), *offset, None);
             }
             Op::DeleteGroup(group) => self.groups.maybe = self.groups.without_group(*group),
             Op::Sync | Op::Advance(_) | Op::Read(..) | Op::OffsetAt(..) | Op::ReadLast(..) => {}
@@ -349,6 +357,7 @@ impl Partition {
     }
 
     pub(super) fn push(&mut self, records: &[Rec]) {
+        self.is_in_transactions |= records.iter().any(Rec::is_in_transaction);
         Arc::make_mut(&mut self.records).extend_from_slice(records);
     }
 
@@ -369,13 +378,17 @@ impl Partition {
 
     /// The first offset of a transaction without an outcome, as far as it is stored.
     pub(super) fn first_unstable(&self) -> Option<u64> {
-        let (mut ended, mut first) = (BTreeSet::new(), None);
+        if !self.is_in_transactions {
+            return None;
+        }
+        // A handful of senders.
+        let (mut ended, mut first) = (Vec::new(), None);
         for (at, rec) in self.from(self.start).iter().enumerate().rev() {
-            let is_open = rec.producer.is_some_and(|producer| producer.id == IN_TRANSACTION)
-                || rec.transaction.is_some() && !ended.contains(&rec.sender);
             if is_marker(rec.id) {
-                ended.insert(rec.sender);
-            } else if is_open {
+                if !ended.contains(&rec.sender) {
+                    ended.push(rec.sender);
+                }
+            } else if rec.is_in_transaction() && (rec.transaction.is_none() || !ended.contains(&rec.sender)) {
                 first = Some(self.start.max(self.base) + at as u64);
             }
         }
@@ -384,9 +397,19 @@ impl Partition {
 
     /// Checks that `found` is what a read of the offsets `from..to` may return at the time `now`.
     pub(super) fn is_read(&self, from: u64, to: u64, found: &[FoundRecord], now: i64) -> Verdict {
+        self.is_found(from, to, found, &self.removable(now, false))
+    }
+
+    /// Checks that `found` is what a read of the offsets `from..to` that shows markers may return.
+    pub(super) fn is_seen(&self, from: u64, to: u64, found: &[FoundRecord], now: i64) -> Verdict {
+        self.is_found(from, to, found, &self.removable(now, self.is_marked()))?;
+        self.markers_stand(found)
+    }
+
+    fn is_found(&self, from: u64, to: u64, found: &[FoundRecord], removable: &Removable<'_>) -> Verdict {
         let mut next = from;
         for record in found {
-            self.are_gone(next, record.offset, now)?;
+            removable.are_gone(next, record.offset)?;
             let rec = self.from(self.base.max(record.offset)).first();
             let is_same = |rec: &&Rec| {
                 rec.id == record.id && rec.len == record.len && rec.timestamp.is_none_or(|at| at == record.timestamp)
@@ -396,39 +419,49 @@ impl Partition {
             }
             next = record.offset + 1;
         }
-        self.are_gone(next, to, now)
+        removable.are_gone(next, to)
     }
 
-    /// Checks that compaction may have removed all records of the offsets `from..to`: for each there is a later one of
-    /// the same key (C1), or it is a tombstone that stood for its time (C4).
-    fn are_gone(&self, from: u64, to: u64, now: i64) -> Verdict {
-        let stable = self.first_unstable().unwrap_or_else(|| self.end());
-        for offset in from..to {
-            if !self.may_be_gone(offset, stable, now) {
-                let what =
-                    format!("no record at {offset}, where {:x?} is the last of its key", self.from(offset).first());
-                return Err(Violation::new(if self.compacted.is_some() { "C1" } else { "R1" }, what));
+    fn is_marked(&self) -> bool {
+        self.is_in_transactions && self.records.iter().any(|rec| is_marker(rec.id))
+    }
+
+    /// A marker stands for as long as anything of its transaction does (C5).
+    fn markers_stand(&self, found: &[FoundRecord]) -> Verdict {
+        if self.compacted.is_none() || !self.is_marked() {
+            return Ok(());
+        }
+        let (mut found, mut gone) = (found.iter().rev().peekable(), BTreeSet::new());
+        for (at, rec) in self.records.iter().enumerate().rev() {
+            let offset = self.base + at as u64;
+            let is_there = found.next_if(|record| record.offset == offset).is_some();
+            match (is_marker(rec.id), is_there) {
+                (true, true) => _ = gone.remove(&rec.sender),
+                (true, false) => _ = gone.insert(rec.sender),
+                (false, true) if rec.transaction.is_some() && gone.contains(&rec.sender) => {
+                    let what = format!("{rec:x?} is at {offset}, and the marker of its transaction is gone");
+                    return Err(Violation::new("C5", what));
+                }
+                (false, _) => {}
             }
         }
         Ok(())
     }
 
-    /// Whether compaction may have removed the record at `offset`, from what is below `stable`.
-    fn may_be_gone(&self, offset: u64, stable: u64, now: i64) -> bool {
-        let [rec, later @ ..] = self.from(offset) else { return false };
-        // Readers pass over it.
-        if is_marker(rec.id) {
-            return true;
+    /// What compaction may have removed by now. Who reads without markers passes over those.
+    pub(super) fn removable(&self, now: i64, shows_markers: bool) -> Removable<'_> {
+        let (mut ends, mut aborted) = (BTreeMap::new(), BTreeSet::new());
+        if self.compacted.is_some() && self.is_in_transactions {
+            for (at, rec) in self.records.iter().enumerate().rev() {
+                if is_marker(rec.id) {
+                    ends.insert(rec.sender, is_commit(rec.id));
+                } else if rec.transaction.is_some() && ends.get(&rec.sender) == Some(&false) {
+                    aborted.insert(self.base + at as u64);
+                }
+            }
         }
-        let later = &later[..later.len().min(stable.saturating_sub(offset + 1) as usize)];
-        let Some(stay) = self.compacted else { return false };
-        let is_old = rec.since.is_none_or(|since| now - since >= stay);
-        offset < stable && (later.iter().any(|later| key(later.id) == key(rec.id)) || is_tombstone(rec.id) && is_old)
-    }
-
-    /// Whether the record at `offset` may have been removed by now.
-    pub(super) fn may_be_removed(&self, offset: u64, now: i64) -> bool {
-        self.may_be_gone(offset, self.first_unstable().unwrap_or_else(|| self.end()), now)
+        let stable = self.first_unstable().unwrap_or_else(|| self.end());
+        Removable { partition: self, stable, aborted, now, shows_markers }
     }
 
     /// The batches of a producer, the newest first.
@@ -488,6 +521,56 @@ impl Partition {
     }
 }
 
+/// What compaction may have removed of a partition.
+#[derive(Debug)]
+pub(super) struct Removable<'a> {
+    partition: &'a Partition,
+    /// What is above stays.
+    stable: u64,
+    /// The offsets of records whose transactions were aborted.
+    aborted: BTreeSet<u64>,
+    now: i64,
+    shows_markers: bool,
+}
+
+impl Removable<'_> {
+    /// Checks that all of the offsets `from..to` may have been removed.
+    fn are_gone(&self, from: u64, to: u64) -> Verdict {
+        for offset in from..to {
+            if !self.may_be_gone(offset) {
+                let rec = self.partition.from(offset).first();
+                let what = format!("no record at {offset}, where {rec:x?} is the last of its key that counts");
+                return Err(Violation::new(if self.partition.compacted.is_some() { "C1" } else { "R1" }, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the record at `offset` may have been removed: there is a later one of its key that counts (C1), or it is a
+    /// tombstone, or a marker, that stood for its time (C4, C5), or it counts no more than the transaction it belongs to.
+    pub(super) fn may_be_gone(&self, offset: u64) -> bool {
+        let [rec, later @ ..] = self.partition.from(offset) else { return false };
+        if is_marker(rec.id) && !self.shows_markers {
+            return true;
+        }
+        let Some(stay) = self.partition.compacted.filter(|_| offset < self.stable) else { return false };
+        let is_old = rec.since.is_none_or(|since| self.now - since >= stay);
+        if is_marker(rec.id) {
+            return is_old;
+        }
+        let later = (offset + 1..self.stable).zip(later).filter(|(at, _)| !self.aborted.contains(at));
+        let is_same_key = |later: &Rec| !is_marker(later.id) && key(later.id) == key(rec.id);
+        self.aborted.contains(&offset)
+            || is_tombstone(rec.id) && is_old
+            || later.into_iter().any(|(_, later)| is_same_key(later))
+    }
+
+    /// Whether the record at `offset` is there for who reads the latest of its key, if it is there.
+    pub(super) fn counts(&self, offset: u64) -> bool {
+        !self.aborted.contains(&offset)
+    }
+}
+
 /// The records of a batch.
 pub(super) fn records(batch: &Batch, producer: Option<(u8, Numbering)>) -> Vec<Rec> {
     let rec = |number: u8| Rec {
@@ -506,146 +589,4 @@ pub(super) fn records(batch: &Batch, producer: Option<(u8, Numbering)>) -> Vec<R
         sender: None,
     };
     (0..batch.count).map(rec).collect()
-}
-
-/// A group, a topic, a partition.
-pub(super) type Key = (u8, &'static str, u32);
-
-/// The keys that a group commits for.
-pub(super) fn commits(group: u8, at: At, count: u8) -> Vec<Key> {
-    (0..count).map(|step| (group, TOPICS[at.topic as usize], u32::from(at.partition + step) % 4)).collect()
-}
-
-/// What groups committed.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Groups {
-    pub(super) writes: Arc<Vec<Write>>,
-    pub(super) synced: u64,
-    pub(super) acknowledged: u64,
-    pub(super) may_be_dropped: bool,
-    pub(super) floor: Option<u64>,
-    /// The batch under way.
-    pub(super) maybe: Vec<(Key, Option<u64>)>,
-    /// A batch whose write failed, as in [`Partition::doubt`].
-    pub(super) doubt: Vec<(Key, Option<u64>)>,
-    /// Offsets past their retention may be removed.
-    pub(super) may_expire: bool,
-    /// Topics that were deleted, or may have been: what is committed for them may be removed.
-    pub(super) orphans: BTreeSet<&'static str>,
-}
-
-/// One batch in the topic of the groups.
-#[derive(Debug, Clone)]
-pub(super) struct Write {
-    /// The offset after it.
-    pub(super) end: u64,
-    pub(super) changes: Vec<(Key, Option<u64>)>,
-}
-
-/// What is committed.
-pub(super) type Fold = BTreeMap<Key, u64>;
-
-impl Groups {
-    pub(super) fn end(&self) -> u64 {
-        self.writes.last().map_or(0, |write| write.end)
-    }
-
-    pub(super) fn fold(&self) -> Fold {
-        let mut fold = Fold::new();
-        for (key, value) in self.writes.iter().flat_map(|write| &write.changes) {
-            match value {
-                Some(offset) => fold.insert(*key, *offset),
-                None => fold.remove(key),
-            };
-        }
-        fold
-    }
-
-    fn without_topic(&self, topic: &str) -> Vec<(Key, Option<u64>)> {
-        self.fold().into_keys().filter(|key| key.1 == topic).map(|key| (key, None)).collect()
-    }
-
-    fn without_group(&self, group: u8) -> Vec<(Key, Option<u64>)> {
-        self.fold().into_keys().filter(|key| key.0 == group).map(|key| (key, None)).collect()
-    }
-
-    pub(super) fn push(&mut self, changes: Vec<(Key, Option<u64>)>) {
-        let end = self.end() + changes.len() as u64;
-        Arc::make_mut(&mut self.writes).push(Write { end, changes });
-    }
-
-    /// The state is `found`, at `end`, without `hidden` topics: it must be one that was written, or is about to be.
-    pub(super) fn settle(&mut self, end: u64, found: &Fold, hidden: &BTreeSet<String>) -> Result<(), String> {
-        let maybe = std::mem::take(&mut self.maybe);
-        let floor = self.floor.take().unwrap_or(self.acknowledged);
-        if end < floor {
-            return Err(format!("{} groups end at {end}, not at {floor} or above", GROUPS.len()));
-        }
-        let fits = !self.doubt.is_empty() && end == self.end() + self.doubt.len() as u64;
-        let doubt = fits.then(|| self.doubt.clone());
-        let writes = doubt.into_iter().chain([maybe]).find_map(|batch| {
-            let mut whole = self.clone();
-            if !batch.is_empty() {
-                whole.push(batch);
-            }
-            whole.part_that_is(end, found, hidden, floor)
-        });
-        let Some(writes) = writes else {
-            return Err(format!("groups at {end} committed {found:?}, not {:?} at {}", self.fold(), self.end()));
-        };
-        if end != self.end() {
-            self.doubt.clear();
-        }
-        self.writes = writes;
-        self.acknowledged = end;
-        self.synced = self.synced.min(end);
-        Ok(())
-    }
-
-    /// Whether this is what is told, without the offsets of hidden topics.
-    pub(super) fn tells(&self, found: &Fold, hidden: &BTreeSet<String>) -> bool {
-        let mut fold = self.fold();
-        fold.retain(|key, _| !hidden.contains(key.1));
-        fold == *found
-    }
-
-    /// The longest part of what was written that is `found`. What was lost may have been followed by the removal of
-    /// what is past its time.
-    fn part_that_is(&self, end: u64, found: &Fold, hidden: &BTreeSet<String>, floor: u64) -> Option<Arc<Vec<Write>>> {
-        let mut kept = self.writes.iter().take_while(|write| write.end <= end).count();
-        loop {
-            let mut part = Self { writes: Arc::new(self.writes[..kept].to_vec()), ..self.clone() };
-            part.expire(end, found, hidden);
-            if part.end() == end && part.tells(found, hidden) {
-                return Some(part.writes);
-            }
-            if kept == 0 || self.writes[kept - 1].end <= floor {
-                return None;
-            }
-            kept -= 1;
-        }
-    }
-
-    /// Takes in the removal of offsets that are past their retention, or of a topic that is gone. Of a topic of which
-    /// nothing is told, only the end says which groups' offsets were removed.
-    pub(super) fn expire(&mut self, end: u64, found: &Fold, hidden: &BTreeSet<String>) {
-        let groups = 0..GROUPS.len() as u8;
-        for removed in 0..1u8 << GROUPS.len() {
-            let is_gone = |key: &Key| match hidden.contains(key.1) {
-                true => removed & (1 << key.0) != 0,
-                false => !found.contains_key(key),
-            };
-            let gone: Vec<_> = self.fold().into_keys().filter(is_gone).collect();
-            let may_go = |key: &Key| self.may_expire || self.orphans.contains(key.1);
-            if gone.iter().all(may_go) && end == self.end() + gone.len() as u64 {
-                for group in groups {
-                    let gone: Vec<_> = gone.iter().filter(|key| key.0 == group).map(|key| (*key, None)).collect();
-                    if !gone.is_empty() {
-                        self.push(gone);
-                    }
-                }
-                return;
-            }
-        }
-    }
 }

@@ -71,6 +71,14 @@ pub(super) enum Ending {
     Prepare,
 }
 
+/// Offsets that a group commits in a transaction, for so many partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Offsets {
+    pub(super) group: u8,
+    pub(super) count: u8,
+    pub(super) offset: u64,
+}
+
 /// A transaction: its records go to so many partitions in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transact {
@@ -78,6 +86,8 @@ pub struct Transact {
     pub(super) at: At,
     pub(super) spread: u8,
     pub(super) batch: Batch,
+    /// What a group commits in it.
+    pub(super) offsets: Option<Offsets>,
     pub(super) ending: Ending,
 }
 
@@ -163,6 +173,8 @@ pub struct Options {
     pub(super) offset_retention: Option<Duration>,
     /// Of compaction; none: records have keys that do not come again, or no keys.
     pub(super) compaction: Option<Compaction>,
+    /// Length of segments of the log's own topics, which are compacted.
+    pub(super) internal_bytes: u32,
     /// The slots that small appends are staged in; none: they are not.
     pub(super) staging: Option<Layout>,
 }
@@ -185,6 +197,7 @@ impl Options {
         retention_seconds: None,
         offset_retention: None,
         compaction: None,
+        internal_bytes: 4_096,
         staging: None,
     };
 
@@ -221,6 +234,7 @@ impl Options {
                 lag: *rng.pick(&[0, 0, 60]),
                 dirty_ratio: *rng.pick(&[0.0, 0.0, 0.5]),
             }),
+            internal_bytes: *rng.pick(&[4_096, 4_096, 4_096, 1_000]),
             staging: rng.chance(1, 2).then(|| Layout {
                 slot_len: *rng.pick(&[512, 768, 1_536, 4_096]),
                 slot_count: *rng.pick(&[1, 2, 4]),
@@ -230,9 +244,10 @@ impl Options {
         };
         // Each is hundreds of calls: in few plans, or they would be most of what is explored.
         options.weights[18] = u32::from(rng.chance(1, 12));
+        options.weights[16] = u32::from(rng.chance(1, 4));
         options.weights[19] = *rng.pick(&[0, 0, 4, 12]);
-        if options.compaction.is_none() && rng.chance(1, 3) {
-            options.weights[20..].copy_from_slice(&[8, 2, 1]);
+        if rng.chance(1, if options.compaction.is_some() { 2 } else { 3 }) {
+            options = options.with_transactions();
             options.partitions = 2 + rng.below(2) as u32;
         }
         options
@@ -291,6 +306,11 @@ impl Options {
         }
     }
 
+    pub(super) fn with_transactions(mut self) -> Self {
+        self.weights[20..].copy_from_slice(&[8, 2, 1]);
+        self
+    }
+
     /// Whether there are transactions.
     pub(super) fn transacts(&self) -> bool {
         self.weights[20] > 0
@@ -301,7 +321,11 @@ impl Options {
             [Ending::Commit, Ending::Commit, Ending::CommitWritten, Ending::Abort, Ending::Drop, Ending::Prepare];
         let (seat, spread) = (rng.below(2) as u8, 1 + rng.below(3) as u8);
         let batch = Batch { timestamp: None, count: 1 + rng.below(4) as u8, ..self.batch(rng) };
-        Transact { seat, at, spread, batch, ending: *rng.pick(&endings) }
+        let ending = *rng.pick(&endings);
+        // Small ones lie where something is, large ones say that another log is meant.
+        let offset = if rng.chance(1, 2) { rng.below(40) } else { rng.below(1 << 40) };
+        let offsets = Offsets { group: rng.below(2) as u8, count: 1 + rng.below(2) as u8, offset };
+        Transact { seat, at, spread, batch, offsets: rng.chance(1, 2).then_some(offsets), ending }
     }
 
     fn batch(&self, rng: &mut Rng) -> Batch {

@@ -1,10 +1,17 @@
 //! Mistakes planted in the log, each of which must be found, and rare states, each of which must be reached.
 
-/// The mistakes; each is beside the right code. `disk.`, `segment.`, `staging.`, `partition.`, `log.`
-/// and `verify.` say where.
+/// The mistakes; each is beside the right code. `compact.`, `disk.`, `groups.`, `log.`, `partition.`, `segment.`,
+/// `staging.`, `transactions.` and `verify.` say where.
 pub(super) const PLANTED: &[&str] = &[
+    "compact.aborted_counts",
+    "compact.marker_dropped",
     "disk.no_dir_sync",
     "disk.rename_before_sync",
+    "groups.aborted_counts",
+    "groups.counts_at_once",
+    "groups.marker_passed_over",
+    "groups.overtaken_counts",
+    "groups.waiting_not_removed",
     "log.checkpoint_ahead",
     "log.clean_mark_left",
     "log.closed_unsynced",
@@ -53,6 +60,7 @@ pub(super) const PLANTED: &[&str] = &[
     "staging.start_raised_over_staged",
     "staging.word_before_bytes",
     "staging.written_past_slot",
+    "transactions.below_not_synced",
     "verify.checksum_ignored",
 ];
 
@@ -118,14 +126,21 @@ pub(super) const MARKS: &[&str] = &[
     "close.finished_segment",
     "close.kept_arena",
     "close.not_clean",
+    "compact.aborted",
     "compact.begun",
     "compact.done",
     "compact.given_up",
+    "compact.marker_dropped",
+    "compact.marker_spent",
     "compact.swapped",
     "delete.finished",
     "delete.hidden",
     "files.too_many_maps",
     "groups.expired",
+    "groups.overtaken",
+    "groups.removed_while_waiting",
+    "groups.waited",
+    "groups.waited_in_vain",
     "index.rebuilt",
     "index.vouched",
     "log.damaged_partition",
@@ -178,6 +193,10 @@ pub(super) const MARKS: &[&str] = &[
     "staging.replayed",
     "sync.rewrite",
     "sync.rolled",
+    "transactions.aborted_at_open",
+    "transactions.committed_at_open",
+    "transactions.prepared",
+    "transactions.untold",
     "writer.kept_torn_tail",
     "writer.plan_carried_out",
     "writer.roll",

@@ -1,9 +1,9 @@
 //! Short runs in which each call is failed, and the operations whose every sequence is run.
 
-use super::op::{At, Batch, Change, Op, Options, Sent};
+use super::op::{At, Batch, Change, Compaction, Ending, KEYED, Offsets, Op, Options, Sent, Transact};
 use super::subject::Explored;
 use crate::sim::explore::{End, Scenario};
-use crate::{Durability, ReadPath};
+use crate::{Cleanup, Durability, ReadPath};
 
 const HERE: At = At { topic: 0, partition: 0 };
 
@@ -54,6 +54,7 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
     let mut all = Vec::new();
     let staged = Options { staging: Some(Options::STAGING), ..Options::TINY };
     all.extend(of_staging());
+    all.extend(of_transactions());
     for options in [mapped, each, staged] {
         let mut add = |name, setup: &[Op], end, ops: Vec<Op>| {
             all.push(Scenario { name, options, setup: setup.to_vec(), end, ops });
@@ -122,6 +123,48 @@ fn of_staging() -> Vec<Scenario<Explored>> {
     all
 }
 
+/// What counts together or not at all, offsets of groups among it. There are many calls in each: some are for what is
+/// staged, some for what is not.
+fn of_transactions() -> Vec<Scenario<Explored>> {
+    let plain = Options { partitions: 2, ..Options::TINY }.with_transactions();
+    let staged = Options { staging: Some(Options::STAGING), ..plain };
+    let mut all = Vec::new();
+    let mut add = |name, options, setup: &[Op], end, ops: Vec<Op>| {
+        all.push(Scenario { name, options, setup: setup.to_vec(), end, ops });
+    };
+    let setup = [commit(1), transact(1, 0, Ending::Commit), append(20, 20), transact(2, 1, Ending::Prepare)];
+    let ends = [Ending::CommitWritten, Ending::Abort, Ending::Commit].map(|ending| transact(3, 0, ending));
+    let resolve = |is_commit| vec![Op::Resolve(1, is_commit), commit(3), transact(4, 1, Ending::Commit)];
+    add("transactions", plain, &setup, End::Kill, ends.to_vec());
+    add("transactions, staged", staged, &setup, End::Kill, ends.to_vec());
+    add("what is prepared is committed", staged, &setup, End::Kill, resolve(true));
+    add("what is prepared is aborted", plain, &setup, End::Crash(1), resolve(false));
+    let deleted = vec![Op::Delete(0), Op::Resolve(1, true), commit(4)];
+    add("offsets that wait, and their topic is deleted", plain, &setup, End::Kill, deleted);
+    let others = vec![Op::Retake(0), Op::DeleteGroup(0), Op::Delete(0), Op::Resolve(1, true)];
+    add("what is prepared, and a group and a topic are deleted", staged, &setup, End::Close, others);
+
+    let compaction = Some(Compaction { cleanup: Cleanup::Compact, tombstones: 0, lag: 0, dirty_ratio: 0.0 });
+    let options = Options { compaction, partitions: 1, ..plain };
+    let ends = [Ending::Commit, Ending::Abort, Ending::CommitWritten, Ending::Abort];
+    let again = ends.into_iter().zip(0..).map(|(ending, number)| keyed(&transact(number, 0, ending))).collect();
+    let ops = [again, vec![Op::Maintain; 3], vec![Op::Advance(61)], vec![Op::Maintain; 3]].concat();
+    let setup = [keyed(&transact(9, 1, Ending::Commit)), keyed(&transact(8, 1, Ending::Abort)), Op::Sync];
+    add("compacted transactions", options, &setup, End::Kill, ops);
+    all
+}
+
+/// The same, of a topic that is compacted.
+fn keyed(op: &Op) -> Op {
+    match *op {
+        Op::Transact(transact) => {
+            let batch = Batch { id: transact.batch.id | KEYED, ..transact.batch };
+            Op::Transact(Transact { batch, ..transact })
+        }
+        other => other,
+    }
+}
+
 fn append(number: u64, len: u16) -> Op {
     Op::Append(HERE, batch(number, len))
 }
@@ -132,6 +175,13 @@ fn batch(number: u64, len: u16) -> Batch {
 
 fn raw(number: u64, sent: Sent) -> Op {
     Op::Raw(HERE, batch(number, 20), 0, sent)
+}
+
+/// A transaction of two partitions, in which a group commits as well.
+fn transact(number: u64, seat: u8, ending: Ending) -> Op {
+    let batch = Batch { count: 3, ..batch(10 + number, 20) };
+    let offsets = Some(Offsets { group: 0, count: 1, offset: number });
+    Op::Transact(Transact { seat, at: HERE, spread: 2, batch, offsets, ending })
 }
 
 fn commit(offset: u64) -> Op {

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::TOPICS;
-use super::look::{Found, FoundPartition, FoundTopic};
+use super::look::{Found, FoundPartition, FoundRecord, FoundTopic};
 use super::model::{Live, Model, Partition, Rec, Topic};
 use super::op::{is_tombstone, key};
-use super::transactions::Outcomes;
+use super::transactions::{Outcomes, is_marker};
 use crate::sim::explore::{Verdict, Violation};
 
 /// Checks that `found` is what the model allows, and makes the model say that.
@@ -21,12 +21,9 @@ pub(super) fn settle(model: &mut Model, found: &Found) -> Verdict {
             return Err(Violation::new("G5", format!("{name} is gone, and groups have offsets of it")));
         }
     }
+    model.groups.settle(found, &mut outcomes).map_err(|detail| Violation::new("G1", detail))?;
+    model.groups.may_expire = false;
     model.transactions.settle(&outcomes, found)?;
-    let groups = &mut model.groups;
-    let settled = groups.settle(found.groups_end, &found.groups, &found.hidden);
-    settled.map_err(|detail| Violation::new("G1", detail))?;
-    groups.synced = groups.synced.max(found.groups_synced);
-    groups.may_expire = false;
     model.nothing_under_way();
     model.catalog_stored();
     Ok(())
@@ -131,31 +128,38 @@ fn settle_partition(partition: &mut Partition, found: &FoundPartition, now: i64,
 
 fn compare(partition: &mut Partition, found: &FoundPartition, now: i64) -> Verdict {
     let (start, end) = (found.offsets.start.0, found.offsets.end.0);
-    let read = partition.is_read(start, end, &found.records, now);
+    let read = partition.is_seen(start, end, &found.records, now);
     read.map_err(|violation| Violation {
-        invariant: if violation.invariant == "R1" { "D3" } else { "C1" },
+        invariant: if violation.invariant == "R1" { "D3" } else { violation.invariant },
         ..violation
     })?;
-    buried_stays_buried(partition, found)?;
+    buried_stays_buried(partition, found, now)?;
     let base = partition.base;
-    let records = Arc::make_mut(&mut partition.records);
-    for record in &found.records {
-        records[(record.offset - base) as usize].timestamp = Some(record.timestamp);
+    let place = |record: &FoundRecord| (record.offset - base) as usize;
+    let is_known = |record: &FoundRecord| partition.records[place(record)].timestamp == Some(record.timestamp);
+    // Mostly nothing is news, and all who hold these records go on sharing them.
+    if !found.records.iter().all(is_known) {
+        let records = Arc::make_mut(&mut partition.records);
+        found.records.iter().for_each(|record| records[place(record)].timestamp = Some(record.timestamp));
     }
     Ok(())
 }
 
 /// A tombstone that is gone took with it all that came before it of its key.
-fn buried_stays_buried(partition: &Partition, found: &FoundPartition) -> Verdict {
+fn buried_stays_buried(partition: &Partition, found: &FoundPartition, now: i64) -> Verdict {
+    if partition.compacted.is_none() {
+        return Ok(());
+    }
     let mut buried = BTreeSet::new();
+    let removable = partition.removable(now, false);
     let mut found = found.records.iter().rev().peekable();
     for (at, rec) in partition.records.iter().enumerate().rev() {
         let offset = partition.base + at as u64;
         if found.next_if(|record| record.offset == offset).is_none() {
-            if is_tombstone(rec.id) {
+            if is_tombstone(rec.id) && removable.counts(offset) {
                 buried.insert(key(rec.id));
             }
-        } else if buried.contains(&key(rec.id)) {
+        } else if !is_marker(rec.id) && removable.counts(offset) && buried.contains(&key(rec.id)) {
             return Err(Violation::new("C4", format!("{rec:x?} at {offset} is back, its tombstone is gone")));
         }
     }

@@ -196,9 +196,12 @@ pub(super) fn builder(world: &World, options: &Options) -> LogBuilder {
 
 /// The same, in another directory.
 pub(super) fn builder_in(world: &World, options: &Options, dir: &str) -> LogBuilder {
+    let is_small = options.internal_bytes < Options::TINY.internal_bytes;
     let internal = TopicConfig::default()
         .cleanup(Cleanup::Compact)
-        .segment_bytes(4_096)
+        .min_cleanable_dirty_ratio(if is_small { 0.0 } else { 0.5 })
+        .delete_retention(Duration::from_secs(60))
+        .segment_bytes(options.internal_bytes)
         .segment_index_bytes(48)
         .index_interval_bytes(0)
         .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) });

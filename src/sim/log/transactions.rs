@@ -7,13 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::apply::{Call, with_records};
-use super::look::{Blind, Found, FoundPartition, FoundRecord, check};
+use super::groups::{Key, commits, setting};
+use super::look::{Blind, Found, FoundPartition, FoundRecord, check, check_record};
 use super::model::{Model, Partition, Rec, records};
-use super::op::{At, Batch, Ending, Transact};
+use super::op::{At, Batch, Ending, Offsets, Transact};
 use super::subject::{Explored, each};
-use super::{SEATS, STATE, TOPICS};
+use super::{GROUPS, OFFSETS, SEATS, STATE, TOPICS};
+use crate::clock::Clock;
+use crate::record::RecordRef;
 use crate::sim::explore::{Verdict, Violation};
-use crate::{Ack, Error, Isolation, Log, Offset, ReadOptions, Topic};
+use crate::{Ack, Error, GroupOffset, Isolation, Log, Offset, ReadOptions, Topic};
 
 /// What becomes of transactions, as far as it is known.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +45,11 @@ pub(super) fn is_marker(id: u64) -> bool {
     id >= ABORTED
 }
 
+/// Whether the marker of this id ends a transaction that counts.
+pub(super) fn is_commit(id: u64) -> bool {
+    id == COMMITTED
+}
+
 impl Transactions {
     fn get(&mut self, number: usize) -> Option<&mut Transaction> {
         Arc::make_mut(&mut self.all).get_mut(number)
@@ -68,7 +76,7 @@ impl Transactions {
     }
 
     /// It has this outcome, and so it is with it for ever.
-    fn pin(&mut self, number: usize, is_commit: bool) -> Verdict {
+    pub(super) fn pin(&mut self, number: usize, is_commit: bool) -> Verdict {
         let Some(transaction) = self.get(number) else { return Ok(()) };
         let may = if is_commit { transaction.may_commit } else { transaction.may_abort };
         if !may && !transaction.may_be_halved {
@@ -140,27 +148,35 @@ impl Outcomes {
         if !has_any {
             return found.offsets.end.0;
         }
-        let mut rest = found.records.iter().peekable();
         let start = found.offsets.start.0;
-        let held = partition.from(start);
+        let held = |record: &FoundRecord| partition.records.get((record.offset - partition.base) as usize);
         // Markers are told apart by whose they are.
-        let is_same = |rec: &Rec, record: &FoundRecord| {
-            record.id == rec.id && (!is_marker(rec.id) || record.producer == rec.sender)
+        let is_same = |record: &&FoundRecord| {
+            held(record)
+                .is_some_and(|rec| record.id == rec.id && (!is_marker(rec.id) || record.producer == rec.sender))
         };
-        let same = held.iter().take_while(|rec| rest.next_if(|record| is_same(rec, record)).is_some()).count();
-        let kept = start.max(partition.base) + same as u64;
-        let lost: Vec<Rec> = held[same..].to_vec();
-        let at = (kept.min(partition.end()).saturating_sub(partition.base)) as usize;
-        let records = Arc::make_mut(&mut partition.records);
-        records.truncate(at);
-        // One that is written anew has another time.
-        records.iter_mut().filter(|rec| is_marker(rec.id)).for_each(|rec| rec.timestamp = None);
+        let same = found.records.iter().take_while(is_same).count();
+        let (kept, rest) = found.records.split_at(same);
+        // One that was written anew has another time.
+        let is_known = |record: &FoundRecord| {
+            !is_marker(record.id)
+                || held(record).is_some_and(|rec| rec.timestamp.is_none_or(|at| at == record.timestamp))
+        };
+        let anew: Vec<u64> = kept.iter().filter(|record| !is_known(record)).map(|record| record.offset).collect();
+        let kept = rest.first().map_or(found.offsets.end.0, |record| record.offset).min(partition.end()).max(start);
+        let lost: Vec<Rec> = partition.from(kept).to_vec();
+        if !lost.is_empty() || !anew.is_empty() {
+            let base = partition.base;
+            let records = Arc::make_mut(&mut partition.records);
+            records.truncate(kept.saturating_sub(base) as usize);
+            anew.iter().for_each(|offset| records[(offset - base) as usize].timestamp = None);
+        }
         let is_whole = lost.is_empty();
         // A write that failed may have been whole.
-        let next = rest.peek().map(|record| record.id);
+        let next = rest.first().map(|record| record.id);
         let is_found = |doubt: &Rec| doubt.transaction.is_some() && next == Some(doubt.id);
         let doubt = partition.doubt.first().copied().filter(is_found);
-        let of_this = maybe.iter().copied().filter(|rec| is_whole && rec.transaction.is_some());
+        let of_this = maybe.iter().copied().filter(|_| is_whole);
         let mut coming = doubt.into_iter().chain(of_this).peekable();
         for record in rest {
             let rec = match coming.next_if(|rec| rec.id == record.id) {
@@ -171,28 +187,40 @@ impl Outcomes {
             partition.push(&[Rec { sender: record.producer, ..rec }]);
         }
         let untold = maybe.iter().copied().filter(|rec| !is_whole && rec.transaction.is_some());
-        for number in lost.into_iter().chain(coming).chain(untold).filter_map(|rec| rec.transaction) {
-            self.seen.entry(number).or_default().is_lost = true;
-        }
+        let missing = lost.into_iter().chain(coming).chain(untold);
+        missing.filter_map(|rec| rec.transaction).for_each(|number| self.lose(number));
         // What was not a marker has been there before.
         if is_whole { kept.max(partition.acknowledged.min(partition.end())) } else { kept }
     }
 
     /// Takes in what the markers say.
     pub(super) fn note(&mut self, partition: &Partition) {
+        let ended = |rec: &Rec| is_marker(rec.id).then_some(rec.id == COMMITTED);
+        let records = partition.from(partition.start).iter().rev();
+        self.note_all(records.map(|rec| (ended(rec), rec.sender, rec.transaction)));
+    }
+
+    /// The same of other records, the last first: how each ends a transaction, if it does, whose it is, and which it belongs
+    /// to.
+    pub(super) fn note_all(&mut self, records: impl Iterator<Item = (Option<bool>, Option<i64>, Option<usize>)>) {
         let mut ends = BTreeMap::new();
-        for rec in partition.from(partition.start).iter().rev() {
-            if is_marker(rec.id) {
-                ends.insert(rec.sender, rec.id == COMMITTED);
-            } else if let Some(number) = rec.transaction {
+        for (ended, sender, transaction) in records {
+            if let Some(is_commit) = ended {
+                ends.insert(sender, is_commit);
+            } else if let Some(number) = transaction {
                 let seen = self.seen.entry(number).or_default();
-                match ends.get(&rec.sender) {
+                match ends.get(&sender) {
                     Some(true) => seen.is_committed = true,
                     Some(false) => seen.is_aborted = true,
                     None => seen.is_open = true,
                 }
             }
         }
+    }
+
+    /// A part of it is not there.
+    pub(super) fn lose(&mut self, number: usize) {
+        self.seen.entry(number).or_default().is_lost = true;
     }
 }
 
@@ -203,38 +231,25 @@ fn marker(record: &FoundRecord) -> Rec {
 }
 
 /// All records from `from` on, and the markers among them; what readers of committed data see must be what those say.
-pub(super) fn read_marked(partition: &crate::Partition, from: u64, end: u64) -> Result<Vec<FoundRecord>, Blind> {
-    let mut all = Vec::new();
-    let mut at = from;
+/// Where nothing is compacted, each offset is there.
+pub(super) fn read_marked(
+    partition: &crate::Partition,
+    from: u64,
+    end: u64,
+    has_gaps: bool,
+) -> Result<Vec<FoundRecord>, Blind> {
+    let mut all: Vec<FoundRecord> = Vec::new();
+    let (mut at, mut is_plain) = (from, true);
     while at < end {
         let read = partition.read_with(Offset(at), ReadOptions::default().with_markers())?;
         for batch in read.batches() {
-            let header = *batch.header();
-            let attributes = header.attributes;
-            let producer = attributes.is_transactional().then_some(header.producer_id.0);
-            if attributes.is_control() {
-                for record in batch {
-                    let is_commit = record.key.is_some_and(|key| key.get(3) == Some(&1));
-                    let (offset, id) = (record.offset.0, if is_commit { COMMITTED } else { ABORTED });
-                    all.push(FoundRecord { offset, id, len: 0, timestamp: record.timestamp.0, producer });
-                }
-            } else {
-                let of_batch: Vec<_> = batch.map(|record| record.offset.0).collect();
-                all.extend(of_batch.iter().map(|offset| FoundRecord {
-                    offset: *offset,
-                    id: 0,
-                    len: 0,
-                    timestamp: 0,
-                    producer,
-                }));
-            }
-        }
-        let mut checked = Vec::new();
-        let plain = partition.read_with(Offset(at), ReadOptions::default())?;
-        check(&plain, at, &mut checked).map_err(Blind::Wrong)?;
-        for record in checked {
-            if let Ok(place) = all.binary_search_by_key(&record.offset, |known: &FoundRecord| known.offset) {
-                all[place] = FoundRecord { producer: all[place].producer, ..record };
+            let (attributes, producer) = (batch.header().attributes, batch.header().producer_id.0);
+            let producer = attributes.is_transactional().then_some(producer);
+            is_plain &= producer.is_none();
+            for record in batch {
+                let next = all.last().map_or(from, |last| last.offset + 1);
+                let found = if attributes.is_control() { found_marker(&record) } else { check_record(&record, next) };
+                all.push(FoundRecord { producer, ..found.map_err(Blind::Wrong)? });
             }
         }
         if read.next_offset().0 <= at {
@@ -242,17 +257,30 @@ pub(super) fn read_marked(partition: &crate::Partition, from: u64, end: u64) -> 
         }
         at = read.next_offset().0;
     }
-    if (from..end).ne(all.iter().map(|record| record.offset)) {
+    if !has_gaps && (from..end).ne(all.iter().map(|record| record.offset)) {
         return Err(Blind::Wrong(Violation::new("R1", format!("not each of {from}..{end}: {all:x?}"))));
     }
-    committed_is_told(partition, from, &all)?;
+    // What belongs to no transaction is shown to all alike.
+    if !is_plain || partition.offsets().stable != partition.offsets().end {
+        committed_is_told(partition, from, end, &all)?;
+    }
     Ok(all)
 }
 
+fn found_marker(record: &RecordRef<'_>) -> Result<FoundRecord, Violation> {
+    let (offset, id) = (record.offset.0, if says_commit(record) { COMMITTED } else { ABORTED });
+    Ok(FoundRecord { offset, id, len: 0, timestamp: record.timestamp.0, producer: None })
+}
+
+/// What a marker says.
+pub(super) fn says_commit(record: &RecordRef<'_>) -> bool {
+    record.key.is_some_and(|key| key.get(3) == Some(&1))
+}
+
 /// Who reads committed data sees what is in no transaction, or in one that was committed, up to the first that is open.
-fn committed_is_told(partition: &crate::Partition, from: u64, all: &[FoundRecord]) -> Result<(), Blind> {
+fn committed_is_told(partition: &crate::Partition, from: u64, end: u64, all: &[FoundRecord]) -> Result<(), Blind> {
     let mut ends = BTreeMap::new();
-    let (mut told, mut stable) = (Vec::new(), from + all.len() as u64);
+    let (mut told, mut stable) = (Vec::new(), end);
     for record in all.iter().rev() {
         match (is_marker(record.id), record.producer) {
             (true, sender) => drop(ends.insert(sender, record.id == COMMITTED)),
@@ -274,15 +302,17 @@ fn committed_is_told(partition: &crate::Partition, from: u64, all: &[FoundRecord
     let (mut at, mut seen) = (from, Vec::new());
     while at < found {
         let read = partition.read_with(Offset(at), ReadOptions::default().isolation(Isolation::Committed))?;
-        seen.extend(read.iter().map(|record| record.offset.0));
+        check(&read, at, &mut seen).map_err(Blind::Wrong)?;
         if read.next_offset().0 <= at {
             break;
         }
         at = read.next_offset().0;
     }
-    match seen == told {
+    match seen.iter().map(|record| record.offset).eq(told.iter().copied()) {
         true => Ok(()),
-        false => Err(Blind::Wrong(Violation::new("X3", format!("committed is {seen:?}, not {told:?}, of {all:x?}")))),
+        false => {
+            Err(Blind::Wrong(Violation::new("X3", format!("committed is {seen:x?}, not {told:?}, of {all:x?}"))))
+        }
     }
 }
 
@@ -291,6 +321,10 @@ impl Model {
     pub(super) fn expect_transact(&mut self, transact: &Transact) {
         self.expect_topic(transact.at.topic);
         let recs = self.planned(transact);
+        if let Some(offsets) = transact.offsets {
+            let keys = commits(offsets.group, transact.at, offsets.count);
+            self.groups.maybe = setting(keys, offsets.offset, Some(self.transactions.all.len()));
+        }
         let topic = &mut self.topics[transact.at.topic as usize];
         if let Some(live) = topic.live.as_mut().or(topic.pending.as_mut()) {
             for (number, rec) in recs {
@@ -361,18 +395,22 @@ impl Call<'_> {
         let number = self.model.transactions.all.len() - 1;
         let was_prepared =
             self.model.transactions.prepared[transact.seat as usize].is_some_and(|known| known != number);
-        let outcome = self.run_transaction(transact, number);
+        let mut outcome = self.run_transaction(transact, number);
         let transactions = &mut self.model.transactions;
         let is_prepared = transactions.all[number].is_prepared;
         if transact.ending == Ending::Prepare && !is_prepared && !was_prepared && !self.subject.is_stuck {
             transactions.prepared[transact.seat as usize] = None;
+        }
+        let asks = transact.offsets.is_some_and(|offsets| offsets.offset.is_multiple_of(2));
+        if asks && outcome.is_ok() && self.log.find_topic(OFFSETS).is_some() {
+            outcome = self.absorb_groups();
         }
         outcome
     }
 
     fn run_transaction(&mut self, transact: &Transact, number: usize) -> Verdict {
         let Some((topic, _)) = self.partition(transact.at)? else { return self.over(number, false) };
-        if self.seat(transact.seat)?.is_none() {
+        if self.seat(transact.seat)?.is_none() || transact.offsets.is_some() && !self.has_groups()? {
             return self.over(number, false);
         }
         let Some(mut producer) = self.subject.seats[transact.seat as usize].take() else { return Ok(()) };
@@ -421,6 +459,17 @@ impl Call<'_> {
                 return self.over(number, false);
             }
         }
+        let mut below = Vec::new();
+        if let Some(offsets) = transact.offsets {
+            let keys = commits(offsets.group, transact.at, offsets.count);
+            match self.commit_within(&mut transaction, sender, &keys, offsets)? {
+                Some(ends) => below = ends,
+                None => {
+                    drop(transaction);
+                    return self.over(number, false);
+                }
+            }
+        }
         let ended = match transact.ending {
             Ending::Commit => transaction.commit(),
             Ending::CommitWritten => transaction.commit_with(Ack::Written),
@@ -439,14 +488,45 @@ impl Call<'_> {
                 Err(error) => Err(error),
             },
         };
+        let is_commit = matches!(transact.ending, Ending::Commit | Ending::CommitWritten);
         match ended {
-            Ok(()) => self.over(number, matches!(transact.ending, Ending::Commit | Ending::CommitWritten)),
+            Ok(()) if is_commit => {
+                below.iter().try_for_each(|(key, end)| self.is_synced_below(key.1, key.2, *end))?;
+                self.over(number, true)
+            }
+            Ok(()) => self.over(number, false),
             Err(error @ Error::OutcomeUnknown { .. }) => self.failed(error),
             // Its outcome is known, and some partitions are yet to be told.
             Err(error) => {
                 self.failed(error)?;
                 self.over(number, false)
             }
+        }
+    }
+
+    /// Commits offsets of a group in a transaction. Returns what is to be durable below them once that is committed; none
+    /// if it failed.
+    fn commit_within(
+        &mut self,
+        transaction: &mut crate::Transaction<'_>,
+        sender: i64,
+        keys: &[Key],
+        offsets: Offsets,
+    ) -> Result<Option<Vec<(Key, Offset)>>, Violation> {
+        let all: Vec<_> = keys.iter().map(|key| GroupOffset::new(key.1, key.2, Offset(offsets.offset))).collect();
+        let end_of = |key: &Key| {
+            let partition = self.log.find_topic(key.1)?.partition(key.2).ok()?;
+            Some((*key, partition.offsets().end.min(Offset(offsets.offset))))
+        };
+        let below = keys.iter().filter_map(end_of).collect();
+        let group = self.log.group(GROUPS[offsets.group as usize]);
+        let outcome = group.and_then(|group| transaction.commit_offsets(&group, &all));
+        self.note_write(outcome.is_ok(), Some(sender))?;
+        match outcome {
+            // To ask makes durable what is told, which is not to be so each time.
+            Ok(()) if offsets.offset.is_multiple_of(2) => self.absorb_groups().map(|()| Some(below)),
+            Ok(()) => Ok(Some(below)),
+            Err(error) => self.failed(error).map(|()| None),
         }
     }
 
@@ -489,6 +569,7 @@ impl Call<'_> {
 impl Explored {
     /// Takes in the markers that the log has written since.
     pub(super) fn absorb_markers(&mut self, log: &Log, model: &mut Model) -> Verdict {
+        self.absorb_group_records(log, model)?;
         for (name, partition) in each(log) {
             let topic = TOPICS.iter().position(|topic| *topic == name).unwrap_or(0);
             let number = partition.number() as usize;
@@ -532,16 +613,12 @@ impl Explored {
                         format!("{name}-{number}: {at} is no marker, and {end} the end"),
                     ));
                 };
-                let is_commit = record.key.is_some_and(|key| key.get(3) == Some(&1));
-                let found = FoundRecord {
-                    offset: at,
-                    id: if is_commit { COMMITTED } else { ABORTED },
-                    len: 0,
-                    timestamp: record.timestamp.0,
-                    producer: Some(header.producer_id.0),
-                };
+                let (is_commit, producer) = (says_commit(&record), Some(header.producer_id.0));
+                let found = found_marker(&record)?;
+                let found = FoundRecord { producer, ..found };
                 let open = open_of(expected, found.producer);
-                expected.push(&[marker(&found)]);
+                let since = Some(self.world.clock.now().0);
+                expected.push(&[Rec { since, ..marker(&found) }]);
                 expected.acknowledged = expected.end();
                 // Of one whose records were deleted there is nothing left to see.
                 if open.is_empty() && !is_cut(expected, found.producer) {
