@@ -81,7 +81,7 @@ impl Topic {
     ///
     /// - [`Error::NotCompacted`] if the topic is not compacted: nothing was appended, unless it was altered meanwhile.
     /// - [`Error::Undecided`] if a transaction without an end holds back records: wait for its end.
-    /// - [`Error::InternalTopic`] for `__consumer_offsets`: delete groups instead.
+    /// - [`Error::InternalTopic`] for `__consumer_offsets`, whose groups are deleted instead, and `__transaction_state`.
     /// - [`Error::Corrupt`] if a segment is damaged: nothing is removed from it.
     /// - [`Error::LowSpace`], or [`Error::Io`] of kind [`Full`](crate::ErrorKind::Full), if there is no space for a segment
     ///   beside the one it replaces.
