@@ -5,6 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod group;
+
+pub use group::GroupError;
+
 use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicPartition};
 
 /// The result of this crate's calls.
@@ -106,6 +110,10 @@ pub enum Error {
     /// The name cannot be a consumer group's.
     #[error("group id {id:?} is invalid: {reason}")]
     InvalidGroupId { id: Box<str>, reason: &'static str },
+
+    /// The coordinator of the group refused what was asked for. The reason says what to do.
+    #[error("the coordinator of group {group:?} refuses: {reason}")]
+    GroupRefused { group: Box<str>, reason: GroupError },
 
     /// The group is of another log than the transaction. Take it from the one that has the transaction, by
     /// [`Log::group`](crate::Log::group).
@@ -266,6 +274,7 @@ impl Error {
             Self::ProducerFenced { .. } | Self::CoordinatorFenced { .. } | Self::LeaderFenced { .. } => {
                 ErrorKind::Fenced
             }
+            Self::GroupRefused { reason, .. } => reason.kind(),
             Self::OffsetOutOfRange { .. } => ErrorKind::OutOfRange,
             Self::Closed | Self::TopicDeleted { .. } => ErrorKind::Closed,
             _ => ErrorKind::Invalid,

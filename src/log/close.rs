@@ -15,6 +15,9 @@ use crate::probe;
 impl Opened {
     /// Closes the log, once. A second call finds it closed.
     pub(super) fn close(&self) -> Result<()> {
+        if !self.inner.closed.load(Ordering::Acquire) {
+            self.inner.settle_clients();
+        }
         if self.inner.closed.swap(true, Ordering::AcqRel) {
             return Err(Error::Closed);
         }

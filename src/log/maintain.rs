@@ -186,6 +186,8 @@ impl Inner {
         let (next, tended) = self.tend_transactions();
         done.next = done.next.min(next.unwrap_or(IDLE).max(SHORTEST));
         errors.keep(tended);
+        let next = self.tend_clients(now).map(|next| next.saturating_sub(now));
+        done.next = done.next.min(next.unwrap_or(IDLE).max(SHORTEST));
         let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;
         let cores = self.cores();

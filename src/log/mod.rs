@@ -17,6 +17,7 @@ mod builder;
 mod catalog;
 mod checkpoints;
 mod clean;
+mod clients;
 mod close;
 mod compact;
 mod compacted;
@@ -63,6 +64,8 @@ pub use verify::{InvalidVerifyPosition, VerifyOptions, VerifyPosition, VerifyPro
 
 use self::catalog::Stored;
 use self::checkpoints::{Checkpoint, Checkpoints};
+use self::clients::Clients;
+pub(crate) use self::clients::Tended;
 use self::groups::Coordinator;
 use self::maintain::{Schedule, Unsynced};
 use self::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
@@ -141,6 +144,7 @@ pub(crate) struct Inner {
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
     damaged: RwLock<Vec<Damage>>,
     coordinator: Coordinator,
+    clients: Clients,
     transactions: Transactions,
     producer_ids: Mutex<ProducerIds>,
     checkpoints: Mutex<Checkpoints>,

@@ -13,6 +13,7 @@ use super::builder::{Background, LogBuilder, Staging};
 use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::{Checkpoint, Checkpoints};
 use super::clean::{self, Clean};
+use super::clients::Clients;
 use super::groups::{Coordinator, offsets_config};
 use super::maintain::{Schedule, Unsynced};
 use super::names::{DirName, classify_dir};
@@ -140,6 +141,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         topics: RwLock::new(BTreeMap::new()),
         damaged: RwLock::new(Vec::new()),
         coordinator: Coordinator::default(),
+        clients: Clients::default(),
         transactions: Transactions::default(),
         producer_ids: Mutex::new(ProducerIds::default()),
         catalog: Mutex::new(Stored::new(catalog)),

@@ -432,8 +432,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Sees to it that maintenance comes by at `deadline`.
-    fn expect_by(&self, deadline: Duration) {
+    /// Sees to it that maintenance comes by at `deadline`, on the monotonic clock.
+    pub(super) fn expect_by(&self, deadline: Duration) {
         let deadline = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         if self.transactions.looks_at.load(Ordering::Relaxed) > deadline {
             self.transactions.looks_at.store(deadline, Ordering::Relaxed);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::error::GroupError;
 use super::request::{Generation, Token, TransactionProducer};
+use crate::error::GroupError;
 use crate::group::{Committed, GroupRecord};
 
 /// What the caller is to do.

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::action::{Answer, DescribedGroup, DescribedMember, GroupState, ListedGroup};
-use super::error::GroupError;
 use super::group::Phase;
 use super::request::{Generation, ListGroups, Token};
 use super::{Coordinator, Wait};
+use crate::error::GroupError;
 
 impl Coordinator {
     pub(super) fn list(&mut self, token: Token, list: &ListGroups) {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::Action;
-use super::error::GroupError;
 use super::group::{Group, Reply};
 use super::request::{Now, Token, TransactionProducer};
 use super::{Coordinator, Wait};
+use crate::error::GroupError;
 use crate::group::offsets::{GroupRecord, LogRecord};
 use crate::group::records::{Key, group_key};
 use crate::probe;

@@ -19,11 +19,11 @@ use std::collections::BTreeSet;
 
 use super::action::{Answer, FetchedOffset};
 use super::append::{Then, Waiting};
-use super::error::GroupError;
 use super::group::{Group, Phase};
 use super::request::{Now, OffsetCommit, OffsetDelete, OffsetFetch, OffsetToCommit, Token};
 use super::{Coordinator, Stored, Wait};
 use crate::error::Error;
+use crate::error::GroupError;
 use crate::group::offsets::{GroupOffset, GroupRecord, tombstone};
 use crate::group::records::group_key;
 

@@ -21,10 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Answer, Joined, JoinedMember, Synced};
-use super::error::GroupError;
 use super::member::Member;
 use super::request::{Caller, Generation, JoinGroup, LeavingMember, Now, Protocol, SyncGroup, Token};
 use crate::config::GroupConfig;
+use crate::error::GroupError;
 use crate::group::records::GroupValue;
 use crate::probe;
 use crate::types::Timestamp;

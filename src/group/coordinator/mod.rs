@@ -32,7 +32,6 @@ mod action;
 mod admin;
 mod append;
 mod commits;
-mod error;
 mod expire;
 mod group;
 mod member;
@@ -45,11 +44,11 @@ pub(crate) mod world;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+pub use crate::error::GroupError;
 pub use action::{
     Action, Answer, DescribedGroup, DescribedMember, FetchedOffset, GroupState, Joined, JoinedMember, ListedGroup,
     Synced,
 };
-pub use error::GroupError;
 pub use request::{
     Caller, Event, Generation, Heartbeat, JoinGroup, LeaveGroup, LeavingMember, ListGroups, Now, OffsetCommit,
     OffsetDelete, OffsetFetch, OffsetToCommit, Protocol, Request, SyncGroup, Token, TransactionProducer,

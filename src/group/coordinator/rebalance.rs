@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::Answer;
-use super::error::GroupError;
 use super::group::{Group, Initial, Phase, Turn};
 use super::member::Member;
+use crate::error::GroupError;
 use crate::probe;
 
 impl Group {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::GroupState;
-use super::error::GroupError;
+use crate::error::GroupError;
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 
 /// The time: two readings of one moment, as a [`Clock`](crate::Clock) gives them.

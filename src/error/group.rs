@@ -1,5 +1,7 @@
 //! What a coordinator refuses, in Kafka's words.
 
+use super::ErrorKind;
+
 /// Why a request was refused, by the name and with the code that Kafka's clients know.
 ///
 /// ```
@@ -58,7 +60,7 @@ pub enum GroupError {
     #[error("the group does not exist")]
     GroupIdNotFound,
     /// A new member joins again with the id that the answer brought it (KIP-394). The answer is
-    /// [`Answer::MemberIdRequired`](super::Answer::MemberIdRequired), which has the id.
+    /// [`Answer::MemberIdRequired`](crate::group::Answer::MemberIdRequired), which has the id.
     #[error("a member joins with an id")]
     MemberIdRequired,
     /// The group has as many members as it may; Kafka: `group.max.size`.
@@ -100,6 +102,40 @@ impl GroupError {
             Self::FencedInstanceId => 82,
             Self::GroupSubscribedToTopic => 86,
             Self::UnstableOffsetCommit => 88,
+        }
+    }
+
+    /// What can be done about it, in the words of this crate's own errors.
+    ///
+    /// ```
+    /// use chiplog::ErrorKind;
+    /// use chiplog::group::GroupError;
+    ///
+    /// assert_eq!(GroupError::RebalanceInProgress.kind(), ErrorKind::Retry);
+    /// assert_eq!(GroupError::FencedInstanceId.kind(), ErrorKind::Fenced);
+    /// ```
+    #[must_use]
+    pub fn kind(self) -> ErrorKind {
+        match self {
+            Self::CoordinatorLoadInProgress
+            | Self::CoordinatorNotAvailable
+            | Self::NotCoordinator
+            | Self::RebalanceInProgress
+            | Self::MemberIdRequired
+            | Self::UnstableOffsetCommit
+            | Self::NonEmptyGroup
+            | Self::GroupSubscribedToTopic
+            | Self::GroupMaxSizeReached => ErrorKind::Retry,
+            Self::IllegalGeneration | Self::UnknownMemberId | Self::FencedInstanceId | Self::InvalidProducerEpoch => {
+                ErrorKind::Fenced
+            }
+            Self::UnknownServerError
+            | Self::OffsetMetadataTooLarge
+            | Self::InconsistentGroupProtocol
+            | Self::InvalidGroupId
+            | Self::InvalidSessionTimeout
+            | Self::InvalidRequest
+            | Self::GroupIdNotFound => ErrorKind::Invalid,
         }
     }
 }

@@ -1,0 +1,67 @@
+//! Clients for whom time passes: producers whose batches linger, members of groups that are to be heard of.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Inner, Log};
+use crate::clock::{Clock, Entropy};
+
+/// A client that [maintenance](super::Log::maintain) looks after. None of the log's locks is held meanwhile.
+pub(crate) trait Tended: fmt::Debug + Send + Sync {
+    /// Does what is due at `now`, by the monotonic clock. Returns when there may be something again, if that is known.
+    fn tend(&self, now: Duration) -> Option<Duration>;
+
+    /// The log is about to be closed: the last moment to append what it kept.
+    fn before_close(&self) {}
+}
+
+/// The clients of one log. It does not keep them alive.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    all: Mutex<Vec<Weak<dyn Tended>>>,
+}
+
+impl Clients {
+    fn living(&self) -> Vec<Arc<dyn Tended>> {
+        let mut all = self.all.lock();
+        all.retain(|client| client.strong_count() > 0);
+        all.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// What clients need of the log.
+impl Log {
+    /// Looks after the client from now on, for as long as it is there. When it has something to do, it says so by
+    /// [`expect_by`](Self::expect_by).
+    pub(crate) fn look_after(&self, client: Weak<dyn Tended>) {
+        self.opened.inner.clients.all.lock().push(client);
+    }
+
+    /// Sees to it that maintenance comes by at `deadline`, on the monotonic clock.
+    pub(crate) fn expect_by(&self, deadline: Duration) {
+        self.opened.inner.expect_by(deadline);
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.opened.inner.context.clock
+    }
+
+    pub(crate) fn entropy(&self) -> &dyn Entropy {
+        &*self.opened.inner.context.entropy
+    }
+}
+
+impl Inner {
+    /// Does what is due for clients. Returns when, on the monotonic clock, there will be something again.
+    pub(super) fn tend_clients(&self, now: Duration) -> Option<Duration> {
+        self.clients.living().iter().filter_map(|client| client.tend(now)).min()
+    }
+
+    /// Lets clients append what they kept.
+    pub(super) fn settle_clients(&self) {
+        self.clients.living().iter().for_each(|client| client.before_close());
+    }
+}
