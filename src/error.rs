@@ -42,6 +42,14 @@ pub enum Error {
     #[error("invalid record batch: {reason} at byte {position}")]
     InvalidBatch { reason: &'static str, position: usize },
 
+    /// A value of a typed topic has no bytes. Nothing was appended.
+    #[error("cannot encode the value: {reason}")]
+    NotEncoded { reason: Box<str> },
+
+    /// The bytes of a record are those of no value of the topic's type. Step over it, or read it as it is.
+    #[error("cannot decode the record at offset {offset}: {reason}")]
+    NotDecoded { offset: Offset, reason: Box<str> },
+
     /// A record breaks a rule of its topic.
     #[error("invalid record {index}: {reason}")]
     InvalidRecord { index: usize, reason: &'static str },
@@ -229,7 +237,7 @@ impl Error {
     ///
     /// | Error | Kind |
     /// |---|---|
-    /// | `InvalidBatch`, `InvalidRecord`, `InvalidTimestamp`, `BatchTooLarge`, `TooLong`, `OffsetsExhausted` | `Invalid` |
+    /// | `NotEncoded`, `NotDecoded`, `InvalidBatch`, `InvalidRecord`, `InvalidTimestamp`, `BatchTooLarge`, `TooLong`, `OffsetsExhausted` | `Invalid` |
     /// | `InvalidSetting`, `InvalidTopicName`, `InvalidGroupId`, `InternalTopic`, `CompactedTopic`, `NotCompacted` | `Invalid` |
     /// | `TopicNotFound`, `TopicExists`, `PartitionNotFound`, `PartitionElsewhere`, `RepeatedEntropy` | `Invalid` |
     /// | `NotAdopted`, `OpenTransaction`, `TableFull` | `Invalid` |

@@ -79,9 +79,10 @@
 //! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
 //! | remember places | [`Log::group`], [`Group`] |
-//! | coordinate groups for a protocol server | [`group::Coordinator`] |
+//! | coordinate groups for a protocol server | [`Log::ask_coordinator`], [`group::Coordinator`] |
 //! | keep the latest of each key | [`Cleanup::Compact`], [`Topic::table`], [`Topic::erase`] |
 //! | remove | [`TopicConfig::retention_time`], [`Log::delete_before`], [`Log::delete_topic`] |
+//! | read and write values | [`Topic::typed`], [`typed`] |
 //! | back up | [`Log::backup`] |
 //! | watch | [`Log::stats`], [`Observer`], [`Log::damaged`] |
 //! | judge what is on disk | [`Log::verify`], [`Finding`] |
@@ -98,6 +99,7 @@
 //! |---|---|
 //! | `lz4` (default) | lz4 batches |
 //! | `snappy`, `gzip`, `zstd` | batches of these codecs; `zstd` compiles C |
+//! | `json`, `avro`, `protobuf` | codecs of [typed] topics |
 //! | `sim` | the simulated disk and the explorers that the crate is tested with; unstable |
 //! | `planted-bugs` | our own deliberate mistakes, for the explorers to find; never for use |
 //!
@@ -139,6 +141,7 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub use partition::fuzzing as partition_fuzzing;
 
+pub use client::typed;
 pub use client::{Producer, ProducerBuilder, Table, Transaction, TransactionalProducer};
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
@@ -147,7 +150,7 @@ pub use group::assign::Assignor;
 pub use group::{Committed, GroupOffset};
 pub use log::{
     Adoption, BackedUp, Background, Backup, Damage, Erased, Group, InvalidVerifyPosition, Log, LogBuilder,
-    Maintained, Staging, Topic, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
+    Maintained, Reply, Staging, Topic, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
 };
 pub use observe::{
     BatchMended, Compacted, DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason,

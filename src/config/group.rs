@@ -6,9 +6,6 @@ use crate::error::{Error, Result};
 
 /// The settings of consumer groups and their offsets, for the whole log.
 ///
-/// Those of members count for a [`group::Coordinator`](crate::group::Coordinator): the groups of a log have offsets, and no
-/// members.
-///
 /// ```
 /// use std::time::Duration;
 /// use chiplog::GroupConfig;

@@ -23,12 +23,17 @@ pub mod assign;
 mod coordinator;
 mod offsets;
 mod records;
+#[cfg_attr(not(test), expect(dead_code, reason = "for queues, to come"))]
+pub(crate) mod share;
 
+pub(crate) use coordinator::batches;
 #[cfg(any(fuzzing, test))]
 pub(crate) use coordinator::world;
 pub use coordinator::*;
+#[cfg(any(fuzzing, test))]
+pub(crate) use offsets::Offsets;
+pub(crate) use offsets::check_group_id;
 pub use offsets::{Committed, GroupOffset, GroupRecord, LogRecord};
-pub(crate) use offsets::{Offsets, check_group_id};
 #[cfg(any(fuzzing, test))]
 pub(crate) use records::{GroupValue, offset_key};
 #[cfg(any(fuzzing, feature = "sim", test))]

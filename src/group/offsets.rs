@@ -256,62 +256,6 @@ impl Offsets {
     }
 }
 
-/// Records to append.
-impl Offsets {
-    /// The records that commit these offsets of a group, all or none, in one batch.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::InvalidGroupId`] if the id is empty or longer than the format can hold.
-    /// - [`Error::TooLong`] if a metadata text is longer than allowed, in UTF-16 units, as Kafka counts.
-    /// - [`Error::InvalidRecord`], with the index of the commit, if a number or name does not fit the format.
-    pub(crate) fn commit(
-        group: &str,
-        commits: &[GroupOffset<'_>],
-        now: Timestamp,
-        config: &GroupConfig,
-    ) -> Result<Vec<GroupRecord>> {
-        check_group_id(group)?;
-        let to_record =
-            |(index, commit): (usize, &GroupOffset<'_>)| commit.to_record(group, index, now, None, config);
-        commits.iter().enumerate().map(to_record).collect()
-    }
-
-    /// The tombstones that remove everything a group committed.
-    pub(crate) fn delete_group(&self, group: &str) -> Vec<GroupRecord> {
-        self.all_offsets(group).filter_map(|(topic, partition, _)| tombstone(group, topic, partition)).collect()
-    }
-
-    /// The tombstones that remove what any group committed for a deleted topic, or waits to.
-    pub(crate) fn delete_topic(&self, topic: &str) -> Vec<GroupRecord> {
-        let mut slots = BTreeSet::new();
-        for (name, group) in &self.groups {
-            let partitions = group.offsets.get(topic).into_iter().flat_map(BTreeMap::keys);
-            slots.extend(partitions.map(|partition| (&**name, *partition)));
-        }
-        let waiting = self.waiting.values().flat_map(BTreeMap::keys).filter(|slot| *slot.topic == *topic);
-        let waiting = waiting.filter(|_| !probe::planted("groups.waiting_not_removed"));
-        slots.extend(waiting.map(|slot| (&*slot.group, slot.partition)));
-        slots.into_iter().filter_map(|(group, partition)| tombstone(group, topic, partition)).collect()
-    }
-
-    /// The tombstones of offsets that are due for their age, by group.
-    ///
-    /// A group with records of its own is passed over: whether it lives is for its coordinator to say, and offsets
-    /// of a live group never expire. So is an offset that an open transaction is about to replace, or of a topic that is
-    /// being deleted.
-    pub(crate) fn expired(&self, now: Timestamp, config: &GroupConfig) -> Vec<(&str, Vec<GroupRecord>)> {
-        let simple = self.groups.iter().filter(|(_, group)| group.own_records.is_empty());
-        let due = simple.map(|(name, _)| {
-            let due = self.offsets(name).filter(|(topic, partition, committed)| {
-                committed.is_due(now, Timestamp::NONE, config) && !self.is_unstable(name, topic, *partition)
-            });
-            (&**name, due.filter_map(|(topic, partition, _)| tombstone(name, topic, partition)).collect::<Vec<_>>())
-        });
-        due.filter(|(_, records)| !records.is_empty()).collect()
-    }
-}
-
 /// Questions.
 impl Offsets {
     /// What a group committed for a partition.
@@ -342,6 +286,7 @@ impl Offsets {
             slots.map(move |(topic, partition)| (&**name, topic, partition))
         });
         let waiting = self.waiting.values().flat_map(BTreeMap::keys);
+        let waiting = waiting.filter(|_| !probe::planted("groups.waiting_not_removed"));
         committed.chain(waiting.map(|slot| (&*slot.group, &*slot.topic, slot.partition)))
     }
 
@@ -390,6 +335,18 @@ impl Committed {
         })
     }
 
+    /// The record that sets a lower offset, and all else as it is.
+    pub(crate) fn lowered(&self, group: &str, topic: &str, partition: u32, to: Offset) -> Option<GroupRecord> {
+        let value = OffsetValue {
+            offset: to.to_wire(),
+            leader_epoch: LeaderEpoch::NONE,
+            metadata: &self.metadata,
+            commit_time: self.commit_timestamp,
+            expire_time: self.expire_timestamp,
+        };
+        Some(GroupRecord { key: offset_key(group, topic, partition)?, value: value.encode() })
+    }
+
     /// Whether it is past its retention, which counts from its commit, or from a later `since`.
     pub(super) fn is_due(&self, now: Timestamp, since: Timestamp, config: &GroupConfig) -> bool {
         if let Some(expire) = self.expire_timestamp {
@@ -404,6 +361,22 @@ impl Committed {
 }
 
 impl GroupOffset<'_> {
+    /// Refuses what cannot be stored. `index` is its place among those of the commit.
+    pub(super) fn check(&self, index: usize, config: &GroupConfig) -> Result<()> {
+        let len = self.metadata.encode_utf16().count() as u64;
+        let limit = u64::from(config.max_metadata_units);
+        if len > limit {
+            return Err(Error::TooLong { what: "the metadata of an offset", len, limit });
+        }
+        if self.offset > Offset::MAX {
+            return Err(Error::InvalidRecord { index, reason: "the offset is above 2^63 - 1" });
+        }
+        if self.topic.len() > MAX_TEXT_LEN || i32::try_from(self.partition).is_err() {
+            return Err(Error::InvalidRecord { index, reason: TOO_LARGE });
+        }
+        Ok(())
+    }
+
     /// The record that commits it, at `now`, until `expire` if that is told.
     pub(super) fn to_record(
         self,
@@ -413,14 +386,7 @@ impl GroupOffset<'_> {
         expire: Option<Timestamp>,
         config: &GroupConfig,
     ) -> Result<GroupRecord> {
-        let len = self.metadata.encode_utf16().count() as u64;
-        let limit = u64::from(config.max_metadata_units);
-        if len > limit {
-            return Err(Error::TooLong { what: "the metadata of an offset", len, limit });
-        }
-        if self.offset > Offset::MAX {
-            return Err(Error::InvalidRecord { index, reason: "the offset is above 2^63 - 1" });
-        }
+        self.check(index, config)?;
         let value = OffsetValue {
             offset: self.offset.to_wire(),
             leader_epoch: self.leader_epoch,
@@ -428,8 +394,7 @@ impl GroupOffset<'_> {
             commit_time: now,
             expire_time: expire,
         };
-        let too_large =
-            || Error::InvalidRecord { index, reason: "a name or the partition is too large to be stored" };
+        let too_large = || Error::InvalidRecord { index, reason: TOO_LARGE };
         let key = offset_key(group, self.topic, self.partition).ok_or_else(too_large)?;
         Ok(GroupRecord { key, value: Some(value.encode().ok_or_else(too_large)?) })
     }
@@ -444,7 +409,7 @@ pub(crate) fn check_group_id(id: &str) -> Result<()> {
     let invalid = |id: &str, reason| Err(Error::InvalidGroupId { id: id.into(), reason });
     match id.len() {
         0 => invalid(id, "it is empty"),
-        1..=MAX_GROUP_ID_LEN => Ok(()),
+        1..=MAX_TEXT_LEN => Ok(()),
         // An error is no place for all of it.
         _ => invalid(&id.chars().take(60).collect::<String>(), "it is longer than 32767 bytes"),
     }
@@ -455,7 +420,9 @@ pub(super) fn tombstone(group: &str, topic: &str, partition: u32) -> Option<Grou
     offset_key(group, topic, partition).map(|key| GroupRecord { key, value: None })
 }
 
-const MAX_GROUP_ID_LEN: usize = i16::MAX as usize;
+/// What the stored form can hold.
+const MAX_TEXT_LEN: usize = i16::MAX as usize;
+const TOO_LARGE: &str = "a name or the partition is too large to be stored";
 
 const _: () = assert!(mem::size_of::<Committed>() <= 80);
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::groups::offsets_config;
+use super::coordinate::offsets_config;
 use super::names::OFFSETS_TOPIC;
 use super::{Background, Log, LogBuilder, Staging};
 use crate::config::{Durability, GroupConfig, TopicConfig};

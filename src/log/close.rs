@@ -45,6 +45,7 @@ impl Inner {
         let _catalog = Quiet::lock(&self.catalog);
         let closed = self.close_partitions();
         self.cores().iter().for_each(|core| core.fence(Halt::Closed));
+        self.resign();
         self.locks.lock().clear();
         closed
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::groups::offsets_config;
+use super::coordinate::offsets_config;
 use super::names::OFFSETS_TOPIC;
 use super::{Background, Log, Staging};
 use crate::config::{Durability, GroupConfig, TopicConfig};

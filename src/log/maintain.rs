@@ -53,8 +53,8 @@ pub(super) struct Unsynced {
 
 impl Log {
     /// Does what is due: syncs that topics ask for by time and that futures wait for, aborting transactions that took longer
-    /// than their time-outs, finishing sealed segments,
-    /// retention, [compaction](crate::guide::compaction), expiry of group offsets. With
+    /// than their time-outs, removing members of groups that are heard of no more, finishing sealed segments, retention,
+    /// [compaction](crate::guide::compaction), expiry of group offsets. With
     /// [`Background::Caller`](crate::Background::Caller) the caller calls this, when the call before said so or when
     /// [`wait_due`](Self::wait_due) returns; a thread of the log's does otherwise.
     ///
@@ -186,7 +186,10 @@ impl Inner {
         let (next, tended) = self.tend_transactions();
         done.next = done.next.min(next.unwrap_or(IDLE).max(SHORTEST));
         errors.keep(tended);
-        let next = self.tend_clients(now).map(|next| next.saturating_sub(now));
+        let (next, tended) = self.tend_groups(now);
+        errors.keep(tended);
+        let next = next.into_iter().chain(self.tend_clients(now)).min();
+        let next = next.map(|next| next.saturating_sub(now));
         done.next = done.next.min(next.unwrap_or(IDLE).max(SHORTEST));
         let mut schedule = Quiet::lock(&self.schedule);
         self.check_open()?;

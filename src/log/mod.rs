@@ -21,6 +21,7 @@ mod clients;
 mod close;
 mod compact;
 mod compacted;
+mod coordinate;
 mod delete;
 mod groups;
 mod maintain;
@@ -41,6 +42,8 @@ mod backup_tests;
 #[cfg(all(test, feature = "sim"))]
 mod compact_tests;
 #[cfg(all(test, feature = "sim"))]
+mod coordinate_tests;
+#[cfg(all(test, feature = "sim"))]
 mod crash_tests;
 #[cfg(test)]
 mod race_tests;
@@ -57,6 +60,7 @@ pub use builder::{Background, LogBuilder, Staging};
 #[cfg(any(fuzzing, test))]
 pub(crate) use catalog::Catalog;
 pub use compact::Erased;
+pub use coordinate::Reply;
 pub use groups::Group;
 pub use maintain::Maintained;
 pub use topic::{Damage, Topic};
@@ -66,7 +70,7 @@ use self::catalog::Stored;
 use self::checkpoints::{Checkpoint, Checkpoints};
 use self::clients::Clients;
 pub(crate) use self::clients::Tended;
-use self::groups::Coordinator;
+use self::coordinate::Coordinators;
 use self::maintain::{Schedule, Unsynced};
 use self::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use self::open::CATALOG_FILE;
@@ -131,7 +135,7 @@ impl Drop for Opened {
 /// What all handles of a log share.
 ///
 /// Order of locks: a seat of `transactions`, `producer_ids` or `erasing` of a partition, `schedule`, `has_left` of
-/// `transactions`, `catalog`, the groups of `coordinator`, the coordinator of `transactions`, `checkpoints`, `topics`, those of
+/// `transactions`, `catalog`, the groups of `coordinators`, the coordinator of `transactions`, `checkpoints`, `topics`, those of
 /// a partition. Who changes files by their names holds `schedule` or `catalog`, and looks whether the log is closing after
 /// taking it.
 #[derive(Debug)]
@@ -143,7 +147,7 @@ pub(crate) struct Inner {
     catalog: Mutex<Stored>,
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
     damaged: RwLock<Vec<Damage>>,
-    coordinator: Coordinator,
+    coordinators: Coordinators,
     clients: Clients,
     transactions: Transactions,
     producer_ids: Mutex<ProducerIds>,
@@ -421,8 +425,8 @@ impl Log {
         Group::new(id, Arc::clone(&self.opened))
     }
 
-    /// The ids of all groups, in order: of those that have offsets, and in a broker's directory also of those of which
-    /// it keeps records of another kind, such as their members.
+    /// The ids of all groups, in order: of those that have offsets or members, and in a broker's directory also of those of
+    /// which it keeps records of another kind.
     ///
     /// Of a log that is open read-only, those that can be told: [`damaged`](Self::damaged) names the partitions of
     /// `__consumer_offsets` whose groups are not among them.

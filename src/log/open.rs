@@ -14,7 +14,7 @@ use super::catalog::{Catalog, CatalogTopic, Stored};
 use super::checkpoints::{Checkpoint, Checkpoints};
 use super::clean::{self, Clean};
 use super::clients::Clients;
-use super::groups::{Coordinator, offsets_config};
+use super::coordinate::{Coordinators, offsets_config};
 use super::maintain::{Schedule, Unsynced};
 use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
@@ -91,6 +91,9 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         inner.lower_checkpoints()?;
     }
     if !settings.read_only {
+        if !inner.context.clean_mark.is_there() {
+            inner.lower_offsets()?;
+        }
         inner.revoke_lost()?;
         match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
@@ -140,7 +143,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         locks: Mutex::new(Vec::new()),
         topics: RwLock::new(BTreeMap::new()),
         damaged: RwLock::new(Vec::new()),
-        coordinator: Coordinator::default(),
+        coordinators: Coordinators::default(),
         clients: Clients::default(),
         transactions: Transactions::default(),
         producer_ids: Mutex::new(ProducerIds::default()),

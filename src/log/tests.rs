@@ -375,7 +375,7 @@ fn the_topic_of_groups_has_its_own_settings_however_it_comes_to_be() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::builder(dir.path()).groups(GroupConfig::default().offsets_partitions(2)).open().unwrap();
     let config = log.topic("__consumer_offsets").unwrap().config();
-    assert_eq!(config, super::groups::offsets_config(&GroupConfig::default().offsets_partitions(2)));
+    assert_eq!(config, super::coordinate::offsets_config(&GroupConfig::default().offsets_partitions(2)));
     log.group("g").unwrap().commit("a", 0, Offset(1)).unwrap();
     for refused in [
         config.partitions(3),
@@ -402,7 +402,7 @@ fn of_settings_for_the_topic_of_groups_only_the_number_of_partitions_is_taken() 
     let log = Log::builder(dir.path()).background(Background::Caller).open().unwrap();
     let given = TopicConfig::default().retention_bytes(0).segment_bytes(200).partitions(2);
     let topic = log.create_topic("__consumer_offsets", given).unwrap();
-    assert_eq!(topic.config(), super::groups::offsets_config(&GroupConfig::default().offsets_partitions(2)));
+    assert_eq!(topic.config(), super::coordinate::offsets_config(&GroupConfig::default().offsets_partitions(2)));
     let group = log.group("g").unwrap();
     for partition in 0..20 {
         group.commit("a", partition, Offset(1)).unwrap();

@@ -228,6 +228,11 @@ pub(super) fn again(error: &Error) -> Error {
         Error::Unsupported { what } => Error::Unsupported { what },
         Error::PartitionElsewhere { partition } => Error::PartitionElsewhere { partition: partition.clone() },
         Error::TooLong { what, len, limit } => Error::TooLong { what, len: *len, limit: *limit },
+        Error::LowSpace { free, limit } => Error::LowSpace { free: *free, limit: *limit },
+        Error::Poisoned { partition, reason } => {
+            Error::Poisoned { partition: partition.clone(), reason: Arc::clone(reason) }
+        }
+        Error::Closed => Error::Closed,
         other => {
             let source = std::io::Error::other(other.to_string());
             Error::Io { action: "open", path: "the partition".into(), source }

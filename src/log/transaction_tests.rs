@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::groups::offsets_config;
+use super::coordinate::offsets_config;
 use super::transactions::transactions_config;
 use super::{Background, Log, LogBuilder, Staging};
 use crate::client::TransactionalProducer;

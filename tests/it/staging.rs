@@ -631,7 +631,7 @@ fn stats_count_what_is_staged() -> Result {
     let stats = log.stats()?.total();
     assert_eq!((stats.appended_batches, stats.appended_records, stats.appended_bytes), (20, 20, appended_bytes));
     assert_eq!((stats.bytes, stats.syncs.count()), (appended_bytes, 1));
-    assert_eq!(appended_bytes, batches(&partition)[0].batch_len.into());
+    assert_eq!(appended_bytes, u64::from(batches(&partition)[0].batch_len));
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! What is told of groups.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::action::{Answer, DescribedGroup, DescribedMember, GroupState, ListedGroup};
@@ -11,8 +10,7 @@ use crate::error::GroupError;
 
 impl Coordinator {
     pub(super) fn list(&mut self, token: Token, list: &ListGroups) {
-        let names: BTreeSet<&str> = self.offsets.groups().chain(self.groups.keys().map(|name| &**name)).collect();
-        let listed = names.into_iter().map(|name| ListedGroup {
+        let listed = self.groups().map(|name| ListedGroup {
             group: name.into(),
             protocol_type: self.groups.get(name).map(|entry| entry.group.protocol_type.clone()).unwrap_or_default(),
             state: self.state(name),

@@ -163,6 +163,7 @@ impl Coordinator {
             for (record, position) in records.iter().zip(base.0..) {
                 let (key, value) = (Some(&*record.key), record.value.as_deref());
                 let transaction = transaction.map(|producer| producer.id);
+                let transaction = transaction.filter(|_| !probe::planted("groups.counts_at_once"));
                 let folded = self.fold(LogRecord { position: Offset(position), key, value, transaction });
                 debug_assert!(folded.is_ok(), "what we wrote reads back");
             }
@@ -236,6 +237,15 @@ pub(super) fn batch_count(records: &[GroupRecord]) -> usize {
         bytes <= MAX_BATCH_BYTES
     });
     fitting.count().max(1).min(records.len())
+}
+
+/// The records in batches that are short of every limit.
+pub(crate) fn batches(mut records: &[GroupRecord]) -> impl Iterator<Item = &[GroupRecord]> {
+    std::iter::from_fn(move || {
+        let (batch, rest) = records.split_at(batch_count(records));
+        records = rest;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 /// What a record takes beside its key and value, at most.

@@ -20,8 +20,9 @@ use std::collections::BTreeSet;
 use super::action::{Answer, FetchedOffset};
 use super::append::{Then, Waiting};
 use super::group::{Group, Phase};
-use super::request::{Now, OffsetCommit, OffsetDelete, OffsetFetch, OffsetToCommit, Token};
+use super::request::{Caller, Now, OffsetCommit, OffsetDelete, OffsetFetch, OffsetToCommit, Token};
 use super::{Coordinator, Stored, Wait};
+use crate::config::GroupConfig;
 use crate::error::Error;
 use crate::error::GroupError;
 use crate::group::offsets::{GroupOffset, GroupRecord, tombstone};
@@ -192,6 +193,29 @@ impl Coordinator {
             }
         });
         slots
+    }
+}
+
+impl OffsetCommit {
+    /// A commit of these offsets, all of which can be stored.
+    pub(crate) fn of(
+        group: &str,
+        caller: Caller,
+        offsets: &[GroupOffset<'_>],
+        config: &GroupConfig,
+    ) -> crate::error::Result<Self> {
+        let owned = |(index, offset): (usize, &GroupOffset<'_>)| {
+            offset.check(index, config)?;
+            let GroupOffset { topic, partition, offset, leader_epoch, metadata } = *offset;
+            Ok(OffsetToCommit { topic: topic.into(), partition, offset, leader_epoch, metadata: metadata.into() })
+        };
+        let offsets = offsets.iter().enumerate().map(owned).collect::<crate::error::Result<_>>()?;
+        Ok(Self { group: group.into(), caller, transaction: None, retention: None, offsets })
+    }
+
+    /// The same offsets, borrowed.
+    pub(crate) fn as_group_offsets(&self) -> Vec<GroupOffset<'_>> {
+        self.offsets.iter().map(OffsetToCommit::as_group_offset).collect()
     }
 }
 

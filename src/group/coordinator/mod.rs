@@ -55,6 +55,7 @@ pub use request::{
 };
 
 use self::append::Outstanding;
+pub(crate) use self::append::batches;
 use self::group::{Effects, Group, Phase, Turn};
 use super::offsets::{LogRecord, Offsets};
 use super::records::{GROUP_KEY_VERSION, GroupValue, Key};
@@ -340,6 +341,27 @@ impl Coordinator {
             return Some(Duration::ZERO);
         }
         self.timers.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// What is committed, as far as it has been appended.
+    pub(crate) fn offsets(&self) -> &Offsets {
+        &self.offsets
+    }
+
+    /// The names of all groups, in order: those with offsets, records of their own, or members.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
+        let all: BTreeSet<&str> = self.offsets.groups().chain(self.groups.keys().map(|name| &**name)).collect();
+        all.into_iter()
+    }
+
+    /// Tells no more what was committed for a topic that is being deleted.
+    pub(crate) fn hide_topic(&mut self, topic: &str) {
+        self.offsets.hide_topic(topic);
+    }
+
+    /// Tells again what is committed for topics of this name.
+    pub(crate) fn show_topic(&mut self, topic: &str) {
+        self.offsets.show_topic(topic);
     }
 
     fn start_sessions(&mut self, now: Now) {

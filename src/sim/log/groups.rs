@@ -159,13 +159,18 @@ impl Groups {
 
     /// What removes all that is committed for a topic, or waits to be.
     pub(super) fn without_topic(&self, topic: &str) -> Vec<GroupRec> {
-        let mut keys: BTreeSet<Key> = self.fold().into_keys().collect();
-        keys.extend(self.awaited());
-        batch(keys.into_iter().filter(|key| key.1 == topic).map(What::Removed), None)
+        self.without(|key| key.1 == topic)
     }
 
+    /// The same of a group.
     pub(super) fn without_group(&self, group: u8) -> Vec<GroupRec> {
-        batch(self.fold().into_keys().filter(|key| key.0 == group).map(What::Removed), None)
+        self.without(|key| key.0 == group)
+    }
+
+    fn without(&self, is_meant: impl Fn(&Key) -> bool) -> Vec<GroupRec> {
+        let mut keys: BTreeSet<Key> = self.fold().into_keys().collect();
+        keys.extend(self.awaited());
+        batch(keys.into_iter().filter(is_meant).map(What::Removed), None)
     }
 
     pub(super) fn push(&mut self, records: &[GroupRec]) {

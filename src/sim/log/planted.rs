@@ -100,6 +100,9 @@ pub const GROUP_COORDINATOR: &[&str] = &[
     "group.subscribed_topic_expired",
 ];
 
+/// Mistakes in what drives those coordinators: `src/log/coordinate_tests.rs` cuts the power.
+pub const GROUP_DRIVER: &[&str] = &["groups.not_lowered"];
+
 /// Mistakes in compaction, each found by a test of its own: `src/log/compact_tests.rs` crashes and fails it at every call.
 pub const COMPACTION: &[&str] = &[
     "compact.covers_all",

@@ -1,0 +1,146 @@
+//! The records of `__share_group_state`, in Kafka's form: one a group and partition, of which the last one holds.
+//!
+//! ```text
+//! key    version i16 = 0 (a snapshot), group str, topic id 16 bytes, partition i32
+//! value  version i16 = 0, snapshot epoch i32, state epoch i32, leader epoch i32, start offset i64,
+//!        created i64, written i64 (ms since 1970), batches[], tagged fields
+//! batch  first offset i64, last offset i64, state i8 (0 ready, 2 done, 4 given up), deliveries i16, tagged fields
+//! ```
+//!
+//! A string is an i16 length and UTF-8. The value is of the flexible form: a count is an unsigned varint of itself + 1, and
+//! tagged fields follow each structure. Kafka writes updates (keys of version 1) between snapshots; there are none here, so
+//! that the topic can be compacted.
+
+use crate::types::{Offset, Timestamp, TopicId};
+use crate::wire::{Invalid, Reader, put_str, put_unsigned_varint};
+
+/// What a record is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ShareKey {
+    pub(crate) group: Box<str>,
+    pub(crate) topic: TopicId,
+    pub(crate) partition: u32,
+}
+
+/// What is stored of a partition, for one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ShareState {
+    /// All below is done.
+    pub(crate) start: Offset,
+    /// What lies behind it, as far as it was handed out: without gaps, in order.
+    pub(crate) batches: Vec<StateBatch>,
+}
+
+/// Offsets of one state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StateBatch {
+    pub(crate) first: Offset,
+    pub(crate) last: Offset,
+    pub(crate) is_done: bool,
+    pub(crate) deliveries: u16,
+}
+
+impl ShareKey {
+    /// `None` if it is too long, or too large, to be stored.
+    pub(crate) fn encode(&self) -> Option<Vec<u8>> {
+        let mut bytes = SNAPSHOT.to_be_bytes().to_vec();
+        let partition = i32::try_from(self.partition).ok()?;
+        put_str(&mut bytes, &self.group).then_some(())?;
+        bytes.extend(self.topic.as_bytes());
+        bytes.extend(partition.to_be_bytes());
+        Some(bytes)
+    }
+
+    /// The key; `None` for one of another kind.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Option<Self>, Invalid> {
+        let mut reader = Reader::new(bytes);
+        if reader.i16()? != SNAPSHOT {
+            return Ok(None);
+        }
+        let group = reader.str()?.into();
+        let id = reader.take(16)?.first_chunk().copied().ok_or(reader.invalid("no topic id"))?;
+        let partition = u32::try_from(reader.i32()?).map_err(|_| reader.invalid("negative partition"))?;
+        match reader.is_empty() {
+            true => Ok(Some(Self { group, topic: TopicId::from_bytes(id), partition })),
+            false => Err(reader.invalid("bytes behind a key")),
+        }
+    }
+}
+
+impl ShareState {
+    pub(crate) fn encode(&self, now: Timestamp) -> Vec<u8> {
+        let mut bytes = VALUE_VERSION.to_be_bytes().to_vec();
+        // Epochs: of snapshots among updates, of the state, of the leader. There is one of each here.
+        (0..3).for_each(|_| bytes.extend(0_i32.to_be_bytes()));
+        bytes.extend(self.start.to_wire().to_be_bytes());
+        bytes.extend(now.0.to_be_bytes());
+        bytes.extend(now.0.to_be_bytes());
+        put_unsigned_varint(&mut bytes, self.batches.len() as u32 + 1);
+        for batch in &self.batches {
+            bytes.extend(batch.first.to_wire().to_be_bytes());
+            bytes.extend(batch.last.to_wire().to_be_bytes());
+            bytes.push(if batch.is_done { DONE } else { READY });
+            bytes.extend((batch.deliveries.min(i16::MAX as u16)).to_be_bytes());
+            bytes.push(NO_TAGS);
+        }
+        bytes.push(NO_TAGS);
+        bytes
+    }
+
+    /// Reads what somebody may have written: the batches lie behind each other and behind the start, and are no more
+    /// than `max_span` offsets.
+    pub(crate) fn decode(bytes: &[u8], max_span: u64) -> Result<Self, Invalid> {
+        let mut reader = Reader::new(bytes);
+        if reader.i16()? != VALUE_VERSION {
+            return Err(reader.invalid("unknown version of a share state"));
+        }
+        reader.take(3 * 4)?;
+        let start = offset(&mut reader)?;
+        reader.take(2 * 8)?;
+        let count = reader.unsigned_varint()?.checked_sub(1).ok_or(reader.invalid("no batches"))?;
+        let (mut batches, mut next) = (Vec::new(), start);
+        for _ in 0..count {
+            let (first, last) = (offset(&mut reader)?, offset(&mut reader)?);
+            let state = reader.u8()?;
+            let deliveries = u16::try_from(reader.i16()?).map_err(|_| reader.invalid("negative deliveries"))?;
+            skip_tags(&mut reader)?;
+            if first < next || last < first || last.0 - start.0 >= max_span {
+                return Err(reader.invalid("a batch out of order, or too far"));
+            }
+            if first > next {
+                // Kafka leaves out what was never handed out.
+                batches.push(StateBatch { first: next, last: Offset(first.0 - 1), is_done: false, deliveries: 0 });
+            }
+            let is_done = matches!(state, DONE | GIVEN_UP);
+            batches.push(StateBatch { first, last, is_done, deliveries });
+            next = last + 1;
+        }
+        skip_tags(&mut reader)?;
+        match reader.is_empty() {
+            true => Ok(Self { start, batches }),
+            false => Err(reader.invalid("bytes behind a share state")),
+        }
+    }
+}
+
+fn offset(reader: &mut Reader<'_>) -> Result<Offset, Invalid> {
+    let wire = reader.i64()?;
+    Offset::from_wire(wire).ok_or(reader.invalid("negative offset"))
+}
+
+/// Passes over tagged fields: of newer brokers.
+fn skip_tags(reader: &mut Reader<'_>) -> Result<(), Invalid> {
+    for _ in 0..reader.unsigned_varint()? {
+        reader.unsigned_varint()?;
+        let len = reader.unsigned_varint()?;
+        reader.take(len as usize)?;
+    }
+    Ok(())
+}
+
+const SNAPSHOT: i16 = 0;
+const VALUE_VERSION: i16 = 0;
+const READY: u8 = 0;
+const DONE: u8 = 2;
+const GIVEN_UP: u8 = 4;
+const NO_TAGS: u8 = 0;

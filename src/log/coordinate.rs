@@ -1,0 +1,978 @@
+//! Drives the coordinators of groups, one for each partition of `__consumer_offsets`: requests in, records into the
+//! partition, answers out.
+//!
+//! ```text
+//! request -> | lock: handle -> poll -> append -> report -> poll | -> answer -> sync what it tells of -> who asked
+//! ```
+//!
+//! What is appended counts at once, for the requests behind it. An answer that tells of it is given once that is durable:
+//! the wait for an answer ends in the wait for a sync, and whoever waits at the same time shares it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::names::OFFSETS_TOPIC;
+use super::replay::each_batch;
+use super::topic::{Slot, TopicState, again};
+use super::{FirstError, Inner, Log};
+use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
+use crate::error::{Error, GroupError, Result};
+use crate::group::{
+    Action, Answer, Coordinator, Event, GroupOffset, GroupRecord, ListGroups, LogRecord, Now, OffsetCommit, Request,
+    Token, batches, partition_for_group,
+};
+use crate::observe::{Quiet, tell};
+use crate::partition::core::Core;
+use crate::partition::{Ack, Admission, Ending, Placement, append_records};
+use crate::probe;
+use crate::record::{Control, Header, Record, RecordIter, Sender};
+use crate::types::{Offset, ProducerId, TopicPartition};
+use crate::watermark::Reached;
+
+impl Log {
+    /// Asks the coordinator of a group, as a member of it does, or a server for one: every [`Request`] that Kafka's
+    /// protocol has for classic groups. Members in this process and those that a server speaks for are of one group.
+    ///
+    /// Asking waits for no other member: what has to, is told later, by the [`Reply`]. A commit of offsets syncs the records
+    /// below them before it is stored, as [`Group::commit`](crate::Group::commit) does. The coordinator's time passes while
+    /// the log is [maintained](Log::maintain).
+    ///
+    /// What an answer tells survives a power cut, and so does what a request stored once it is answered.
+    ///
+    /// # Errors
+    ///
+    /// They come with the reply: [`Error::GroupRefused`] with Kafka's reason; what keeps the log from storing something, as
+    /// [`Error::Io`], [`Error::LowSpace`] or [`Error::Poisoned`]; [`Error::Corrupt`] if the groups could not be read when the log
+    /// was opened; [`Error::ReadOnly`], [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::group::{Answer, JoinGroup, Protocol, Request};
+    /// use chiplog::{GroupConfig, Log};
+    ///
+    /// let at_once = GroupConfig::default().initial_rebalance_delay(Duration::ZERO);
+    /// let log = Log::builder(dir.path()).groups(at_once).open()?;
+    /// let mut join = JoinGroup::new("billing", 7);
+    /// join.needs_member_id = false;
+    /// join.protocols = vec![Protocol { name: "range".into(), metadata: (*b"orders").into() }];
+    /// let Answer::Joined(joined) = log.ask_coordinator(Request::Join(join)).wait()? else { panic!() };
+    /// assert_eq!((joined.generation.0, &joined.leader), (1, &joined.member_id));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ask_coordinator(&self, request: Request) -> Reply {
+        self.ask_coordinator_with(request, Ack::Synced)
+    }
+
+    /// As [`ask_coordinator`](Self::ask_coordinator); a commit of offsets waits for no more than `ack` says.
+    ///
+    /// With [`Ack::Written`] nothing is synced. After a power cut the group may go on from an older offset; never from one
+    /// above what is left of the partition, as the next open lowers it to the end.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ask_coordinator`](Self::ask_coordinator).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::group::{Answer, Caller, OffsetCommit, OffsetToCommit, Request};
+    /// use chiplog::{Ack, LeaderEpoch, Log, Offset};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let (leader_epoch, metadata) = (LeaderEpoch::NONE, "".into());
+    /// let offset = OffsetToCommit { topic: "orders".into(), partition: 0, offset: Offset(42), leader_epoch, metadata };
+    /// let (group, caller) = ("billing".into(), Caller::none());
+    /// let commit = OffsetCommit { group, caller, transaction: None, retention: None, offsets: vec![offset] };
+    /// let answer = log.ask_coordinator_with(Request::CommitOffsets(commit), Ack::Written).wait()?;
+    /// assert_eq!(answer, Answer::Committed(vec![Ok(())]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ask_coordinator_with(&self, request: Request, ack: Ack) -> Reply {
+        self.opened.inner.ask(request, ack).unwrap_or_else(Reply::failed)
+    }
+
+    /// Which partition of `__consumer_offsets` a group belongs to: what a server tells a client that looks for the group's
+    /// coordinator.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidGroupId`]; those of [`topic`](Self::topic), as this makes the topic.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = chiplog::Log::open(dir.path())?;
+    /// assert_eq!(log.coordinator_of("billing")?.to_string(), "__consumer_offsets-0");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn coordinator_of(&self, group: &str) -> Result<TopicPartition> {
+        crate::group::check_group_id(group)?;
+        let shard = self.opened.inner.shard_or_create(group)?;
+        let id = Quiet::lock(&shard).core.id.clone();
+        Ok(id)
+    }
+}
+
+/// The answer to a request of a group's coordinator, now or later: to be waited for by a thread, or as a future, on any
+/// runtime. Made by [`Log::ask_coordinator`]. Dropped, nobody is told; what was asked for happens.
+///
+/// As a future, it needs the log's background thread for a sync, or the caller's next [`Log::maintain`].
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use chiplog::group::{Answer, GroupState, Request};
+/// use chiplog::{Error, Log, Offset};
+///
+/// let log = Log::open(dir.path())?;
+/// let describe = || log.ask_coordinator(Request::Describe { group: "billing".into() });
+/// assert!(matches!(describe().wait(), Err(Error::GroupRefused { .. })));
+/// log.group("billing")?.commit("orders", 0, Offset(42))?;
+/// let Answer::Described(billing) = describe().wait()? else { panic!() };
+/// assert_eq!(billing.state, Some(GroupState::Empty));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the answer says whether it was done"]
+pub struct Reply {
+    state: State,
+}
+
+enum State {
+    /// Nobody has answered yet.
+    Asked(Arc<Desk>),
+    Answered(Outcome),
+    /// The future waits for a sync.
+    Syncing(Outcome, Reached),
+    Taken,
+}
+
+/// An answer, and what has to be durable before it is given.
+struct Outcome {
+    answer: Result<Answer>,
+    after: Option<(Arc<Core>, Offset)>,
+}
+
+/// Where an answer is left for who waits for it.
+#[derive(Default)]
+struct Desk {
+    left: Mutex<Left>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Left {
+    outcome: Option<Outcome>,
+    waker: Option<Waker>,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Asked(_) => "asked",
+            State::Answered(_) => "answered",
+            State::Syncing(..) => "syncing",
+            State::Taken => "taken",
+        };
+        write!(f, "Reply {{ {state} }}")
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Desk")
+    }
+}
+
+impl Reply {
+    fn failed(error: Error) -> Self {
+        Self { state: State::Answered(Outcome { answer: Err(error), after: None }) }
+    }
+
+    /// Waits for the answer: that of a join for as long as other members take to join, too.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::ask_coordinator`]; [`Error::Closed`] if the log is closed meanwhile.
+    pub fn wait(mut self) -> Result<Answer> {
+        loop {
+            // The time-out only bounds one turn.
+            if let Some(answer) = self.wait_for(Duration::from_secs(3600)) {
+                return answer;
+            }
+        }
+    }
+
+    /// Waits for the answer, at most for `timeout`, by the system's clock; zero only looks. `None` if it has not come.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait).
+    ///
+    /// # Panics
+    ///
+    /// Never; once the answer was taken, this says [`Error::Closed`].
+    pub fn wait_for(&mut self, timeout: Duration) -> Option<Result<Answer>> {
+        if let State::Asked(desk) = &self.state {
+            let mut left = desk.left.lock();
+            // Far enough away counts as never.
+            let deadline = Instant::now().checked_add(timeout);
+            while left.outcome.is_none() {
+                let is_over = match deadline {
+                    Some(deadline) => desk.arrived.wait_until(&mut left, deadline).timed_out(),
+                    None => {
+                        desk.arrived.wait(&mut left);
+                        false
+                    }
+                };
+                if is_over && left.outcome.is_none() {
+                    return None;
+                }
+            }
+            let outcome = left.outcome.take()?;
+            drop(left);
+            self.state = State::Answered(outcome);
+        }
+        match std::mem::replace(&mut self.state, State::Taken) {
+            State::Answered(outcome) | State::Syncing(outcome, _) => Some(outcome.settle()),
+            State::Asked(_) | State::Taken => Some(Err(Error::Closed)),
+        }
+    }
+}
+
+impl Outcome {
+    /// Makes durable what the answer tells of, and gives it.
+    fn settle(self) -> Result<Answer> {
+        if let Some((core, after)) = self.after {
+            core.sync_to(after)?;
+        }
+        self.answer
+    }
+}
+
+impl Future for Reply {
+    type Output = Result<Answer>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let State::Asked(desk) = &self.state {
+            let mut left = desk.left.lock();
+            let Some(outcome) = left.outcome.take() else {
+                // Dropped once the lock is released: that may run code of a runtime.
+                let before = left.waker.replace(context.waker().clone());
+                drop(left);
+                drop(before);
+                return Poll::Pending;
+            };
+            drop(left);
+            self.state = State::Answered(outcome);
+        }
+        match std::mem::replace(&mut self.state, State::Taken) {
+            State::Answered(outcome) => match &outcome.after {
+                Some((core, after)) if core.synced() < *after => {
+                    let (core, reached) = (Arc::clone(core), core.synced.reached(after.0));
+                    self.state = State::Syncing(outcome, reached);
+                    let polled = self.as_mut().poll_sync(context);
+                    // Only now is it known that somebody waits: who is woken before finds nothing to do.
+                    if polled.is_pending() {
+                        core.context.doorbell.ring();
+                    }
+                    polled
+                }
+                _ => Poll::Ready(outcome.answer),
+            },
+            State::Syncing(outcome, reached) => {
+                self.state = State::Syncing(outcome, reached);
+                self.poll_sync(context)
+            }
+            State::Asked(_) | State::Taken => Poll::Ready(Err(Error::Closed)),
+        }
+    }
+}
+
+impl Reply {
+    fn poll_sync(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Answer>> {
+        let State::Syncing(outcome, reached) = &mut self.state else { return Poll::Ready(Err(Error::Closed)) };
+        let Poll::Ready(synced) = Pin::new(reached).poll(context) else { return Poll::Pending };
+        let stopped = |stop| match &outcome.after {
+            Some((core, _)) => core.stopped(stop),
+            None => Error::Closed,
+        };
+        let synced = synced.map_err(stopped);
+        match std::mem::replace(&mut self.state, State::Taken) {
+            State::Syncing(outcome, _) => Poll::Ready(synced.and(outcome.answer)),
+            _ => Poll::Ready(Err(Error::Closed)),
+        }
+    }
+}
+
+/// The coordinators of all groups, one a partition of the topic; none until the topic is there.
+#[derive(Debug, Default)]
+pub(super) struct Coordinators {
+    partitions: Mutex<Vec<ShardSlot>>,
+}
+
+/// The groups of one partition, or why they could not be read.
+type ShardSlot = Result<Arc<Mutex<Shard>>, Arc<Error>>;
+
+/// The groups of one partition.
+#[derive(Debug)]
+pub(super) struct Shard {
+    core: Arc<Core>,
+    coordinator: Coordinator,
+    /// The offset after the last record that was taken in: what is told of the groups must be synced up to it.
+    end: Offset,
+    next_token: u64,
+    /// Those who wait for an answer.
+    asked: BTreeMap<Token, (Box<str>, Arc<Desk>)>,
+    /// At open: the keys of offsets that were committed without a sync.
+    unsynced: BTreeSet<Vec<u8>>,
+}
+
+/// What came of an event, to be told once the lock of the groups is released.
+#[derive(Default)]
+struct Told {
+    answers: Vec<(Token, Result<Answer, GroupError>)>,
+    expired: Vec<(Box<str>, usize)>,
+    /// Where the last append went.
+    placed: Option<Placement>,
+    /// Why an append failed.
+    failure: Option<Error>,
+}
+
+/// Requests.
+impl Inner {
+    /// Asks the coordinator of the group that the request is about.
+    pub(super) fn ask(&self, request: Request, ack: Ack) -> Result<Reply> {
+        self.check_open()?;
+        let asks = matches!(request, Request::FetchOffsets(_) | Request::Describe { .. } | Request::List(_));
+        if self.context.read_only && !asks {
+            return Err(Error::ReadOnly);
+        }
+        match &request {
+            Request::List(list) => return self.list(list),
+            Request::ForgetTopic { topic } => {
+                self.forget_topic_offsets(topic)?;
+                let answer = Ok(Answer::TopicForgotten);
+                return Ok(Reply { state: State::Answered(Outcome { answer, after: None }) });
+            }
+            Request::CommitOffsets(OffsetCommit { group, transaction: Some(_), .. }) => {
+                // Nobody would end it: a transaction of this log knows where it has been.
+                return Err(Error::GroupRefused { group: group.clone(), reason: GroupError::InvalidRequest });
+            }
+            Request::CommitOffsets(commit) if ack == Ack::Synced => self.sync_below(&commit.as_group_offsets())?,
+            _ => {}
+        }
+        let group: Box<str> = request.group().unwrap_or_default().into();
+        crate::group::check_group_id(&group)?;
+        let shard = if self.context.read_only {
+            match self.shard_that_knows(&group)? {
+                Some(shard) => shard,
+                None => return Ok(self.ask_nobody(&group, request)),
+            }
+        } else {
+            self.shard_or_create(&group)?
+        };
+        let (reply, told, next) = {
+            let mut shard = Quiet::lock(&shard);
+            let (token, mut told) = shard.ask_with(request, ack, &self.now());
+            let state = match told.take(token) {
+                Some(answer) => {
+                    let is_commit = matches!(answer, Ok(Answer::Committed(_)));
+                    let outcome = shard.outcome(&group, answer, &mut told.failure);
+                    let after = outcome.after.filter(|_| !is_commit || ack == Ack::Synced);
+                    State::Answered(Outcome { after, ..outcome })
+                }
+                None => {
+                    // Whoever closes the log answers all that wait once nobody can begin to.
+                    self.check_open()?;
+                    let desk = Arc::new(Desk::default());
+                    shard.asked.insert(token, (group, Arc::clone(&desk)));
+                    State::Asked(desk)
+                }
+            };
+            (Reply { state }, shard.leave(told), shard.coordinator.next_deadline())
+        };
+        self.spread(told);
+        next.into_iter().for_each(|next| self.expect_by(next));
+        Ok(reply)
+    }
+
+    /// What is answered of a group that is in no file here.
+    fn ask_nobody(&self, group: &str, request: Request) -> Reply {
+        let mut nobody = Coordinator::new(self.group_config);
+        nobody.handle(Event::Request { token: Token(0), request }, self.now());
+        let answer = match nobody.poll() {
+            Some(Action::Answer { answer, .. }) => answer,
+            _ => Err(GroupError::GroupIdNotFound),
+        };
+        let answer = answer.map_err(|reason| Error::GroupRefused { group: group.into(), reason });
+        Reply { state: State::Answered(Outcome { answer, after: None }) }
+    }
+
+    /// Lists the groups of all partitions.
+    fn list(&self, list: &ListGroups) -> Result<Reply> {
+        let mut groups = Vec::new();
+        for shard in self.shards() {
+            let shard = match shard {
+                // Its groups are another broker's, and in no file here.
+                Err(Error::PartitionElsewhere { .. }) => continue,
+                Err(_) if self.context.read_only => continue,
+                shard => shard?,
+            };
+            let (core, end, told) = {
+                let mut shard = Quiet::lock(&shard);
+                let (token, mut told) = shard.ask(Request::List(list.clone()), &self.now());
+                if let Some(Ok(Answer::Groups(of_shard))) = told.take(token) {
+                    groups.extend(of_shard);
+                }
+                (Arc::clone(&shard.core), shard.end, shard.leave(told))
+            };
+            self.spread(told);
+            if !core.context.read_only {
+                core.sync_to(end)?;
+            }
+        }
+        groups.sort_by(|one, other| one.group.cmp(&other.group));
+        Ok(Reply { state: State::Answered(Outcome { answer: Ok(Answer::Groups(groups)), after: None }) })
+    }
+
+    fn now(&self) -> Now {
+        let clock = &self.context.clock;
+        Now { monotonic: clock.monotonic(), wall: clock.now() }
+    }
+
+    /// Hands out answers, and tells the observer.
+    fn spread(&self, told: Spread) {
+        for (desk, outcome) in told.answers {
+            let mut left = desk.left.lock();
+            left.outcome = Some(outcome);
+            let waker = left.waker.take();
+            drop(left);
+            desk.arrived.notify_all();
+            waker.into_iter().for_each(Waker::wake);
+        }
+        for (group, count) in told.expired {
+            probe::reached("groups.expired");
+            tell(&self.context.observer, move |observer| observer.offsets_expired(&group, count));
+        }
+    }
+
+    /// Lets time pass for groups. Returns when, on the monotonic clock, something is due next, and what could not be stored:
+    /// it is tried again then.
+    pub(super) fn tend_groups(&self, now: Duration) -> (Option<Duration>, Result<()>) {
+        let mut next: Option<Duration> = None;
+        let mut errors = FirstError::default();
+        for shard in self.shards().into_iter().flatten() {
+            let told = {
+                let mut shard = Quiet::lock(&shard);
+                let mut told = match shard.coordinator.next_deadline().is_some_and(|due| due <= now) {
+                    true => shard.handle(Event::Tick, &self.now()),
+                    false => Told::default(),
+                };
+                errors.keep(told.failure.take().map_or(Ok(()), Err));
+                next = next.into_iter().chain(shard.coordinator.next_deadline()).min();
+                shard.leave(told)
+            };
+            self.spread(told);
+        }
+        (next, errors.into_result())
+    }
+
+    /// Removes offsets that are past their retention.
+    pub(super) fn expire_group_offsets(&self) -> Result<()> {
+        let mut errors = FirstError::default();
+        // Those that cannot be read are damaged partitions, which was told.
+        for shard in self.shards().into_iter().flatten() {
+            let told = {
+                let mut shard = Quiet::lock(&shard);
+                let mut told = shard.handle(Event::ExpireOffsets, &self.now());
+                errors.keep(told.failure.take().map_or(Ok(()), Err));
+                shard.leave(told)
+            };
+            self.spread(told);
+        }
+        errors.into_result()
+    }
+
+    /// Nobody coordinates these groups any more: the log is closing.
+    pub(super) fn resign(&self) {
+        for shard in self.shards().into_iter().flatten() {
+            let asked = std::mem::take(&mut Quiet::lock(&shard).asked);
+            let closed = |(_, desk)| (desk, Outcome { answer: Err(Error::Closed), after: None });
+            let answers = asked.into_values().map(closed).collect();
+            self.spread(Spread { answers, expired: Vec::new() });
+        }
+    }
+}
+
+/// What is told, and to whom.
+struct Spread {
+    answers: Vec<(Arc<Desk>, Outcome)>,
+    expired: Vec<(Box<str>, usize)>,
+}
+
+impl Told {
+    /// The answer to one of the requests, if it is among them.
+    fn take(&mut self, token: Token) -> Option<Result<Answer, GroupError>> {
+        let at = self.answers.iter().position(|(answered, _)| *answered == token)?;
+        Some(self.answers.swap_remove(at).1)
+    }
+}
+
+impl Shard {
+    fn ask(&mut self, request: Request, now: &Now) -> (Token, Told) {
+        self.ask_with(request, Ack::Synced, now)
+    }
+
+    fn ask_with(&mut self, request: Request, ack: Ack, now: &Now) -> (Token, Told) {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        (token, self.handle_with(Event::Request { token, request }, ack, now))
+    }
+
+    fn handle(&mut self, event: Event, now: &Now) -> Told {
+        self.handle_with(event, Ack::Synced, now)
+    }
+
+    /// Takes in an event, and does all that follows from it.
+    fn handle_with(&mut self, event: Event, ack: Ack, now: &Now) -> Told {
+        let mut told = Told::default();
+        self.coordinator.handle(event, *now);
+        self.carry_out(ack, now, &mut told);
+        // What waits for no time at all does not wait for maintenance.
+        if self.coordinator.next_deadline().is_some_and(|due| due <= now.monotonic) {
+            self.coordinator.handle(Event::Tick, *now);
+            self.carry_out(Ack::Synced, now, &mut told);
+        }
+        told
+    }
+
+    /// Does what the coordinator wants done.
+    fn carry_out(&mut self, ack: Ack, now: &Now, told: &mut Told) {
+        while let Some(action) = self.coordinator.poll() {
+            match action {
+                Action::Append { number, records, transaction } => {
+                    let sender = transaction.map_or(Sender::NONE, |producer| Sender {
+                        producer: producer.id,
+                        epoch: producer.epoch,
+                        is_transactional: true,
+                    });
+                    let event = match self.append(&records, sender, ack) {
+                        Ok(placed) => {
+                            told.placed = Some(placed);
+                            Event::Appended { number, base: placed.offset }
+                        }
+                        Err(error) => {
+                            told.failure = Some(error);
+                            Event::NotAppended { number, error: GroupError::CoordinatorNotAvailable }
+                        }
+                    };
+                    self.coordinator.handle(event, *now);
+                }
+                Action::Answer { token, answer } => told.answers.push((token, answer)),
+                Action::Expired { group, count } => told.expired.push((group, count)),
+            }
+        }
+    }
+
+    /// Appends records as one batch. It says if nobody waits for it to be synced, nor made sure of what it tells of.
+    fn append(&mut self, records: &[GroupRecord], sender: Sender, ack: Ack) -> Result<Placement> {
+        let headers: &[Header<'_>] = if ack == Ack::Written { &[UNSYNCED] } else { &[] };
+        let encoded = records.iter().map(|record| Record {
+            key: Some(&record.key),
+            value: record.value.as_deref(),
+            headers,
+            ..Record::default()
+        });
+        // What only removes frees space.
+        let removes = records.iter().all(|record| record.value.is_none());
+        let admission = if removes { Admission::Always } else { Admission::IfSpace };
+        let placed = append_records(&self.core, admission, sender, None, encoded)?;
+        self.end = placed.last_offset + 1;
+        Ok(placed)
+    }
+
+    /// What is to be told to who asked: an error of the log's own, where that is why it was refused.
+    fn outcome(&self, group: &str, answer: Result<Answer, GroupError>, failure: &mut Option<Error>) -> Outcome {
+        let answer = answer.map_err(|reason| match failure {
+            Some(error) if reason == GroupError::CoordinatorNotAvailable => {
+                let again = again(error);
+                std::mem::replace(error, again)
+            }
+            _ => Error::GroupRefused { group: group.into(), reason },
+        });
+        // What is so while members come and go is in no record.
+        let is_told_at_once =
+            matches!(answer, Err(_) | Ok(Answer::Joined(_) | Answer::MemberIdRequired { .. } | Answer::Alive));
+        let is_told_at_once = is_told_at_once || self.core.context.read_only;
+        let after = (!is_told_at_once && !probe::planted("log.commit_before_sync")).then_some(self.end);
+        Outcome { answer, after: after.map(|after| (Arc::clone(&self.core), after)) }
+    }
+
+    /// Finds who waits for what is told.
+    fn leave(&mut self, told: Told) -> Spread {
+        let Told { answers, expired, mut failure, .. } = told;
+        let mut spread = Spread { answers: Vec::new(), expired };
+        for (token, answer) in answers {
+            if let Some((group, desk)) = self.asked.remove(&token) {
+                spread.answers.push((desk, self.outcome(&group, answer, &mut failure)));
+            }
+        }
+        spread
+    }
+}
+
+/// Offsets.
+impl Inner {
+    /// Tells what is there of a group, once it is durable: what is told must still be so after a power cut.
+    pub(super) fn with_group<R>(&self, group: &str, tell: impl FnOnce(&Coordinator) -> R) -> Result<Option<R>> {
+        self.check_open()?;
+        let shard = if self.context.read_only { self.shard_that_knows(group) } else { self.shard(group) };
+        shard?.map(|shard| look(&shard, tell)).transpose()
+    }
+
+    /// Every group. Of a log that is open read-only those that can be told: what keeps the others from it is among what
+    /// is damaged.
+    pub(super) fn group_ids(&self) -> Result<Vec<String>> {
+        self.check_open()?;
+        let mut ids = BTreeSet::new();
+        for shard in self.shards() {
+            match shard {
+                // Its groups are another broker's, and in no file here.
+                Err(Error::PartitionElsewhere { .. }) => {}
+                Err(_) if self.context.read_only => {}
+                shard => look(&*shard?, |coordinator| ids.extend(coordinator.groups().map(str::to_owned)))?,
+            }
+        }
+        Ok(ids.into_iter().collect())
+    }
+
+    /// Why the groups of this partition of the topic cannot be told, if they cannot.
+    pub(super) fn damage_of_groups(&self, partition: u32) -> Option<Arc<Error>> {
+        let shards = self.coordinators.partitions.lock();
+        shards.get(partition as usize).and_then(|shard| shard.as_ref().err().map(Arc::clone))
+    }
+
+    /// Makes durable what lies below the offsets, as far as it is in this log. Else a power cut could take the records
+    /// and leave the offsets, and a group would pass over what is appended in their place.
+    pub(super) fn sync_below(&self, offsets: &[GroupOffset<'_>]) -> Result<()> {
+        if probe::planted("log.commit_ahead") {
+            return Ok(());
+        }
+        let mut errors = FirstError::default();
+        self.cores_below(offsets).iter().for_each(|(core, end)| errors.keep(core.sync_to(*end)));
+        errors.into_result()
+    }
+
+    /// Which partitions of this log lie below the offsets, and up to where.
+    pub(super) fn cores_below(&self, offsets: &[GroupOffset<'_>]) -> Vec<(Arc<Core>, Offset)> {
+        let below = offsets.iter().filter_map(|commit| {
+            let core = self.find(commit.topic).and_then(|topic| topic.core(commit.partition)).ok()?;
+            let end = commit.offset.min(core.end());
+            Some((core, end))
+        });
+        below.collect()
+    }
+
+    /// Appends offsets that a group commits in a transaction: they count once that is committed.
+    pub(super) fn commit_in_transaction(&self, commit: OffsetCommit) -> Result<(Arc<Core>, Placement)> {
+        let group = commit.group.clone();
+        let shard = self.shard_or_create(&group)?;
+        let (result, told) = {
+            let mut shard = Quiet::lock(&shard);
+            let (token, mut told) = shard.ask(Request::CommitOffsets(commit), &self.now());
+            let answer = told.take(token).unwrap_or(Err(GroupError::CoordinatorNotAvailable));
+            let outcome = shard.outcome(&group, answer, &mut told.failure);
+            let placed = told.placed;
+            let result = outcome.answer.and_then(|answer| {
+                first_refusal(&group, answer)?;
+                placed.map(|placed| (Arc::clone(&shard.core), placed)).ok_or(Error::Closed)
+            });
+            (result, shard.leave(told))
+        };
+        self.spread(told);
+        result
+    }
+
+    /// Ends a transaction in a partition of the topic.
+    pub(super) fn end_in_groups(&self, core: &Arc<Core>, ending: &Ending) -> Result<Option<Offset>> {
+        let shard = self.coordinators.partitions.lock().get(core.id.partition as usize).cloned();
+        let Some(Ok(shard)) = shard else {
+            // At open: what is found there is replayed with its markers later.
+            return core.end_transaction(ending);
+        };
+        let mut shard = Quiet::lock(&shard);
+        let marker = core.end_transaction(ending)?;
+        if let Some(marker) = marker {
+            let is_commit = ending.is_commit || probe::planted("groups.aborted_counts");
+            shard.coordinator.end_transaction(ending.producer, is_commit);
+            shard.end = marker + 1;
+        }
+        Ok(marker)
+    }
+
+    /// Removes what any group committed for a deleted topic, durably: a new one of its name must not find it.
+    pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
+        let mut errors = FirstError::default();
+        for shard in self.shards() {
+            errors.keep(shard.and_then(|shard| self.forget_in(&shard, topic)));
+        }
+        errors.into_result()
+    }
+
+    fn forget_in(&self, shard: &Mutex<Shard>, topic: &str) -> Result<()> {
+        let (result, core, end, told) = {
+            let mut shard = Quiet::lock(shard);
+            let (token, mut told) = shard.ask(Request::ForgetTopic { topic: topic.into() }, &self.now());
+            let answer = told.take(token).unwrap_or(Err(GroupError::CoordinatorNotAvailable));
+            let result = shard.outcome("", answer, &mut told.failure).answer;
+            (result, Arc::clone(&shard.core), shard.end, shard.leave(told))
+        };
+        self.spread(told);
+        result?;
+        if probe::planted("log.commit_before_sync") {
+            return Ok(());
+        }
+        // Also if there was nothing to remove: that may be so because of records that are not synced yet.
+        core.sync_to(end)
+    }
+
+    /// Tells again what groups commit for a topic of this name: from now on it is one elsewhere, or a new one.
+    pub(super) fn show_topic_offsets(&self, topic: &str) {
+        for shard in self.shards().into_iter().flatten() {
+            Quiet::lock(&shard).coordinator.show_topic(topic);
+        }
+    }
+
+    /// Tells nobody what groups committed for a topic that is being deleted, until it is removed.
+    pub(super) fn hide_topic_offsets(&self, topic: &str) {
+        for shard in self.shards().into_iter().flatten() {
+            Quiet::lock(&shard).coordinator.hide_topic(topic);
+        }
+    }
+}
+
+/// The first offset that was refused, as an error.
+pub(super) fn first_refusal(group: &str, answer: Answer) -> Result<()> {
+    let Answer::Committed(done) = answer else { return Ok(()) };
+    match done.into_iter().find_map(Result::err) {
+        Some(reason) => Err(Error::GroupRefused { group: group.into(), reason }),
+        None => Ok(()),
+    }
+}
+
+/// Tells what is there, once it is durable.
+fn look<R>(shard: &Mutex<Shard>, tell: impl FnOnce(&Coordinator) -> R) -> Result<R> {
+    let (found, core, end) = {
+        let shard = Quiet::lock(shard);
+        (tell(&shard.coordinator), Arc::clone(&shard.core), shard.end)
+    };
+    if !core.context.read_only {
+        core.sync_to(end)?;
+    }
+    Ok(found)
+}
+
+/// Where groups are kept.
+impl Inner {
+    /// Replays the topic, if there is one. A partition that cannot be read is damaged, and does not keep the others
+    /// from it. Of a log that is open read-only it stays open: what lies before the damage can be read.
+    pub(super) fn load_groups(&self) {
+        let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
+        if let Some(topic) = topic {
+            let mut shards = Quiet::lock(&self.coordinators.partitions);
+            *shards = self.load(&topic);
+        }
+    }
+
+    fn load(&self, topic: &TopicState) -> Vec<ShardSlot> {
+        let mut slots = topic.partitions.write();
+        slots.iter_mut().map(|slot| self.load_shard(slot)).collect()
+    }
+
+    fn load_shard(&self, slot: &mut Slot) -> ShardSlot {
+        let core = match slot {
+            Slot::Open(core) => Arc::clone(core),
+            Slot::Damaged(error) => return Err(Arc::clone(error)),
+        };
+        replay(Arc::clone(&core), self.group_config).map(Mutex::new).map(Arc::new).map_err(|error| {
+            let error = self.note_damage(&core.id, error);
+            if !self.context.read_only {
+                // Nothing may be added behind what was not understood.
+                *slot = Slot::Damaged(Arc::clone(&error));
+            }
+            error
+        })
+    }
+
+    /// At an open after a crash: lowers each offset that lies above the end of its partition to there. It was committed
+    /// without a sync, and what lay below it is lost: what is appended in its place must not be passed over.
+    pub(super) fn lower_offsets(&self) -> Result<()> {
+        if probe::planted("groups.not_lowered") {
+            return Ok(());
+        }
+        self.shards().into_iter().flatten().try_for_each(|shard| self.lower_in(&mut Quiet::lock(&shard)))
+    }
+
+    fn lower_in(&self, shard: &mut Shard) -> Result<()> {
+        let groups = shard.coordinator.groups();
+        let offsets = groups.flat_map(|group| {
+            let offsets = shard.coordinator.offsets().offsets(group);
+            offsets.map(move |(topic, partition, committed)| (group, topic, partition, committed))
+        });
+        let lowered = offsets.filter_map(|(group, topic, partition, committed)| {
+            let end = self.find(topic).and_then(|topic| topic.core(partition)).ok()?.end();
+            (committed.offset > end).then(|| committed.lowered(group, topic, partition, end))?
+        });
+        let lowered: Vec<_> = lowered.filter(|record| shard.unsynced.contains(&record.key)).collect();
+        shard.unsynced.clear();
+        if lowered.is_empty() {
+            return Ok(());
+        }
+        for batch in batches(&lowered) {
+            let placed = shard.append(batch, Sender::NONE, Ack::Synced)?;
+            for (record, position) in batch.iter().zip(placed.offset.0..) {
+                let (key, value) = (Some(&*record.key), record.value.as_deref());
+                let replayed =
+                    shard.coordinator.replay(LogRecord { position: Offset(position), key, value, transaction: None });
+                debug_assert!(replayed.is_ok(), "what we wrote reads back");
+            }
+        }
+        // Before anything can be appended below the offsets that were.
+        shard.core.sync_to(shard.end)
+    }
+
+    /// Of a broker's topic, only some partitions may be here. How many there are is then not known, nor which of them an
+    /// id leads to: a group is where it is found.
+    fn shard_that_knows(&self, group: &str) -> Result<Option<Arc<Mutex<Shard>>>> {
+        let knows = |shard: &Arc<Mutex<Shard>>| Quiet::lock(shard).coordinator.groups().any(|known| known == group);
+        let expected = self.shard(group);
+        if let Ok(Some(shard)) = &expected
+            && knows(shard)
+        {
+            return expected;
+        }
+        let mut others = self.shards().into_iter().flatten();
+        others.find(knows).map_or(expected, |found| Ok(Some(found)))
+    }
+
+    /// Where the group is kept; `None` if there is no topic for it yet.
+    pub(super) fn shard(&self, group: &str) -> Result<Option<Arc<Mutex<Shard>>>> {
+        let shards = self.coordinators.partitions.lock();
+        let count = shards.len() as u32;
+        if count == 0 {
+            return Ok(None);
+        }
+        match &shards[partition_for_group(group, count) as usize] {
+            Ok(shard) => Ok(Some(Arc::clone(shard))),
+            Err(error) => Err(again(error)),
+        }
+    }
+
+    /// Each of them, or why it could not be read.
+    fn shards(&self) -> Vec<Result<Arc<Mutex<Shard>>>> {
+        let again = |slot: &ShardSlot| slot.as_ref().map(Arc::clone).map_err(|error| again(error));
+        self.coordinators.partitions.lock().iter().map(again).collect()
+    }
+
+    /// Where the group is to be kept.
+    fn shard_or_create(&self, group: &str) -> Result<Arc<Mutex<Shard>>> {
+        self.check_open()?;
+        if let Some(shard) = self.shard(group)? {
+            return Ok(shard);
+        }
+        let topic = self.topic_or_create(OFFSETS_TOPIC, self.offsets_config)?;
+        {
+            let mut shards = Quiet::lock(&self.coordinators.partitions);
+            if shards.is_empty() {
+                *shards = self.load(&topic);
+            }
+        }
+        self.shard(group)?.ok_or(Error::Closed)
+    }
+
+    /// The topics that are being deleted, so that what groups committed for them is there, and not told.
+    #[cfg(feature = "sim")]
+    pub(super) fn hidden_topics(&self) -> BTreeSet<String> {
+        let mut hidden = BTreeSet::new();
+        for shard in self.shards().into_iter().flatten() {
+            hidden.extend(Quiet::lock(&shard).coordinator.offsets().hidden_topics().map(str::to_owned));
+        }
+        hidden
+    }
+}
+
+/// Kafka reads past it.
+const UNSYNCED: Header<'_> = Header { key: "unsynced", value: None };
+
+/// The settings of the topic, as Kafka's coordinator chooses them.
+pub(super) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
+    TopicConfig::default()
+        .partitions(groups.offsets_partitions)
+        .cleanup(Cleanup::Compact)
+        .compression(Compression::Uncompressed)
+        .segment_bytes(100 << 20)
+        // Commits wait for their sync themselves; this makes the files those of a durable topic.
+        .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) })
+}
+
+/// Reads a whole partition of the topic into its state.
+fn replay(core: Arc<Core>, config: GroupConfig) -> Result<Shard> {
+    let (mut coordinator, mut scratch) = (Coordinator::new(config), Vec::new());
+    let mut unsynced = BTreeSet::new();
+    let limit = core.config.read().max_decompressed_bytes as usize;
+    let end = each_batch(&core, |batch, place| {
+        let header = *batch.header();
+        if header.attributes.is_control() {
+            match batch.control() {
+                Ok(Some(Control::Commit { .. })) if probe::planted("groups.marker_passed_over") => {}
+                Ok(Some(Control::Commit { .. })) => coordinator.end_transaction(header.producer_id, true),
+                Ok(Some(Control::Abort { .. })) => coordinator.end_transaction(header.producer_id, false),
+                _ => {}
+            }
+            return Ok(());
+        }
+        let records = batch.records(limit, &mut scratch).map_err(|error| error.at(place.path, place.position))?;
+        let transaction = header.attributes.is_transactional().then_some(header.producer_id);
+        replay_batch(&mut coordinator, &mut unsynced, records, transaction, core.start());
+        Ok(())
+    })?;
+    Ok(Shard { core, coordinator, end, next_token: 0, asked: BTreeMap::new(), unsynced })
+}
+
+fn replay_batch(
+    coordinator: &mut Coordinator,
+    unsynced: &mut BTreeSet<Vec<u8>>,
+    records: RecordIter<'_>,
+    transaction: Option<ProducerId>,
+    start: Offset,
+) {
+    for record in records.filter(|record| record.offset >= start) {
+        // Of a newer broker, or damaged before it was written: kept in the log, passed over here.
+        let replayed = coordinator.replay(LogRecord {
+            position: record.offset,
+            key: record.key,
+            value: record.value,
+            transaction,
+        });
+        if replayed.is_err() {
+            probe::reached("groups.unreadable_record");
+        }
+        let Some(key) = record.key else { continue };
+        if record.headers().any(|header| header.key == UNSYNCED.key) {
+            unsynced.insert(key.to_vec());
+        } else {
+            unsynced.remove(key);
+        }
+    }
+}
