@@ -179,6 +179,19 @@ impl BatchBuilder {
         builder
     }
 
+    /// A builder with room for a batch of `len` bytes, before compression: one that is no longer takes no more memory.
+    pub(crate) fn with_room(len: usize) -> Self {
+        let mut builder = Self::new();
+        builder.plain.reserve_exact(len.saturating_sub(builder.plain.len()));
+        builder.make_room(len);
+        builder
+    }
+
+    /// Gives back what compressing took, which the next batch takes anew.
+    pub(crate) fn shed(&mut self) {
+        self.packed = Vec::new();
+    }
+
     /// How much memory it keeps for the next batch, in bytes.
     pub(crate) fn capacity(&self) -> usize {
         self.plain.capacity() + self.packed.capacity()
@@ -204,6 +217,26 @@ impl BatchBuilder {
     /// - [`Error::OffsetsExhausted`] if there is no offset left for it.
     #[inline]
     pub fn push(&mut self, record: &Record<'_>, now: Timestamp) -> Result<()> {
+        let encoded = self.measure(record, now)?;
+        check_limit(encoded.end, MAX_BATCH_LEN)?;
+        self.place(record, encoded);
+        Ok(())
+    }
+
+    /// Adds a record as [`push`](Self::push) does, if the batch is at most `limit` bytes long with it, before compression.
+    /// Else the batch is left as it was, and this is `false`.
+    #[inline]
+    pub(crate) fn push_within(&mut self, record: &Record<'_>, now: Timestamp, limit: usize) -> Result<bool> {
+        let encoded = self.measure(record, now)?;
+        if encoded.end > limit.min(MAX_BATCH_LEN) {
+            return Ok(false);
+        }
+        self.place(record, encoded);
+        Ok(true)
+    }
+
+    #[inline(always)]
+    fn measure(&self, record: &Record<'_>, now: Timestamp) -> Result<Encoded> {
         let index = self.record_count;
         let end = self.options.base_offset.checked_add(index as u64 + 1);
         if end.is_none() || index == i32::MAX {
@@ -211,16 +244,18 @@ impl BatchBuilder {
         }
         let times = self.times.after(record, index as usize, now, &self.options)?;
         let body_len = record.body_len(times.last_delta, index)?;
-        let end = self.filled + Record::whole_len(body_len);
-        check_limit(end, MAX_BATCH_LEN)?;
+        Ok(Encoded { times, body_len, end: self.filled + Record::whole_len(body_len) })
+    }
+
+    #[inline(always)]
+    fn place(&mut self, record: &Record<'_>, Encoded { times, body_len, end }: Encoded) {
         if end > self.plain.len() {
             self.make_room(end);
         }
-        record.encode_into(body_len, times.last_delta, index, &mut self.plain[self.filled..end]);
+        record.encode_into(body_len, times.last_delta, self.record_count, &mut self.plain[self.filled..end]);
         self.filled = end;
         self.times = times;
         self.record_count += 1;
-        Ok(())
     }
 
     /// Ends the batch and returns its bytes, which stay until the next `begin`.
@@ -231,6 +266,13 @@ impl BatchBuilder {
     /// - [`Error::Unsupported`] if this build lacks the codec.
     /// - [`Error::TooLong`] if compression made it longer than 2 GiB.
     pub fn finish(&mut self) -> Result<&mut [u8]> {
+        let (batch, header) = self.finish_unsealed()?;
+        header.seal(batch);
+        Ok(batch)
+    }
+
+    /// As [`finish`](Self::finish), but the header is not in the bytes yet: who changes it first seals but once.
+    pub(crate) fn finish_unsealed(&mut self) -> Result<(&mut [u8], BatchHeader)> {
         if self.record_count == 0 {
             return Err(Error::InvalidBatch { reason: "no records", position: RECORD_COUNT_AT });
         }
@@ -240,8 +282,7 @@ impl BatchBuilder {
         } else {
             self.compress()?
         };
-        header.seal(batch);
-        Ok(batch)
+        Ok((batch, header))
     }
 
     /// How long the batch is, header included and before compression, in bytes.
@@ -254,6 +295,11 @@ impl BatchBuilder {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.record_count == 0
+    }
+
+    /// Whether its bytes will be compressed.
+    pub(crate) fn is_compressed(&self) -> bool {
+        !self.options.compression.codec().is_none()
     }
 
     /// How many records were pushed.
@@ -313,6 +359,14 @@ fn header(options: &BatchOptions, times: &Times, record_count: i32) -> Result<Ba
         base_sequence: producer.map_or(-1, |producer| producer.base_sequence),
         record_count,
     })
+}
+
+/// What a record would make of a batch.
+struct Encoded {
+    times: Times,
+    body_len: i32,
+    /// Where the records would end.
+    end: usize,
 }
 
 /// The timestamps of a batch so far.

@@ -326,7 +326,7 @@ impl Attributes {
         Self(self.0 & !CODEC_MASK | codec.id())
     }
 
-    pub(super) fn with_timestamp_type(self, kind: TimestampType) -> Self {
+    pub(crate) fn with_timestamp_type(self, kind: TimestampType) -> Self {
         self.with(LOG_APPEND_TIME, kind == TimestampType::LogAppendTime)
     }
 

@@ -93,6 +93,11 @@ impl<'a> Record<'a> {
         fixed + field(self.key) + field(self.value) + headers.sum::<u64>()
     }
 
+    /// How long a batch of this record alone is, uncompressed, in bytes.
+    pub(crate) fn len_alone(&self) -> Result<usize> {
+        Ok(BatchHeader::LEN + Self::whole_len(self.body_len(0, 0)?))
+    }
+
     /// The length of the stored form after its length field, in bytes.
     #[inline(always)]
     pub(super) fn body_len(&self, timestamp_delta: i64, offset_delta: i32) -> Result<i32> {
