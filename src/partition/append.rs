@@ -460,14 +460,7 @@ pub(crate) fn append_records<'r>(
     with_buffers(|buffers| {
         let rules = core.rules();
         let now = core.context.clock.now();
-        let compression = rules.compression.unwrap_or(Compression::NONE);
-        let mut options = BatchOptions::default().timestamp_type(rules.timestamp_type).compression(compression);
-        if sender.is_some() {
-            let Sender { producer: id, epoch, is_transactional } = sender;
-            // It gets its number when it gets its offset.
-            options = options.producer(Producer { id, epoch, base_sequence: 0, is_transactional });
-        }
-        buffers.builder.begin(options);
+        buffers.builder.begin(rules.options(sender, Compression::NONE));
         for (index, record) in records.into_iter().enumerate() {
             rules.check(&record, index, now)?;
             buffers.builder.push(&record, now)?;
@@ -475,12 +468,7 @@ pub(crate) fn append_records<'r>(
         if buffers.builder.is_empty() {
             return Err(Error::InvalidBatch { reason: "no records", position: 0 });
         }
-        let decoded = buffers.builder.len() - BatchHeader::LEN;
-        if compression != Compression::NONE && decoded > rules.decoded_limit {
-            // Nobody could read it.
-            let (what, limit) = ("decompressed batch", rules.decoded_limit);
-            return Err(Error::TooLong { what, len: decoded as u64, limit: limit as u64 });
-        }
+        rules.check_decoded(&buffers.builder)?;
         let batch = buffers.builder.finish()?;
         rules.check_len(batch.len())?;
         let header = BatchHeader::read(batch)
@@ -491,6 +479,14 @@ pub(crate) fn append_records<'r>(
 }
 
 pub(crate) fn append_raw(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin) -> Result<Placement> {
+    let numbered_by = match origin {
+        BatchOrigin::Client => Origin::Client,
+        BatchOrigin::Coordinator => Origin::Coordinator,
+    };
+    append_validated(core, batch, origin, numbered_by)
+}
+
+fn append_validated(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin, numbered_by: Origin) -> Result<Placement> {
     with_buffers(|buffers| {
         let rules = core.rules();
         // Offset and epoch are outside the checksum: they are stamped when they are known.
@@ -499,18 +495,47 @@ pub(crate) fn append_raw(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin) ->
         let Buffers { validator, stored, .. } = buffers;
         let validated = validator.validate(batch, &rules.for_foreign(origin), &stamp, stored)?;
         rules.check_len(stored.len())?;
-        let origin = match origin {
-            BatchOrigin::Client => Origin::Client,
-            BatchOrigin::Coordinator => Origin::Coordinator,
-        };
         core.admit(Admission::IfSpace, stored.len() as u64)?;
-        core.append_batch(stored, validated.header, None, origin)
+        core.append_batch(stored, validated.header, None, numbered_by)
     })
 }
 
+/// Appends a batch that was built over some time, from its first record on under `rules`, with the times of its sender. It gets
+/// its number when it gets its offset. After an error the batch is as it was. Returns also the time of all its records, if that is the one of the append.
+pub(crate) fn append_built(
+    core: &Arc<Core>,
+    builder: &mut BatchBuilder,
+    rules: &AppendRules,
+) -> Result<(Placement, Option<Timestamp>)> {
+    let now = core.rules();
+    let placed = if *rules == now {
+        append_finished(core, builder, rules)?
+    } else {
+        // What was right for the topic may not be any more: it is looked at as if somebody else had built it.
+        probe::reached("append.rules_changed");
+        append_validated(core, builder.finish()?, BatchOrigin::Client, Origin::Local)?
+    };
+    Ok((placed, (now.timestamp_type == TimestampType::LogAppendTime).then_some(placed.timestamp)))
+}
+
+fn append_finished(core: &Arc<Core>, builder: &mut BatchBuilder, rules: &AppendRules) -> Result<Placement> {
+    let (batch, mut header) = builder.finish_unsealed()?;
+    rules.check_len(batch.len())?;
+    if rules.timestamp_type == TimestampType::LogAppendTime {
+        header.attributes = header.attributes.with_timestamp_type(TimestampType::LogAppendTime);
+        header.max_timestamp = core.context.clock.now();
+    }
+    if !header.producer_id.is_some() {
+        // One that is numbered is sealed with its number.
+        header = header.seal(batch);
+    }
+    core.admit(Admission::IfSpace, batch.len() as u64)?;
+    core.append_batch(batch, header, None, Origin::Local)
+}
+
 /// The topic's settings that concern an append, copied so that no lock is held while encoding.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AppendRules {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AppendRules {
     is_compacted: bool,
     pub(super) timestamp_type: TimestampType,
     before_max_ms: i64,
@@ -547,14 +572,51 @@ impl AppendRules {
         }
     }
 
-    fn check_len(&self, len: usize) -> Result<()> {
+    /// What a batch of these records begins with; `compression` is that of a topic which leaves it to the producer. Its number
+    /// it gets with its offset.
+    pub(crate) fn options(&self, sender: Sender, compression: Compression) -> BatchOptions {
+        let compression = self.compression.unwrap_or(compression);
+        let options = BatchOptions::default().timestamp_type(self.timestamp_type).compression(compression);
+        let Sender { producer: id, epoch, is_transactional } = sender;
+        match sender.is_some() {
+            true => options.producer(Producer { id, epoch, base_sequence: 0, is_transactional }),
+            false => options,
+        }
+    }
+
+    /// Whether batches are compressed, if the producer's are by `compression`.
+    pub(crate) fn compresses(&self, compression: Compression) -> bool {
+        self.compression.unwrap_or(compression).codec() != Codec::None
+    }
+
+    /// How long a batch may be before compression, in bytes, so that it is taken whatever `compression` makes of it.
+    pub(crate) fn plain_limit(&self, compression: Compression) -> usize {
+        let most = usize::try_from(self.max_batch_bytes).unwrap_or(usize::MAX);
+        match self.compresses(compression) {
+            false => most,
+            // What cannot be made shorter becomes longer, by a sixth at most.
+            true => (most / 4 * 3).min(BatchHeader::LEN.saturating_add(self.decoded_limit)),
+        }
+    }
+
+    /// Refuses a batch that nobody could read, as its records would not be unpacked.
+    pub(crate) fn check_decoded(&self, builder: &BatchBuilder) -> Result<()> {
+        let decoded = builder.len() - BatchHeader::LEN;
+        if builder.is_compressed() && decoded > self.decoded_limit {
+            let (what, limit) = ("decompressed batch", self.decoded_limit);
+            return Err(Error::TooLong { what, len: decoded as u64, limit: limit as u64 });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_len(&self, len: usize) -> Result<()> {
         let (len, limit) = (len as u64, self.max_batch_bytes);
         if len > limit { Err(Error::BatchTooLarge { len, limit }) } else { Ok(()) }
     }
 
     /// The time a record is stored with.
     #[inline]
-    fn time_of(&self, record: &Record<'_>, now: Timestamp) -> Timestamp {
+    pub(crate) fn time_of(&self, record: &Record<'_>, now: Timestamp) -> Timestamp {
         match self.timestamp_type {
             TimestampType::CreateTime => record.timestamp.unwrap_or(now),
             TimestampType::LogAppendTime => now,
@@ -563,7 +625,7 @@ impl AppendRules {
 
     /// Refuses a record that the topic does not take.
     #[inline]
-    fn check(&self, record: &Record<'_>, index: usize, now: Timestamp) -> Result<()> {
+    pub(crate) fn check(&self, record: &Record<'_>, index: usize, now: Timestamp) -> Result<()> {
         if self.is_compacted && record.key.is_none() {
             return Err(Error::InvalidRecord { index, reason: "a compacted topic needs keys" });
         }
@@ -601,7 +663,7 @@ fn distance(ms: i64) -> u64 {
 }
 
 impl Core {
-    fn rules(&self) -> AppendRules {
+    pub(crate) fn rules(&self) -> AppendRules {
         AppendRules::of(&self.config.read())
     }
 
@@ -686,7 +748,7 @@ impl Core {
     }
 
     /// Refuses if the partition stopped, or the log is closing.
-    pub(super) fn check_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         self.check()?;
         match self.context.closing.load(Ordering::Acquire) {
             true => Err(Error::Closed),
@@ -783,7 +845,7 @@ impl Core {
         writer.write_alone(self, batch, header)
     }
 
-    fn not_synced(&self, offset: Offset, error: &Error) -> Error {
+    pub(crate) fn not_synced(&self, offset: Offset, error: &Error) -> Error {
         Error::NotSynced { partition: self.id.clone(), offset, reason: error.to_string().into() }
     }
 }

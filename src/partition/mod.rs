@@ -56,7 +56,10 @@ mod writer;
 pub mod fuzzing;
 
 pub use append::{Ack, Appended};
-pub(crate) use append::{Admission, Held, Placement, append_one, append_records, join_one, repeat_one, stored_as};
+pub(crate) use append::{
+    Admission, AppendRules, Held, Placement, append_built, append_one, append_records, join_one, repeat_one,
+    stored_as,
+};
 pub use batches::RecordBatch;
 pub use context::RecoveryMode;
 pub use describe::{ProducerState, TornTail};
