@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::Opened;
 use super::partitioner::{Sticky, partition_for_key};
+use super::{Log, Opened};
 use crate::config::TopicConfig;
 use crate::error::{Corruption, Error, Result};
+use crate::partition::context::Context;
 use crate::partition::core::{Core, Halt};
 use crate::partition::{Appended, Held, Partition, append_one};
 use crate::record::{Record, Sender};
@@ -44,6 +45,20 @@ pub(crate) struct TopicState {
     pub(crate) config: RwLock<TopicConfig>,
     pub(crate) partitions: RwLock<Vec<Slot>>,
     pub(crate) sticky: Sticky,
+}
+
+/// What producers need of topics.
+impl Log {
+    /// The topic of this name, for a producer: created if there is none.
+    pub(crate) fn topic_state(&self, name: &str) -> Result<Arc<TopicState>> {
+        let inner = &self.opened.inner;
+        inner.topic_or_create(name, inner.default_config)
+    }
+
+    /// What the partitions share. It does not keep the log open.
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.opened.inner.context
+    }
 }
 
 /// A partition that could be opened, or why not.
@@ -211,8 +226,9 @@ impl Topic {
     }
 }
 
-/// The same error once more: what is wrong with a damaged partition is said at every call.
-pub(super) fn again(error: &Error) -> Error {
+/// The same error once more: what is wrong with a damaged partition is said at every call, and what became of a batch to each
+/// of its records.
+pub(crate) fn again(error: &Error) -> Error {
     match error {
         Error::Corrupt(corruption) => Error::Corrupt(Box::new(Corruption::clone(corruption))),
         Error::Io { action, path, source } => {
@@ -228,16 +244,43 @@ pub(super) fn again(error: &Error) -> Error {
         Error::Unsupported { what } => Error::Unsupported { what },
         Error::PartitionElsewhere { partition } => Error::PartitionElsewhere { partition: partition.clone() },
         Error::TooLong { what, len, limit } => Error::TooLong { what, len: *len, limit: *limit },
+        other => append_again(other).unwrap_or_else(|| {
+            let source = std::io::Error::other(other.to_string());
+            Error::Io { action: "open", path: "the partition".into(), source }
+        }),
+    }
+}
+
+/// The same of what appends answer beside that.
+fn append_again(error: &Error) -> Option<Error> {
+    Some(match error {
         Error::LowSpace { free, limit } => Error::LowSpace { free: *free, limit: *limit },
         Error::Poisoned { partition, reason } => {
             Error::Poisoned { partition: partition.clone(), reason: Arc::clone(reason) }
         }
-        Error::Closed => Error::Closed,
-        other => {
-            let source = std::io::Error::other(other.to_string());
-            Error::Io { action: "open", path: "the partition".into(), source }
+        Error::NotSynced { partition, offset, reason } => {
+            Error::NotSynced { partition: partition.clone(), offset: *offset, reason: reason.clone() }
         }
-    }
+        Error::BatchTooLarge { len, limit } => Error::BatchTooLarge { len: *len, limit: *limit },
+        Error::InvalidBatch { reason, position } => Error::InvalidBatch { reason, position: *position },
+        Error::InvalidRecord { index, reason } => Error::InvalidRecord { index: *index, reason },
+        Error::InvalidTimestamp { index, timestamp, earliest, latest } => {
+            Error::InvalidTimestamp { index: *index, timestamp: *timestamp, earliest: *earliest, latest: *latest }
+        }
+        Error::OffsetsExhausted { end, count } => Error::OffsetsExhausted { end: *end, count: *count },
+        Error::ProducerFenced { producer, epoch, current } => {
+            Error::ProducerFenced { producer: *producer, epoch: *epoch, current: *current }
+        }
+        Error::OutOfOrderSequence { producer, sequence, last } => {
+            Error::OutOfOrderSequence { producer: *producer, sequence: *sequence, last: *last }
+        }
+        Error::InvalidTransaction { producer, reason } => Error::InvalidTransaction { producer: *producer, reason },
+        Error::TopicDeleted { topic } => Error::TopicDeleted { topic: topic.clone() },
+        Error::InternalTopic { topic } => Error::InternalTopic { topic: topic.clone() },
+        Error::ReadOnly => Error::ReadOnly,
+        Error::Closed => Error::Closed,
+        _ => return None,
+    })
 }
 
 /// A partition that cannot be used, or [staged](crate::Staging) records that could not be given to one, and why. Of
