@@ -208,6 +208,11 @@ pub enum Error {
     #[error("topic {topic:?} has more keys than the {max_keys} that its table may hold")]
     TableFull { topic: Box<str>, max_keys: usize },
 
+    /// The producer keeps as much as it may that is not appended yet, and no space came free for as long as
+    /// [`max_block`](crate::ProducerBuilder::max_block) says. Nothing was sent: send the record again later.
+    #[error("a producer that may keep {limit} bytes has no space for {needed} more")]
+    BufferFull { needed: usize, limit: usize },
+
     /// The log was opened read-only.
     #[error("the log is open read-only")]
     ReadOnly,
@@ -244,7 +249,7 @@ impl Error {
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
     /// | `BackupTarget`, `NotPrepared`, `InvalidTransactionalId`, `ForeignGroup` | `Invalid` |
     /// | `OffsetOutOfRange` | `OutOfRange` |
-    /// | `EndMismatch`, `Locked`, `Undecided` | `Retry` |
+    /// | `EndMismatch`, `Locked`, `Undecided`, `BufferFull` | `Retry` |
     /// | `ProducerFenced`, `CoordinatorFenced`, `LeaderFenced` | `Fenced` |
     /// | `Corrupt` | `Corrupt` |
     /// | `LowSpace`, and `Io` of a full disk or quota | `Full` |
@@ -278,7 +283,9 @@ impl Error {
                 ErrorKind::Io
             }
             Self::Corrupt(_) => ErrorKind::Corrupt,
-            Self::EndMismatch { .. } | Self::Locked { .. } | Self::Undecided { .. } => ErrorKind::Retry,
+            Self::EndMismatch { .. } | Self::Locked { .. } | Self::Undecided { .. } | Self::BufferFull { .. } => {
+                ErrorKind::Retry
+            }
             Self::ProducerFenced { .. } | Self::CoordinatorFenced { .. } | Self::LeaderFenced { .. } => {
                 ErrorKind::Fenced
             }

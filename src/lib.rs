@@ -75,7 +75,8 @@
 //! | open with settings | [`Log::builder`], [`LogBuilder`] |
 //! | set up topics | [`Log::topic_with`], [`Log::create_topic`], [`TopicConfig`] |
 //! | write | [`Topic::append`], [`Partition::append_all`], [`Partition::append_if_end`], [`Partition::append_raw`] |
-//! | write once, write all or nothing | [`Log::producer`], [`Producer`], [`TransactionalProducer`] |
+//! | write much, in batches | [`Log::producer`], [`Producer`], [`Partitioning`] |
+//! | write once, write all or nothing | [`IdempotentProducer`], [`TransactionalProducer`] |
 //! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
 //! | remember places | [`Log::group`], [`Group`] |
@@ -142,7 +143,9 @@ pub mod fuzzing;
 pub use partition::fuzzing as partition_fuzzing;
 
 pub use client::typed;
-pub use client::{Producer, ProducerBuilder, Table, Transaction, TransactionalProducer};
+pub use client::{
+    Delivered, IdempotentProducer, Producer, ProducerBuilder, Sent, Table, Transaction, TransactionalProducer,
+};
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, ErrorKind, Result};
@@ -150,7 +153,8 @@ pub use group::assign::Assignor;
 pub use group::{Committed, GroupOffset};
 pub use log::{
     Adoption, BackedUp, Background, Backup, Damage, Erased, Group, InvalidVerifyPosition, Log, LogBuilder,
-    Maintained, Reply, Staging, Topic, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
+    Maintained, Partitioner, Partitioning, Reply, Staging, Topic, Unplaced, VerifyOptions, VerifyPosition,
+    VerifyProgress, VerifyReport,
 };
 pub use observe::{
     BatchMended, Compacted, DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason,

@@ -1,182 +1,133 @@
-//! Idempotent producers: records that are numbered, so that one which is sent twice is stored once.
+//! The producer that gathers records into batches, and appends them when they are full or have waited long enough.
+//!
+//! ```text
+//! send -- partition --> batch of the partition -- full, by this thread -----------> append --> told
+//!                                               \ lingered, by maintenance -------/
+//!                                                \ flush, wait, by who calls it -/
+//! ```
+//!
+//! It has no thread of its own. `topics.rs` finds the lane of a partition without a lock, `lane.rs` is what waits for one
+//! partition, `room.rs` the memory, `sent.rs` how senders are told, `shared.rs` the way of a record through these.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::TransactionalProducer;
+mod builder;
+mod lane;
+mod room;
+mod sent;
+mod shared;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
+mod topics;
+
+pub use builder::ProducerBuilder;
+pub use sent::{Delivered, Sent};
+
+use self::shared::{Settings, Shared, To};
 use crate::error::{Error, Result};
-use crate::log::Log;
-use crate::partition::core::Core;
-use crate::partition::{Appended, Held, Partition, Placement, append_one, join_one, repeat_one};
+use crate::log::{Log, Tended};
+use crate::partition::Partition;
 use crate::record::{Record, Sender, TopicRecord};
-use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use crate::types::ProducerId;
 
-/// Settings of a producer. Made by [`Log::producer`](crate::Log::producer).
+/// A producer that gathers records into batches: one append for hundreds of records. Made by
+/// [`ProducerBuilder::build`].
+///
+/// [`send`](Self::send) copies a record into the batch of its partition and returns. A batch is appended when the next record
+/// does not fit, by the thread that sends that one; when its [linger time](ProducerBuilder::linger) is over, by
+/// [maintenance](Log::maintain); or when somebody waits for it, by [`flush`](Self::flush) and [`Sent::wait`]. What becomes of
+/// it the [`Sent`] tells, or a callback: each record is told once. Until then it is in memory only, and dies with the process.
+///
+/// Within a partition, records are stored in the order in which one thread sends them. Batches carry an id of the producer and
+/// are numbered by the partition, as those of Kafka's idempotent producers.
+///
+/// If the disk is full, records wait until there is space again, for
+/// [`delivery_timeout`](ProducerBuilder::delivery_timeout) at most, and take up to
+/// [`buffer_bytes`](ProducerBuilder::buffer_bytes) of memory meanwhile; then `send` waits, too. No other error is tried again.
+///
+/// Clones are the same producer, for other threads: those that send to different partitions do not wait for each other. It
+/// keeps the log open. Dropping the last clone appends what is kept; what cannot be is told to each [`Sent`]. [`Log::close`]
+/// does so, too.
+///
+/// Plain [appends](Partition::append) share batches without any of this, and are written when they return: see
+/// [`guide::producers`](crate::guide::producers#which-producer) for which is for what.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
-/// use std::time::Duration;
-/// use chiplog::Log;
+/// use chiplog::{Log, Offset, Record};
 ///
 /// let log = Log::open(dir.path())?;
-/// let builder = log.producer().transaction_timeout(Duration::from_secs(5));
-/// let producer = builder.transactional("billing-1")?;
-/// assert_eq!(producer.transactional_id(), "billing-1");
+/// let producer = log.producer().build()?;
+/// let sent = producer.send(Record::new("paid").key("o-17").to("orders"))?;
+/// producer.send(Record::new("sent").key("o-17").to("orders"))?;
+/// producer.flush()?;
+/// assert_eq!(sent.wait()?.offset, Offset(0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
-#[must_use = "a builder makes nothing by itself"]
-pub struct ProducerBuilder {
-    log: Log,
-    transaction_timeout: Duration,
-}
-
-impl Log {
-    /// Settings for a producer: one that numbers its records, or one with transactions.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// use chiplog::{Log, Offset, Record};
-    ///
-    /// let log = Log::open(dir.path())?;
-    /// let mut producer = log.producer().idempotent()?;
-    /// assert_eq!(producer.send(Record::new("paid").to("orders"))?.offset(), Offset(0));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn producer(&self) -> ProducerBuilder {
-        ProducerBuilder { log: self.clone(), transaction_timeout: Duration::from_secs(60) }
-    }
-}
-
-impl ProducerBuilder {
-    /// Sets how long a transaction may stay open, by the log's clock, before [maintenance](Log::maintain) aborts it: until
-    /// it ends, readers of committed data see nothing behind its first record. A prepared one stays for as long as it takes.
-    ///
-    /// Default: 1 minute. Range: 1 ms to 24 days. Kafka: `transaction.timeout.ms`.
-    pub fn transaction_timeout(mut self, timeout: Duration) -> Self {
-        self.transaction_timeout = timeout;
-        self
-    }
-
-    /// A producer that numbers its records, each as an incarnation of its own: see [`Producer`]. That its id is taken is
-    /// durable when this returns, which once for a thousand of them waits for the disk.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] if no id could be reserved for it; [`Error::ReadOnly`], [`Error::Closed`].
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// let log = chiplog::Log::open(dir.path())?;
-    /// let (one, other) = (log.producer().idempotent()?, log.producer().idempotent()?);
-    /// assert_ne!(one.id(), other.id());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn idempotent(self) -> Result<Producer> {
-        let sender = self.log.new_sender()?;
-        Ok(Producer { log: self.log, sender, last: None, stored: None })
-    }
-
-    /// The producer of a transactional id, which this takes away from whoever had it: their transaction is aborted if it is
-    /// open, and all they do from now on is refused. Durable when this returns.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::InvalidTransactionalId`] if the id is empty or longer than 32,767 bytes, [`Error::InvalidSetting`] if the
-    ///   time-out is out of range.
-    /// - [`Error::InvalidTransaction`] if a transaction of this id is prepared: end it first, by its ticket.
-    /// - [`Error::OutcomeUnknown`] if a commit of this id ended so: reopen the log.
-    /// - [`Error::Io`], [`Error::LowSpace`], [`Error::Poisoned`], [`Error::Corrupt`], [`Error::ReadOnly`],
-    ///   [`Error::Closed`].
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// use chiplog::{ErrorKind, Log};
-    ///
-    /// let log = Log::open(dir.path())?;
-    /// let mut old = log.producer().transactional("billing-1")?;
-    /// let mut new = log.producer().transactional("billing-1")?;
-    /// assert_eq!(old.begin().unwrap_err().kind(), ErrorKind::Fenced);
-    /// assert!(new.begin().is_ok());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn transactional(self, id: &str) -> Result<TransactionalProducer> {
-        let timeout = self.transaction_timeout;
-        if timeout.as_millis() == 0 || timeout.as_millis() > i32::MAX as u128 {
-            return Err(Error::InvalidSetting {
-                key: "transaction.timeout.ms".into(),
-                value: timeout.as_millis().to_string().into(),
-                allowed: "1 to 2147483647".into(),
-            });
-        }
-        Ok(TransactionalProducer::new(self.log.take_seat(id, timeout)?))
-    }
-}
-
-/// A producer whose records are numbered, in each partition from 0 up: what it sends twice is stored once.
-///
-/// The partition gives the numbers, under the lock of the append, and a record that was refused uses none up. So after an
-/// error, [`retry`](Self::retry) does the right thing without a look at what the error was. Numbers begin anew with each
-/// producer: who must not store a record twice even if the process dies between an append and what remembers it uses a
-/// [`TransactionalProducer`], or numbers batches of its own for [`append_raw`](crate::Partition::append_raw).
-///
-/// ```
-/// # let dir = tempfile::tempdir()?;
-/// use chiplog::{Log, Record};
-///
-/// let log = Log::open(dir.path())?;
-/// let mut producer = log.producer().idempotent()?;
-/// let offset = producer.send(Record::new("paid").to("orders"))?.offset();
-///
-/// let again = producer.retry(Record::new("paid").to("orders"))?;
-/// assert!(again.is_duplicate());
-/// assert_eq!(again.offset(), offset);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
+#[derive(Clone)]
 pub struct Producer {
-    log: Log,
-    sender: Sender,
-    /// Where the last record was sent to.
-    last: Option<Arc<Core>>,
-    /// Where it is, if it was stored, and its time.
-    stored: Option<(Offset, Timestamp)>,
+    owner: Arc<Owner>,
 }
 
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer").field("id", &self.sender.producer).finish()
+        f.debug_struct("Producer").field("id", &self.owner.shared.common.sender.producer).finish()
+    }
+}
+
+/// What goes with the last clone. Others have the rest for a while: maintenance, and who waits for a record.
+struct Owner {
+    log: Log,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.finish();
     }
 }
 
 impl Producer {
-    /// Its id, which no other producer of this log has, before or after.
-    #[must_use]
-    pub fn id(&self) -> ProducerId {
-        self.sender.producer
+    fn new(log: Log, settings: Settings, sender: Sender) -> Self {
+        let shared = Arc::new(Shared::new(&log, settings, sender));
+        let tended: Arc<dyn Tended> = Arc::clone(&shared) as Arc<dyn Tended>;
+        log.look_after(Arc::downgrade(&tended));
+        Self { owner: Arc::new(Owner { log, shared }) }
     }
 
-    /// Its epoch: 0.
+    /// The id that its batches carry, which no other producer of this log has, before or after; none if it is not
+    /// [numbered](ProducerBuilder::numbered).
     #[must_use]
-    pub fn epoch(&self) -> ProducerEpoch {
-        self.sender.epoch
+    pub fn id(&self) -> Option<ProducerId> {
+        let sender = self.owner.shared.common.sender;
+        sender.is_some().then_some(sender.producer)
     }
 
-    /// Appends a record to the topic it names, as [`Log::append`](crate::Log::append) does, under the producer's next
-    /// number there.
+    /// How much memory is taken by records that are not appended yet, in bytes: a whole batch for each partition that has
+    /// any. At most [`buffer_bytes`](ProducerBuilder::buffer_bytes).
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.owner.shared.common.room.kept()
+    }
+
+    /// Sends a record to the topic it names, which is created if there is none, also for a misspelled name. The
+    /// [partitioner](ProducerBuilder::partitioner) chooses the partition.
     ///
-    /// Record and number survive the death of the process when this returns, and a power cut when those of a plain
-    /// [append](Partition::append) do.
+    /// Returns when the record is in a batch: it is not written yet. The result tells what becomes of it, and may be dropped.
+    /// Appends the batch that was full before, if it was; waits if there is no memory, at most for
+    /// [`max_block`](ProducerBuilder::max_block).
     ///
     /// # Errors
     ///
-    /// As for [`Log::append`](crate::Log::append).
+    /// The record was not sent:
+    ///
+    /// - [`Error::BatchTooLarge`], [`Error::TooLong`], [`Error::InvalidRecord`], [`Error::InvalidTimestamp`] if it breaks a rule
+    ///   of the topic, or needs more memory than there is. Others are not touched.
+    /// - [`Error::BufferFull`] if no memory came free.
+    /// - [`Error::PartitionNotFound`] if a [`Partitioner`](crate::Partitioner) chose one that is not there.
+    /// - [`Error::InternalTopic`], [`Error::Corrupt`], [`Error::Poisoned`], and those of [`Log::topic`].
+    /// - [`Error::Closed`] if the producer or the log was closed.
     ///
     /// # Example
     ///
@@ -185,123 +136,141 @@ impl Producer {
     /// use chiplog::{Log, Record};
     ///
     /// let log = Log::open(dir.path())?;
-    /// let mut producer = log.producer().idempotent()?;
-    /// for value in ["paid", "sent"] {
-    ///     producer.send(Record::new(value).to("orders"))?;
+    /// let producer = log.producer().build()?;
+    /// let sent: Vec<_> = (0..100)
+    ///     .map(|number| producer.send(Record::new(&[number]).to("numbers")))
+    ///     .collect::<Result<_, _>>()?;
+    /// for (number, sent) in (0..).zip(sent) {
+    ///     assert_eq!(sent.wait()?.offset.0, number);
     /// }
-    /// let known = log.topic("orders")?.partition(0)?.producers()[0];
-    /// assert_eq!((known.producer_id, known.last_sequence), (producer.id(), Some(1)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn send<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
-        // What fails before it has a partition is no repetition of the record before.
-        self.forget();
-        let record = record.into();
-        let core = self.log.choose(&record)?;
-        self.turn_to(&core);
-        let placed = self.append_to(&core, &record.record)?;
-        Ok(placed.into_appended(Held::Shared(core)))
+    #[inline]
+    pub fn send<'r>(&self, record: impl Into<TopicRecord<'r>>) -> Result<Sent> {
+        let TopicRecord { topic, record } = record.into();
+        let Owner { log, shared } = &*self.owner;
+        shared.send(log, To::Topic(topic), &record, None)
     }
 
-    /// Sends the record of the last [`send`](Self::send) or [`append`](Self::append) again, under the same number to the same
-    /// partition. If it was stored, the answer is where, [as a duplicate](Appended::is_duplicate); else it is stored now.
-    /// Without one before, or for another topic than that one's, this is a `send`. If the topic was deleted since, it fails, also
-    /// if there is one of that name again.
+    /// Sends a record as [`send`](Self::send) does, and calls `callback` when it is delivered, or cannot be.
+    ///
+    /// It is called once if this returns `Ok`, and not at all otherwise; on the thread that appended the batch or synced it,
+    /// be it a sender, the log's own, or one in [`flush`](Self::flush), which may return before another thread has called all;
+    /// with no lock held, so it may send. Of one partition, callbacks are called in the order of the records, one at a time: one
+    /// that takes long keeps others waiting, and one that panics on the log's own thread ends the log.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Self::send); [`Error::TopicDeleted`].
+    /// As for [`send`](Self::send); those of the callback as for [`Sent::wait`].
     ///
     /// # Example
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
+    /// use std::sync::mpsc;
     /// use chiplog::{Log, Record};
     ///
     /// let log = Log::open(dir.path())?;
-    /// let mut producer = log.producer().idempotent()?;
-    /// let record = Record::new("paid").key("o-17").to("orders");
-    /// let appended = match producer.send(record) {
-    ///     Ok(appended) => appended,
-    ///     Err(_) => producer.retry(record)?,
-    /// };
-    /// assert!(!appended.is_duplicate());
+    /// let producer = log.producer().build()?;
+    /// let (tell, told) = mpsc::channel();
+    /// producer.send_with(Record::new("paid").to("orders"), move |delivered| {
+    ///     let _ = tell.send(delivered.map(|delivered| delivered.offset));
+    /// })?;
+    /// assert_eq!(told.recv()??.0, 0); // after the linger time
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn retry<'r>(&mut self, record: impl Into<TopicRecord<'r>>) -> Result<Appended<'static>> {
-        let record = record.into();
-        let last = self.last.as_ref().filter(|core| *core.id.topic == *record.topic).map(Arc::clone);
-        let Some(core) = last else { return self.send(record) };
-        let placed = match self.stored {
-            Some((offset, timestamp)) => repeat_one(&core, offset, timestamp)?,
-            None => self.append_to(&core, &record.record)?,
-        };
-        Ok(placed.into_appended(Held::Shared(core)))
+    pub fn send_with<'r>(
+        &self,
+        record: impl Into<TopicRecord<'r>>,
+        callback: impl FnOnce(Result<Delivered>) + Send + 'static,
+    ) -> Result<()> {
+        let TopicRecord { topic, record } = record.into();
+        let Owner { log, shared } = &*self.owner;
+        shared.send(log, To::Topic(topic), &record, Some(Box::new(callback))).map(drop)
     }
 
-    /// Appends a record to one partition, under the producer's next number there. Survives what one of [`send`](Self::send)
-    /// does.
+    /// Sends a record to one partition, whatever its key.
     ///
     /// # Errors
     ///
-    /// As for [`Partition::append`]; [`Error::TopicNotFound`] if the partition is of another log.
+    /// As for [`send`](Self::send); [`Error::TopicNotFound`] if the partition is of another log, [`Error::TopicDeleted`].
     ///
     /// # Example
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
-    /// use chiplog::{Log, Offset};
+    /// use chiplog::{Log, Record, TopicConfig};
     ///
     /// let log = Log::open(dir.path())?;
-    /// let orders = log.topic("orders")?.partition(0)?;
-    /// let mut producer = log.producer().idempotent()?;
-    /// assert_eq!(producer.append(&orders, "paid")?.offset(), Offset(0));
+    /// let orders = log.create_topic("orders", TopicConfig::default().partitions(3))?;
+    /// let producer = log.producer().build()?;
+    /// let sent = producer.send_to(&orders.partition(2)?, Record::new("paid").key("o-17"))?;
+    /// assert_eq!(sent.wait()?.partition.to_string(), "orders-2");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline]
-    pub fn append<'p, 'r>(
-        &mut self,
-        partition: &'p Partition,
-        record: impl Into<Record<'r>>,
-    ) -> Result<Appended<'p>> {
-        let core = &partition.core;
-        if !self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, core)) {
-            self.forget();
-            self.log.check_own(core)?;
-            self.turn_to(core);
+    pub fn send_to<'r>(&self, partition: &Partition, record: impl Into<Record<'r>>) -> Result<Sent> {
+        let Owner { log, shared } = &*self.owner;
+        shared.send(log, To::Partition(&partition.core), &record.into(), None)
+    }
+
+    /// Appends all that is kept, makes it durable if [`acks`](ProducerBuilder::acks) says so, and waits until all that was sent
+    /// before is delivered or cannot be. Blocks while the disk is full, at most for
+    /// [`delivery_timeout`](ProducerBuilder::delivery_timeout).
+    ///
+    /// # Errors
+    ///
+    /// The first of what went wrong meanwhile; each record tells its own, and the others were served all the same.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Ack, Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let producer = log.producer().acks(Ack::Synced).build()?;
+    /// for topic in ["orders", "returns"] {
+    ///     producer.send(Record::new("paid").to(topic))?;
+    /// }
+    /// producer.flush()?;
+    /// for topic in ["orders", "returns"] {
+    ///     assert_eq!(log.topic(topic)?.partition(0)?.offsets().synced.0, 1);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn flush(&self) -> Result<()> {
+        self.owner.shared.flush()
+    }
+
+    /// Closes the producer, for all clones: takes no more records, and [flushes](Self::flush) those it has.
+    ///
+    /// # Errors
+    ///
+    /// As for [`flush`](Self::flush); the producer is closed all the same. [`Error::Closed`] if it was before, or the log was.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Error, Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let producer = log.producer().build()?;
+    /// let sent = producer.send(Record::new("paid").to("orders"))?;
+    /// producer.close()?;
+    /// assert!(sent.told().unwrap().is_ok());
+    /// assert!(matches!(producer.send(Record::new("sent").to("orders")), Err(Error::Closed)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(&self) -> Result<()> {
+        let shared = &self.owner.shared;
+        if !shared.close() {
+            return Err(Error::Closed);
         }
-        let placed = self.append_to(core, &record.into())?;
-        Ok(placed.into_appended(Held::Borrowed(core)))
-    }
-
-    fn forget(&mut self) {
-        (self.last, self.stored) = (None, None);
-    }
-
-    fn turn_to(&mut self, core: &Arc<Core>) {
-        (self.last, self.stored) = (Some(Arc::clone(core)), None);
-    }
-
-    #[inline]
-    fn append_to(&mut self, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
-        match join_one(core, record, self.sender) {
-            Some((offset, timestamp)) => {
-                self.stored = Some((offset, timestamp));
-                Ok(Placement::one(offset, timestamp))
-            }
-            None => self.append_slowly(core, record),
-        }
-    }
-
-    #[cold]
-    fn append_slowly(&mut self, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
-        let appended = append_one(core, record, self.sender);
-        self.stored = match &appended {
-            // It is there, and nobody knows for how long: only another incarnation of the log can say.
-            Err(Error::NotSynced { offset, .. }) => Some((*offset, Timestamp::NONE)),
-            Ok(placed) => Some((placed.offset, placed.timestamp)),
-            Err(_) => None,
-        };
-        appended
+        let flushed = shared.flush();
+        // What came in beside the close.
+        shared.finish();
+        flushed
     }
 }

@@ -119,6 +119,18 @@ pub const COMPACTION: &[&str] = &[
     "compact.swap_not_synced",
 ];
 
+/// Mistakes in the producer that gathers records, each found by its own tests: `src/client/producer/tests/random.rs`.
+pub const BATCHING: &[&str] = &[
+    "batching.called_once_a_batch",
+    "batching.failure_told_as_delivered",
+    "batching.first_offset_told",
+    "batching.given_up_at_once",
+    "batching.linger_forgotten",
+    "batching.overtaken",
+    "batching.room_not_given_back",
+    "batching.told_before_sync",
+];
+
 /// The states. Left out are those that a run of some minutes reaches too seldom (`delete.resumed`, `delete.unknown`,
 /// `segment.widen`, `staging.adopted_in_part`), and those that only time (a week, for a roll), another thread, a salvage or somebody else's
 /// directory leads to: tests of their own reach them.

@@ -16,8 +16,8 @@ use crate::disk::Disk;
 use crate::sim::Rng;
 use crate::sim::explore::{Refusal, Scenario, Subject, Verdict, Violation, World};
 use crate::{
-    Background, Cleanup, Durability, Error, Finding, GroupConfig, Log, LogBuilder, Offset, Offsets, Partition,
-    Producer, Staging, TopicConfig, TransactionalProducer, VerifyOptions,
+    Background, Cleanup, Durability, Error, Finding, GroupConfig, IdempotentProducer, Log, LogBuilder, Offset,
+    Offsets, Partition, Staging, TopicConfig, TransactionalProducer, VerifyOptions,
 };
 
 /// How long a staged record waits.
@@ -31,7 +31,7 @@ pub struct Explored {
     /// None if it could not be opened again.
     pub(super) log: Option<Log>,
     /// The one that numbers records. It keeps the log open, so it goes before that.
-    pub(super) producer: Option<Producer>,
+    pub(super) producer: Option<IdempotentProducer>,
     pub(super) world: World,
     pub(super) options: Options,
     /// What was there when it was opened.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use chiplog::{Ack, Log, Offset, Partition, Producer, TopicConfig, TransactionalProducer};
+use chiplog::{Ack, IdempotentProducer, Log, Offset, Partition, TopicConfig, TransactionalProducer};
 
 use super::{AsItComes, Opening, Ours, TOPIC};
 use crate::suite::system::{Setup, System, Writer};
@@ -12,7 +12,7 @@ use crate::suite::system::{Setup, System, Writer};
 pub(crate) struct Numbered(Ours<AsItComes>);
 
 pub(crate) struct NumberedWriter {
-    producer: Producer,
+    producer: IdempotentProducer,
     partition: Partition,
 }
 
