@@ -23,8 +23,8 @@ use std::io;
 
 use bare::{Buffered, Group, Indexed, Positional, Staged, Walk};
 use ours::{
-    AsItComes, Compacted, DiskBytes, ManyPartitions, Numbered, OnePartition, Opened, Ours, Tailed, Transacted,
-    Unstaged, Verified, VerifyAll,
+    AsItComes, Compacted, DiskBytes, Gathered, ManyPartitions, Numbered, OnePartition, Opened, Ours, Tailed,
+    Transacted, Unstaged, Verified, VerifyAll,
 };
 use race::{Bound, Entrant, Goal, Line, Row};
 use system::{Shape, System};
@@ -103,8 +103,20 @@ fn producers(size: Size) -> Vec<Row> {
     // 100,000 transactions.
     let line = Line { name: "", unit: "records/s", goal: Goal::Value(Bound::AtLeast(1_000_000.0)) };
     let transacted = vec![Entrant::new(OURS, Appends::<Transacted>::new(ten))];
+    let hundred = Plan::new(Shape { values: 100, len: 100 }, size.of(60_000, 2_000));
+    let gathered = vec![
+        Entrant::new(OURS, Appends::<Gathered>::new(Plan { calls: size.of(6_000_000, 200_000), ..plan })),
+        Entrant::new("append_all of 100", Appends::<Ours<AsItComes>>::new(hundred)),
+    ];
+    let both = Plan { calls: size.of(12_000_000, 400_000), ..plan };
+    let threads = vec![
+        Entrant::new(OURS, Appends::<Gathered>::new(both.threads(2).logs(2))),
+        Entrant::new("1 thread", Appends::<Gathered>::new(both.logs(2))),
+    ];
     vec![
         Row::rate("append/100B, idempotent", 0.9, numbered),
+        Row::rate("producer/100B", 0.3, gathered),
+        Row::rate("producer/100B, 2 threads", 1.7, threads),
         Row::of("transaction/10 appends to 3 partitions", vec![line], transacted),
     ]
 }

@@ -4,6 +4,7 @@
 mod broker;
 mod compact;
 mod disk;
+mod gathered;
 mod memory;
 mod numbered;
 mod open;
@@ -27,6 +28,7 @@ use super::work::unprepared;
 pub(crate) use broker::OpenedBroker;
 pub(crate) use compact::Compacted;
 pub(crate) use disk::DiskBytes;
+pub(crate) use gathered::Gathered;
 pub(crate) use memory::{ManyPartitions, OnePartition, many_partitions, one_partition};
 pub(crate) use numbered::{Numbered, Transacted};
 pub(crate) use open::{Opened, VerifyAll, fill_and_wait};
