@@ -5,7 +5,7 @@
 //! | [`design`] | How is it built, and where do I find things? |
 //! | [`format`](mod@format) | What is in each file, byte by byte? |
 //! | [`durability`] | What survives what, and how do we know? |
-//! | [`producers`] | How is a record stored once that is sent twice? |
+//! | [`producers`] | Which producer is for what, and how is a record stored once that is sent twice? |
 //! | [`transactions`] | What do transactions promise, and what becomes of those that a crash cut short? |
 //! | [`compaction`] | What does compaction keep, when does it run, what does it need? |
 //! | [`operations`] | Which settings are there, what does it need, what do I do when something broke? |
