@@ -41,6 +41,8 @@ use crate::types::{Offset, Timestamp, TopicPartition};
 /// What is called when the record is delivered, or cannot be.
 pub(super) type Call = Box<dyn FnOnce(Result<Delivered>) + Send>;
 
+// Threads that send to different partitions share no line of the cache.
+#[repr(align(128))]
 pub(super) struct Lane {
     pub(super) id: TopicPartition,
     common: Arc<Common>,
