@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::records::{Hidden, Records, is_plain};
+use super::records::{Hidden, Records};
 use crate::record::{BatchHeader, RecordIter, RecordRef};
 use crate::types::Offset;
 
@@ -64,19 +64,14 @@ impl Records {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn batches(&self) -> impl Iterator<Item = RecordBatch<'_>> {
-        let (mut rest, mut unpacked) = (self.stored.as_slice(), 0);
+        let (mut rest, mut handed) = (self.stored.as_slice(), self.handed);
         let mut hidden = Hidden::new(self.aborted.as_deref().unwrap_or_default());
         let all = std::iter::from_fn(move || {
             let header = BatchHeader::read(rest).ok()?;
             let (batch, behind) = rest.split_at_checked(header.batch_len as usize)?;
             rest = behind;
-            let body = if is_plain(&header) {
-                &batch[BatchHeader::LEN..]
-            } else {
-                unpacked += 1;
-                self.unpacked.as_deref()?.get(unpacked - 1)?
-            };
-            let records = RecordIter::new(&header, body);
+            let body = self.body(&header, batch, &mut handed)?;
+            let records = handed.resume(&header, body);
             Some(RecordBatch { header, records, from: self.from, end: self.next_offset })
         });
         all.filter(move |batch| self.shows(&batch.header, &mut hidden))

@@ -67,6 +67,7 @@ pub(crate) use ending::Ending;
 pub(crate) use producers::OpenTransaction;
 pub use read::Isolation;
 pub use reader::Reader;
+pub(crate) use records::Front;
 pub use records::{Aborted, Batches, FileRange, Records, RecordsIter};
 
 use self::core::Core;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::core::Core;
-use super::records::{Aborted, Batches, FileRange, Records, is_plain};
+use super::records::{Aborted, Batches, FileRange, Handed, Records, is_plain};
 use super::{Partition, ReadOptions};
 use crate::disk::Open;
 use crate::error::{Error, Result};
@@ -472,7 +472,8 @@ impl Core {
         let unpacked = Some(unpacked).filter(|unpacked| !unpacked.is_empty());
         let (aborted, unpacked) = (aborted.map(Into::into), unpacked.map(Into::into));
         let has_markers = options.markers;
-        let mut records = Records { stored, unpacked, aborted, from, next_offset, has_markers };
+        let handed = Handed::default();
+        let mut records = Records { stored, unpacked, aborted, from, next_offset, has_markers, handed };
         if options.max_records < usize::MAX
             && let Some(last) = records.iter().nth(options.max_records.max(1) - 1)
         {

@@ -77,4 +77,11 @@ impl Reader {
         }
         core.read(&self.segments, from, self.options)
     }
+
+    /// Whether a read from `from` on would find nothing, now that the partition ends at `end`, and could not fail.
+    #[inline]
+    pub(crate) fn is_idle(&self, from: Offset, end: Offset) -> bool {
+        let core: &Core = &self.partition.core;
+        from == end && from >= core.start() && !core.has_stopped()
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BinaryHeap;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,12 +43,34 @@ pub struct Records {
     pub(super) next_offset: Offset,
     /// Whether the records of control batches are among them: for who looks for a time.
     pub(super) has_markers: bool,
+    /// How far the first batch was handed out already.
+    pub(super) handed: Handed,
+}
+
+/// How much of a batch lies before the first record that is shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Handed {
+    /// Bytes of its records.
+    bytes: usize,
+    /// How many records these are.
+    count: usize,
+    /// How many compressed batches lie before it.
+    unpacked: usize,
+}
+
+impl Handed {
+    /// The records of a batch that are left. None of the next one was handed out.
+    pub(super) fn resume<'a>(&mut self, header: &BatchHeader, body: &'a [u8]) -> RecordIter<'a> {
+        let (bytes, count) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.count));
+        RecordIter::resume(header, body, bytes, count)
+    }
 }
 
 impl Records {
     pub(super) fn none(from: Offset) -> Self {
         let (stored, next_offset) = (Bytes::empty(), from);
-        Self { stored, unpacked: None, aborted: None, from, next_offset, has_markers: false }
+        let handed = Handed::default();
+        Self { stored, unpacked: None, aborted: None, from, next_offset, has_markers: false, handed }
     }
 
     /// Iterates over the records, in order of their offsets. Never fails: everything was verified.
@@ -57,7 +80,7 @@ impl Records {
             records: self,
             next: self.from,
             rest: self.stored.as_slice(),
-            unpacked: 0,
+            handed: self.handed,
             batch: None,
             hidden: Hidden::new(self.aborted.as_deref().unwrap_or_default()),
         }
@@ -66,6 +89,64 @@ impl Records {
     /// Whether the records of the next batch are seen.
     pub(super) fn shows(&self, header: &BatchHeader, hidden: &mut Hidden<'_>) -> bool {
         (!header.attributes.is_control() || self.has_markers) && !hidden.hides(header)
+    }
+
+    /// The records of the next batch as they can be read, and counts it as taken if it is compressed.
+    pub(super) fn body<'a>(&'a self, header: &BatchHeader, batch: &'a [u8], handed: &mut Handed) -> Option<&'a [u8]> {
+        if is_plain(header) {
+            return batch.get(BatchHeader::LEN..);
+        }
+        handed.unpacked += 1;
+        self.unpacked.as_deref()?.get(handed.unpacked - 1).map(|body| &**body)
+    }
+
+    /// Takes off the first records, `max` of them at most and one at least, and says how many they are and how many bytes of
+    /// batches they take. None if there are none left. Copies nothing: both parts keep the same bytes.
+    ///
+    /// Ends where a batch does, unless the first batch has more records than that.
+    pub(crate) fn take_front(&mut self, max: usize) -> Option<Front> {
+        let (from, end) = (self.from, self.next_offset);
+        let mut hidden = Hidden::new(self.aborted.as_deref().unwrap_or_default());
+        let (mut taken, mut count, mut at, mut next) = (0, 0, self.handed, from);
+        // Where the bytes end that the first part shows: behind those taken, or inside of the next batch.
+        let mut shown = 0;
+        while let Ok(header) = BatchHeader::read(&self.stored.as_slice()[taken..])
+            && header.base_offset < end
+            && let Some(batch) = self.stored.as_slice()[taken..].get(..header.batch_len as usize)
+        {
+            let mut behind = at;
+            let body = self.body(&header, batch, &mut behind)?;
+            if self.shows(&header, &mut hidden) {
+                let mut records = RecordIter::resume(&header, body, at.bytes, at.count);
+                let here = count_within(&header, at.count, from..end, &records);
+                if count > 0 && count + here > max {
+                    break;
+                }
+                if here > max {
+                    let last = records.by_ref().filter(|record| record.offset >= from).nth(max.max(1) - 1)?;
+                    at.count = header.record_count as usize - records.len();
+                    at.bytes += records.bytes_read();
+                    (count, next, shown) = (max.max(1), last.offset + 1, taken + batch.len());
+                    break;
+                }
+                count += here;
+            }
+            taken += batch.len();
+            shown = taken;
+            next = header.next_offset().min(end);
+            at = Handed { unpacked: behind.unpacked, ..Handed::default() };
+            if count >= max {
+                break;
+            }
+        }
+        if count == 0 {
+            return None;
+        }
+        let mut records = self.clone();
+        (records.stored, records.next_offset) = (records.stored.truncated(shown), next);
+        self.stored.skip(taken);
+        (self.from, self.handed) = (next, at);
+        Some(Front { records, count, bytes: shown })
     }
 
     /// The offset to read on from: after the last record, or after what there was in place of records.
@@ -82,6 +163,27 @@ impl Records {
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
+}
+
+/// What [`Records::take_front`] took off.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) records: Records,
+    pub(crate) count: usize,
+    /// The length of its batches, also of those that it shows a part of.
+    pub(crate) bytes: usize,
+}
+
+/// How many records of a batch lie within `offsets`, of which `done` lie before and `records` are left.
+fn count_within(header: &BatchHeader, done: usize, offsets: Range<Offset>, records: &RecordIter<'_>) -> usize {
+    let (next, count) = (header.next_offset(), records.len() + done);
+    let is_dense = next - header.base_offset == count as u64;
+    if !is_dense {
+        // Compaction left gaps: only the records tell.
+        return records.clone().filter(|record| offsets.contains(&record.offset)).count();
+    }
+    let first = offsets.start.max(header.base_offset + done as u64);
+    next.min(offsets.end).0.saturating_sub(first.0) as usize
 }
 
 impl fmt::Debug for Records {
@@ -122,7 +224,7 @@ pub struct RecordsIter<'a> {
     /// No record that is to come lies before.
     next: Offset,
     rest: &'a [u8],
-    unpacked: usize,
+    handed: Handed,
     batch: Option<RecordIter<'a>>,
     hidden: Hidden<'a>,
 }
@@ -191,15 +293,10 @@ impl RecordsIter<'_> {
         let header = BatchHeader::read(self.rest).ok()?;
         let (batch, rest) = self.rest.split_at_checked(header.batch_len as usize)?;
         self.rest = rest;
-        let is_plain = is_plain(&header);
-        let body = if is_plain {
-            &batch[BatchHeader::LEN..]
-        } else {
-            self.unpacked += 1;
-            self.records.unpacked.as_deref()?.get(self.unpacked - 1)?
-        };
+        let body = self.records.body(&header, batch, &mut self.handed)?;
+        let records = self.handed.resume(&header, body);
         if self.records.shows(&header, &mut self.hidden) {
-            self.batch = Some(RecordIter::new(&header, body));
+            self.batch = Some(records);
         }
         Some(())
     }

@@ -234,6 +234,12 @@ pub struct RecordRef<'a> {
 }
 
 impl<'a> RecordRef<'a> {
+    /// A record of nothing.
+    pub(crate) fn empty(offset: Offset) -> Self {
+        let headers = Headers { left: 0, bytes: &[] };
+        Self { offset, timestamp: Timestamp::NONE, key: None, value: None, headers }
+    }
+
     /// The headers, in the order they were given.
     #[must_use]
     pub fn headers(&self) -> Headers<'a> {

@@ -85,6 +85,19 @@ impl<'a> RecordIter<'a> {
             append_time: is_append_time.then_some(header.max_timestamp),
         }
     }
+
+    /// Goes on behind the first `done` records of `body`, which end at its byte `at`: as [`bytes_read`](Self::bytes_read)
+    /// said then.
+    pub(crate) fn resume(header: &BatchHeader, body: &'a [u8], at: usize, done: usize) -> Self {
+        let mut resumed = Self::new(header, body.get(at..).unwrap_or_default());
+        resumed.left = resumed.left.saturating_sub(done);
+        resumed
+    }
+
+    /// How many bytes the records take that were walked over.
+    pub(crate) fn bytes_read(&self) -> usize {
+        self.reader.position()
+    }
 }
 
 impl<'a> Iterator for RecordIter<'a> {

@@ -264,4 +264,11 @@ impl Bytes {
         *len = to.min(*len);
         self
     }
+
+    /// Leaves the first `count` out.
+    pub(crate) fn skip(&mut self, count: usize) {
+        let (Held::Mapped { from, len, .. } | Held::Owned { from, len, .. }) = &mut self.0;
+        let count = count.min(*len);
+        (*from, *len) = (*from + count, *len - count);
+    }
 }
