@@ -1,13 +1,16 @@
 //! Clients for whom time passes: producers whose batches linger, members of groups that are to be heard of.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Inner, Log};
+use super::{Inner, Log, Reply};
 use crate::clock::{Clock, Entropy};
+use crate::group::Request;
+use crate::partition::Ack;
 
 /// A client that [maintenance](super::Log::maintain) looks after. None of the log's locks is held meanwhile.
 pub(crate) trait Tended: fmt::Debug + Send + Sync {
@@ -35,14 +38,14 @@ impl Clients {
 /// What clients need of the log.
 impl Log {
     /// Looks after the client from now on, for as long as it is there. When it has something to do, it says so by
-    /// [`expect_by`](Self::expect_by).
+    /// [`expect_by`](LogInside::expect_by).
     pub(crate) fn look_after(&self, client: Weak<dyn Tended>) {
         self.opened.inner.clients.all.lock().push(client);
     }
 
-    /// Sees to it that maintenance comes by at `deadline`, on the monotonic clock.
-    pub(crate) fn expect_by(&self, deadline: Duration) {
-        self.opened.inner.expect_by(deadline);
+    /// What a client needs that maintenance holds for a moment, too: it does not keep the log open.
+    pub(crate) fn inside(&self) -> LogInside {
+        LogInside(Arc::clone(&self.opened.inner))
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
@@ -51,6 +54,32 @@ impl Log {
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {
         &*self.opened.inner.context.entropy
+    }
+}
+
+/// A log that is not kept open by this. Were it, the last handle might go in maintenance, some time after the application
+/// let go of its own, and an open that follows would find the log in use.
+#[derive(Debug, Clone)]
+pub(crate) struct LogInside(Arc<Inner>);
+
+impl LogInside {
+    /// As [`Log::ask_coordinator`].
+    pub(crate) fn ask_coordinator(&self, request: Request) -> Reply {
+        self.0.ask(request, Ack::Synced).unwrap_or_else(Reply::failed)
+    }
+
+    /// Sees to it that maintenance comes by at `deadline`, on the monotonic clock.
+    pub(crate) fn expect_by(&self, deadline: Duration) {
+        self.0.expect_by(deadline);
+    }
+
+    /// Rises when a topic comes or goes, or gets more partitions: who remembers what there was looks again.
+    pub(crate) fn topics_version(&self) -> u64 {
+        self.0.topics_version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.0.context.clock
     }
 }
 

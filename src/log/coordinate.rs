@@ -195,7 +195,7 @@ impl fmt::Debug for Desk {
 }
 
 impl Reply {
-    fn failed(error: Error) -> Self {
+    pub(super) fn failed(error: Error) -> Self {
         Self { state: State::Answered(Outcome { answer: Err(error), after: None }) }
     }
 

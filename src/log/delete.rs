@@ -12,6 +12,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::catalog::{Catalog, CatalogTopic, Stored, TopicState};
 use super::names::deleted_dir;
@@ -52,6 +53,7 @@ impl Inner {
             Ok(()) => {
                 self.hide_topic_offsets(name);
                 let gone = self.topics.write().remove(name);
+                self.topics_version.fetch_add(1, Ordering::AcqRel);
                 gone.into_iter().for_each(|topic| topic.fence(&Halt::Deleted));
                 self.damaged.write().retain(|damage| !damage.is_of(name));
             }

@@ -154,12 +154,17 @@ impl Group {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn commit_with(&self, offsets: &[GroupOffset<'_>], ack: Ack) -> Result<()> {
+        self.commit_as(Caller::none(), offsets, ack)
+    }
+
+    /// Commits as [`commit_with`](Self::commit_with) does, for a member.
+    pub(crate) fn commit_as(&self, caller: Caller, offsets: &[GroupOffset<'_>], ack: Ack) -> Result<()> {
         if offsets.is_empty() {
             return Ok(());
         }
         let inner = &self.opened.inner;
         inner.check_open()?;
-        let commit = OffsetCommit::of(&self.id, Caller::none(), offsets, &inner.group_config)?;
+        let commit = OffsetCommit::of(&self.id, caller, offsets, &inner.group_config)?;
         let answer = inner.ask(Request::CommitOffsets(commit), ack)?.wait()?;
         first_refusal(&self.id, answer)?;
         let (id, count) = (Arc::clone(&self.id), offsets.len());

@@ -70,7 +70,7 @@ pub use verify::{InvalidVerifyPosition, VerifyOptions, VerifyPosition, VerifyPro
 use self::catalog::Stored;
 use self::checkpoints::{Checkpoint, Checkpoints};
 use self::clients::Clients;
-pub(crate) use self::clients::Tended;
+pub(crate) use self::clients::{LogInside, Tended};
 use self::coordinate::Coordinators;
 use self::maintain::{Schedule, Unsynced};
 use self::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
@@ -149,6 +149,8 @@ pub(crate) struct Inner {
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
     catalog: Mutex<Stored>,
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
+    /// Rises when a topic comes or goes, or gets more partitions.
+    topics_version: AtomicU64,
     damaged: RwLock<Vec<Damage>>,
     coordinators: Coordinators,
     clients: Clients,
@@ -692,6 +694,7 @@ impl Inner {
             sticky: partitioner::Sticky::default(),
         });
         self.topics.write().insert(name, Arc::clone(&state));
+        self.topics_version.fetch_add(1, Ordering::AcqRel);
         // It may ask for syncs sooner than the background work would look again.
         self.context.doorbell.ring();
         Ok(state)
@@ -727,6 +730,7 @@ impl Inner {
         self.replace_catalog(&mut catalog, with)?;
         *state.config.write() = config;
         state.partitions.write().extend(added);
+        self.topics_version.fetch_add(1, Ordering::AcqRel);
         state.cores().iter().for_each(|core| core.set_config(config));
         self.context.doorbell.ring();
         Ok(())

@@ -142,6 +142,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         context: Arc::new(context),
         locks: Mutex::new(Vec::new()),
         topics: RwLock::new(BTreeMap::new()),
+        topics_version: std::sync::atomic::AtomicU64::new(0),
         damaged: RwLock::new(Vec::new()),
         coordinators: Coordinators::default(),
         clients: Clients::default(),
