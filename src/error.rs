@@ -123,6 +123,16 @@ pub enum Error {
     #[error("the coordinator of group {group:?} refuses: {reason}")]
     GroupRefused { group: Box<str>, reason: GroupError },
 
+    /// A consumer does not read this partition: it was not assigned it, or not any more.
+    #[error("{partition} is not assigned to this consumer")]
+    NotAssigned { partition: TopicPartition },
+
+    /// A consumer knows no offset to read the partition from, and is to choose none: the group committed none, or one
+    /// (`wanted`) that the log does not have. Seek, or set what to do by
+    /// [`ConsumerBuilder::auto_offset_reset`](crate::ConsumerBuilder::auto_offset_reset).
+    #[error("no offset is known to read {partition} from{}", wanted.map_or(String::new(), |at| format!(": there is no {at}")))]
+    NoPosition { partition: TopicPartition, wanted: Option<Offset> },
+
     /// The group is of another log than the transaction. Take it from the one that has the transaction, by
     /// [`Log::group`](crate::Log::group).
     #[error("group {group:?} is of the log in {}, and the transaction of that in {}", found.display(), expected.display())]
@@ -248,7 +258,8 @@ impl Error {
     /// | `NotAdopted`, `OpenTransaction`, `TableFull` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
     /// | `BackupTarget`, `NotPrepared`, `InvalidTransactionalId`, `ForeignGroup` | `Invalid` |
-    /// | `OffsetOutOfRange` | `OutOfRange` |
+    /// | `NotAssigned` | `Invalid` |
+    /// | `OffsetOutOfRange`, `NoPosition` | `OutOfRange` |
     /// | `EndMismatch`, `Locked`, `Undecided`, `BufferFull` | `Retry` |
     /// | `ProducerFenced`, `CoordinatorFenced`, `LeaderFenced` | `Fenced` |
     /// | `Corrupt` | `Corrupt` |
@@ -290,7 +301,7 @@ impl Error {
                 ErrorKind::Fenced
             }
             Self::GroupRefused { reason, .. } => reason.kind(),
-            Self::OffsetOutOfRange { .. } => ErrorKind::OutOfRange,
+            Self::OffsetOutOfRange { .. } | Self::NoPosition { .. } => ErrorKind::OutOfRange,
             Self::Closed | Self::TopicDeleted { .. } => ErrorKind::Closed,
             _ => ErrorKind::Invalid,
         }

@@ -79,6 +79,7 @@
 //! | write once, write all or nothing | [`IdempotentProducer`], [`TransactionalProducer`] |
 //! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
+//! | read in a group, whose members share the partitions | [`Log::consumer`], [`Consumer`] |
 //! | remember places | [`Log::group`], [`Group`] |
 //! | coordinate groups for a protocol server | [`Log::ask_coordinator`], [`group::Coordinator`] |
 //! | keep the latest of each key | [`Cleanup::Compact`], [`Topic::table`], [`Topic::erase`] |
@@ -101,6 +102,7 @@
 //! | `lz4` (default) | lz4 batches |
 //! | `snappy`, `gzip`, `zstd` | batches of these codecs; `zstd` compiles C |
 //! | `json`, `avro`, `protobuf` | codecs of [typed] topics |
+//! | `futures` | [`Consumer`] as a `Stream`, on any runtime |
 //! | `sim` | the simulated disk and the explorers that the crate is tested with; unstable |
 //! | `planted-bugs` | our own deliberate mistakes, for the explorers to find; never for use |
 //!
@@ -144,7 +146,9 @@ pub use partition::fuzzing as partition_fuzzing;
 
 pub use client::typed;
 pub use client::{
-    Delivered, IdempotentProducer, Producer, ProducerBuilder, Sent, Table, Transaction, TransactionalProducer,
+    AutoOffsetReset, Consumed, Consumer, ConsumerBuilder, ConsumerIter, ConsumerWaker, Delivered, IdempotentProducer,
+    MergedByTime, Polled, PolledIter, Producer, ProducerBuilder, RebalanceListener, Reset, Sent, Table, Transaction,
+    TransactionalProducer,
 };
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};
