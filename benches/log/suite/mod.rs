@@ -23,8 +23,8 @@ use std::io;
 
 use bare::{Buffered, Group, Indexed, Positional, Staged, Walk};
 use ours::{
-    AsItComes, Compacted, DiskBytes, Gathered, ManyPartitions, Numbered, OnePartition, Opened, Ours, Tailed,
-    Transacted, Unstaged, Verified, VerifyAll,
+    AsItComes, Compacted, Consuming, DiskBytes, Gathered, Iterating, ManyPartitions, Numbered, OnePartition, Opened,
+    Ours, Tailed, Transacted, Unstaged, Verified, VerifyAll, Woken,
 };
 use race::{Bound, Entrant, Goal, Line, Row};
 use system::{Shape, System};
@@ -58,6 +58,7 @@ pub(crate) fn rows(size: Size) -> io::Result<Vec<Row>> {
     rows.extend(producers(size));
     rows.extend(synced(size));
     rows.extend(reads(size));
+    rows.extend(consumers(size));
     rows.extend(many(size));
     rows.extend(memory(size));
     rows.push(pace(size)?);
@@ -158,6 +159,22 @@ fn reads(size: Size) -> Vec<Row> {
         scan("scan/1KiB", 1_024, size.of(60_000, 3_000)),
         Row::of("random read/100B", vec![found], contenders).keep(),
         tail(size),
+    ]
+}
+
+fn consumers(size: Size) -> Vec<Row> {
+    let (shape, calls) = (Shape { values: 100, len: 100 }, size.of(60_000, 3_000));
+    let against_scan = |name, goal, ours| {
+        let contenders = vec![ours, Entrant::new("scan", Scan::<Ours<AsItComes>>::new(shape, calls))];
+        Row::rate(name, goal, contenders).keep()
+    };
+    let waits = size.of(10_000, 500);
+    let woken = Line { name: "", unit: "us, p50", goal: Goal::Value(Bound::AtMost(20.0)) };
+    let contenders = vec![Entrant::new(OURS, Woken::new(waits))];
+    vec![
+        against_scan("consumer/poll, 100x100B", 0.6, Entrant::new(OURS, Scan::<Consuming>::new(shape, calls))),
+        against_scan("consumer/iter, 100x100B", 0.1, Entrant::new(OURS, Scan::<Iterating>::new(shape, calls))),
+        Row::of("consumer/woken by an append", vec![woken], contenders),
     ]
 }
 

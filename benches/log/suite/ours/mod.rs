@@ -3,6 +3,7 @@
 #[cfg(feature = "zstd")]
 mod broker;
 mod compact;
+mod consume;
 mod disk;
 mod gathered;
 mod memory;
@@ -27,6 +28,7 @@ use super::work::unprepared;
 #[cfg(feature = "zstd")]
 pub(crate) use broker::OpenedBroker;
 pub(crate) use compact::Compacted;
+pub(crate) use consume::{Consuming, Iterating, Woken};
 pub(crate) use disk::DiskBytes;
 pub(crate) use gathered::Gathered;
 pub(crate) use memory::{ManyPartitions, OnePartition, many_partitions, one_partition};
