@@ -100,10 +100,9 @@ pub const GROUP_COORDINATOR: &[&str] = &[
     "group.subscribed_topic_expired",
 ];
 
-<<<<<<< HEAD
 /// Mistakes in what drives those coordinators: `src/log/coordinate_tests.rs` cuts the power.
 pub const GROUP_DRIVER: &[&str] = &["groups.not_lowered"];
-=======
+
 /// Mistakes in consumers, each found by their own tests, in `src/client/consumer/tests`.
 pub const CONSUMER: &[&str] = &[
     "consumer.commit_not_synced",
@@ -118,7 +117,6 @@ pub const CONSUMER: &[&str] = &[
     "consumer.position_ahead",
     "consumer.revoked_still_read",
 ];
->>>>>>> 628266b (client: consumers, as members of a group or by hand)
 
 /// Mistakes in compaction, each found by a test of its own: `src/log/compact_tests.rs` crashes and fails it at every call.
 pub const COMPACTION: &[&str] = &[
