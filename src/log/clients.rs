@@ -48,6 +48,11 @@ impl Log {
         LogInside(Arc::clone(&self.opened.inner))
     }
 
+    /// Sees to it that maintenance comes by at `deadline`, on the monotonic clock.
+    pub(crate) fn expect_by(&self, deadline: Duration) {
+        self.opened.inner.expect_by(deadline);
+    }
+
     pub(crate) fn clock(&self) -> &dyn Clock {
         &*self.opened.inner.context.clock
     }
