@@ -175,6 +175,7 @@ fn members_join_and_one_that_is_silent_makes_room_for_the_other() {
 #[test]
 fn a_session_that_ends_is_what_maintenance_comes_by_for() {
     let log = open(&disk()).unwrap();
+    log.maintain().unwrap();
     one_member(&log).unwrap();
     assert!(log.wait_due(Duration::from_secs(60)).unwrap(), "it was told that there is a deadline");
     let next = log.maintain().unwrap().next;

@@ -44,7 +44,7 @@ pub(super) struct Membership {
     assignors: Vec<Arc<dyn Assignor>>,
     interest: Interest,
     group: Box<str>,
-    /// When the topics were looked at last: [`Log::topics_version`].
+    /// The version of the topics when they were looked at last.
     topics_version: Option<u64>,
     /// What it wants to read.
     subscribed: BTreeSet<Arc<str>>,

@@ -13,7 +13,7 @@ fn a_member_gets_all_partitions_and_reads_them() {
     topic(&log, "t", 2);
     append(&log, &id("t", 1), "x");
     let mut consumer = member(&log, &["t"], eager()).join().unwrap();
-    assert_eq!(values(&admit(&log, &mut consumer)), ["t-1:0=x"]);
+    assert_eq!(values(&admit(&mut consumer)), ["t-1:0=x"]);
     assert_eq!(consumer.assignment(), [id("t", 0), id("t", 1)]);
     assert!(consumer.member_id().unwrap().starts_with("consumer-"));
     settle(&log, &clock, &mut [&mut consumer]);
@@ -36,7 +36,7 @@ fn members_divide_the_partitions_and_take_over_from_who_leaves() {
         assert_eq!(owners(&[&b]).len(), 4);
         drop(b);
         let mut c = member(&log, &["t"], eager()).join().unwrap();
-        admit(&log, &mut c);
+        admit(&mut c);
         assert_eq!(owners(&[&c]).len(), 4, "who is dropped leaves, too");
     }
 }
@@ -199,7 +199,7 @@ fn new_partitions_and_new_topics_are_noticed() {
     topic(&log, "a", 1);
     let builder = log.consumer("g").pattern(|name| name.len() == 1).assignors(cooperative());
     let mut consumer = builder.auto_offset_reset(AutoOffsetReset::Earliest).join().unwrap();
-    admit(&log, &mut consumer);
+    admit(&mut consumer);
     assert_eq!(consumer.assignment(), [id("a", 0)]);
     topic(&log, "b", 1);
     topic(&log, "long", 1);
@@ -271,13 +271,13 @@ fn a_log_that_closes_lets_its_members_leave() {
     let log = builder(&disk).open().unwrap();
     topic(&log, "t", 1);
     let mut consumer = member(&log, &["t"], eager()).join().unwrap();
-    admit(&log, &mut consumer);
+    admit(&mut consumer);
     log.close().unwrap();
     assert!(matches!(consumer.poll(Duration::ZERO), Err(Error::Closed)));
     drop(consumer);
     let log = builder(&disk).open().unwrap();
     let mut consumer = member(&log, &["t"], eager()).join().unwrap();
-    admit(&log, &mut consumer);
+    admit(&mut consumer);
     assert_eq!(consumer.assignment().len(), 1, "without waiting for a session to end");
 }
 
