@@ -14,7 +14,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -225,20 +225,7 @@ impl Reply {
     pub fn wait_for(&mut self, timeout: Duration) -> Option<Result<Answer>> {
         if let State::Asked(desk) = &self.state {
             let mut left = desk.left.lock();
-            // Far enough away counts as never.
-            let deadline = Instant::now().checked_add(timeout);
-            while left.outcome.is_none() {
-                let is_over = match deadline {
-                    Some(deadline) => desk.arrived.wait_until(&mut left, deadline).timed_out(),
-                    None => {
-                        desk.arrived.wait(&mut left);
-                        false
-                    }
-                };
-                if is_over && left.outcome.is_none() {
-                    return None;
-                }
-            }
+            desk.arrived.wait_while_for(&mut left, |left| left.outcome.is_none(), timeout);
             let outcome = left.outcome.take()?;
             drop(left);
             self.state = State::Answered(outcome);
