@@ -802,7 +802,7 @@ impl Inner {
         })
     }
 
-    /// At an open after a crash: lowers each offset that lies above the end of its partition to there. It was committed
+    /// At an open: lowers each offset that lies above the end of its partition to there. It was committed
     /// without a sync, and what lay below it is lost: what is appended in its place must not be passed over.
     pub(super) fn lower_offsets(&self) -> Result<()> {
         if probe::planted("groups.not_lowered") {

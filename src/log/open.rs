@@ -91,9 +91,8 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         inner.lower_checkpoints()?;
     }
     if !settings.read_only {
-        if !inner.context.clean_mark.is_there() {
-            inner.lower_offsets()?;
-        }
+        // Also beside the mark of an orderly close: a partition that could not be closed in order is not in it.
+        inner.lower_offsets()?;
         inner.revoke_lost()?;
         match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
