@@ -9,32 +9,31 @@
 //! the wait for an answer ends in the wait for a sync, and whoever waits at the same time shares it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
-use super::names::OFFSETS_TOPIC;
-use super::replay::each_batch;
-use super::topic::{Slot, TopicState, again};
+mod reply;
+mod shards;
+
+pub use reply::Reply;
+pub(super) use shards::offsets_config;
+
+use self::reply::{Desk, Outcome, State};
+use self::shards::UNSYNCED;
+use super::topic::again;
 use super::{FirstError, Inner, Log};
-use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
 use crate::error::{Error, GroupError, Result};
 use crate::group::{
-    Action, Answer, Coordinator, Event, GroupOffset, GroupRecord, ListGroups, LogRecord, Now, OffsetCommit, Request,
-    Token, batches, partition_for_group,
+    Action, Answer, Coordinator, Event, GroupOffset, GroupRecord, ListGroups, Now, OffsetCommit, Request, Token,
 };
 use crate::observe::{Quiet, tell};
 use crate::partition::core::Core;
 use crate::partition::{Ack, Admission, Ending, Placement, append_records};
 use crate::probe;
-use crate::record::{Control, Header, Record, RecordIter, Sender};
-use crate::types::{Offset, ProducerId, TopicPartition};
-use crate::watermark::Reached;
+use crate::record::{Header, Record, Sender};
+use crate::types::{Offset, TopicPartition};
 
 impl Log {
     /// Asks the coordinator of a group, as a member of it does, or a server for one: every [`Request`] that Kafka's
@@ -122,183 +121,6 @@ impl Log {
         let shard = self.opened.inner.shard_or_create(group)?;
         let id = Quiet::lock(&shard).core.id.clone();
         Ok(id)
-    }
-}
-
-/// The answer to a request of a group's coordinator, now or later: to be waited for by a thread, or as a future, on any
-/// runtime. Made by [`Log::ask_coordinator`]. Dropped, nobody is told; what was asked for happens.
-///
-/// As a future, it needs the log's background thread for a sync, or the caller's next [`Log::maintain`].
-///
-/// ```
-/// # let dir = tempfile::tempdir()?;
-/// use chiplog::group::{Answer, GroupState, Request};
-/// use chiplog::{Error, Log, Offset};
-///
-/// let log = Log::open(dir.path())?;
-/// let describe = || log.ask_coordinator(Request::Describe { group: "billing".into() });
-/// assert!(matches!(describe().wait(), Err(Error::GroupRefused { .. })));
-/// log.group("billing")?.commit("orders", 0, Offset(42))?;
-/// let Answer::Described(billing) = describe().wait()? else { panic!() };
-/// assert_eq!(billing.state, Some(GroupState::Empty));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use = "the answer says whether it was done"]
-pub struct Reply {
-    state: State,
-}
-
-enum State {
-    /// Nobody has answered yet.
-    Asked(Arc<Desk>),
-    Answered(Outcome),
-    /// The future waits for a sync.
-    Syncing(Outcome, Reached),
-    Taken,
-}
-
-/// An answer, and what has to be durable before it is given.
-struct Outcome {
-    answer: Result<Answer>,
-    after: Option<(Arc<Core>, Offset)>,
-}
-
-/// Where an answer is left for who waits for it.
-#[derive(Default)]
-struct Desk {
-    left: Mutex<Left>,
-    arrived: Condvar,
-}
-
-#[derive(Default)]
-struct Left {
-    outcome: Option<Outcome>,
-    waker: Option<Waker>,
-}
-
-impl fmt::Debug for Reply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.state {
-            State::Asked(_) => "asked",
-            State::Answered(_) => "answered",
-            State::Syncing(..) => "syncing",
-            State::Taken => "taken",
-        };
-        write!(f, "Reply {{ {state} }}")
-    }
-}
-
-impl fmt::Debug for Desk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Desk")
-    }
-}
-
-impl Reply {
-    pub(super) fn failed(error: Error) -> Self {
-        Self { state: State::Answered(Outcome { answer: Err(error), after: None }) }
-    }
-
-    /// Waits for the answer: that of a join for as long as other members take to join, too.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Log::ask_coordinator`]; [`Error::Closed`] if the log is closed meanwhile.
-    pub fn wait(mut self) -> Result<Answer> {
-        loop {
-            // The time-out only bounds one turn.
-            if let Some(answer) = self.wait_for(Duration::from_secs(3600)) {
-                return answer;
-            }
-        }
-    }
-
-    /// Waits for the answer, at most for `timeout`, by the system's clock; zero only looks. `None` if it has not come.
-    ///
-    /// # Errors
-    ///
-    /// As for [`wait`](Self::wait).
-    ///
-    /// # Panics
-    ///
-    /// Never; once the answer was taken, this says [`Error::Closed`].
-    pub fn wait_for(&mut self, timeout: Duration) -> Option<Result<Answer>> {
-        if let State::Asked(desk) = &self.state {
-            let mut left = desk.left.lock();
-            desk.arrived.wait_while_for(&mut left, |left| left.outcome.is_none(), timeout);
-            let outcome = left.outcome.take()?;
-            drop(left);
-            self.state = State::Answered(outcome);
-        }
-        match std::mem::replace(&mut self.state, State::Taken) {
-            State::Answered(outcome) | State::Syncing(outcome, _) => Some(outcome.settle()),
-            State::Asked(_) | State::Taken => Some(Err(Error::Closed)),
-        }
-    }
-}
-
-impl Outcome {
-    /// Makes durable what the answer tells of, and gives it.
-    fn settle(self) -> Result<Answer> {
-        if let Some((core, after)) = self.after {
-            core.sync_to(after)?;
-        }
-        self.answer
-    }
-}
-
-impl Future for Reply {
-    type Output = Result<Answer>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let State::Asked(desk) = &self.state {
-            let mut left = desk.left.lock();
-            let Some(outcome) = left.outcome.take() else {
-                // Dropped once the lock is released: that may run code of a runtime.
-                let before = left.waker.replace(context.waker().clone());
-                drop(left);
-                drop(before);
-                return Poll::Pending;
-            };
-            drop(left);
-            self.state = State::Answered(outcome);
-        }
-        match std::mem::replace(&mut self.state, State::Taken) {
-            State::Answered(outcome) => match &outcome.after {
-                Some((core, after)) if core.synced() < *after => {
-                    let (core, reached) = (Arc::clone(core), core.synced.reached(after.0));
-                    self.state = State::Syncing(outcome, reached);
-                    let polled = self.as_mut().poll_sync(context);
-                    // Only now is it known that somebody waits: who is woken before finds nothing to do.
-                    if polled.is_pending() {
-                        core.context.doorbell.ring();
-                    }
-                    polled
-                }
-                _ => Poll::Ready(outcome.answer),
-            },
-            State::Syncing(outcome, reached) => {
-                self.state = State::Syncing(outcome, reached);
-                self.poll_sync(context)
-            }
-            State::Asked(_) | State::Taken => Poll::Ready(Err(Error::Closed)),
-        }
-    }
-}
-
-impl Reply {
-    fn poll_sync(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Answer>> {
-        let State::Syncing(outcome, reached) = &mut self.state else { return Poll::Ready(Err(Error::Closed)) };
-        let Poll::Ready(synced) = Pin::new(reached).poll(context) else { return Poll::Pending };
-        let stopped = |stop| match &outcome.after {
-            Some((core, _)) => core.stopped(stop),
-            None => Error::Closed,
-        };
-        let synced = synced.map_err(stopped);
-        match std::mem::replace(&mut self.state, State::Taken) {
-            State::Syncing(outcome, _) => Poll::Ready(synced.and(outcome.answer)),
-            _ => Poll::Ready(Err(Error::Closed)),
-        }
     }
 }
 
@@ -441,12 +263,7 @@ impl Inner {
     /// Hands out answers, and tells the observer.
     fn spread(&self, told: Spread) {
         for (desk, outcome) in told.answers {
-            let mut left = desk.left.lock();
-            left.outcome = Some(outcome);
-            let waker = left.waker.take();
-            drop(left);
-            desk.arrived.notify_all();
-            waker.into_iter().for_each(Waker::wake);
+            desk.leave(outcome);
         }
         for (group, count) in told.expired {
             probe::reached("groups.expired");
@@ -768,198 +585,4 @@ fn look<R>(shard: &Mutex<Shard>, tell: impl FnOnce(&Coordinator) -> R) -> Result
         core.sync_to(end)?;
     }
     Ok(found)
-}
-
-/// Where groups are kept.
-impl Inner {
-    /// Replays the topic, if there is one. A partition that cannot be read is damaged, and does not keep the others
-    /// from it. Of a log that is open read-only it stays open: what lies before the damage can be read.
-    pub(super) fn load_groups(&self) {
-        let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
-        if let Some(topic) = topic {
-            let mut shards = Quiet::lock(&self.coordinators.partitions);
-            *shards = self.load(&topic);
-        }
-    }
-
-    fn load(&self, topic: &TopicState) -> Vec<ShardSlot> {
-        let mut slots = topic.partitions.write();
-        slots.iter_mut().map(|slot| self.load_shard(slot)).collect()
-    }
-
-    fn load_shard(&self, slot: &mut Slot) -> ShardSlot {
-        let core = match slot {
-            Slot::Open(core) => Arc::clone(core),
-            Slot::Damaged(error) => return Err(Arc::clone(error)),
-        };
-        replay(Arc::clone(&core), self.group_config).map(Mutex::new).map(Arc::new).map_err(|error| {
-            let error = self.note_damage(&core.id, error);
-            if !self.context.read_only {
-                // Nothing may be added behind what was not understood.
-                *slot = Slot::Damaged(Arc::clone(&error));
-            }
-            error
-        })
-    }
-
-    /// At an open: lowers each offset that lies above the end of its partition to there. It was committed
-    /// without a sync, and what lay below it is lost: what is appended in its place must not be passed over.
-    pub(super) fn lower_offsets(&self) -> Result<()> {
-        if probe::planted("groups.not_lowered") {
-            return Ok(());
-        }
-        self.shards().into_iter().flatten().try_for_each(|shard| self.lower_in(&mut Quiet::lock(&shard)))
-    }
-
-    fn lower_in(&self, shard: &mut Shard) -> Result<()> {
-        let groups = shard.coordinator.groups();
-        let offsets = groups.flat_map(|group| {
-            let offsets = shard.coordinator.offsets().offsets(group);
-            offsets.map(move |(topic, partition, committed)| (group, topic, partition, committed))
-        });
-        let lowered = offsets.filter_map(|(group, topic, partition, committed)| {
-            let end = self.find(topic).and_then(|topic| topic.core(partition)).ok()?.end();
-            (committed.offset > end).then(|| committed.lowered(group, topic, partition, end))?
-        });
-        let lowered: Vec<_> = lowered.filter(|record| shard.unsynced.contains(&record.key)).collect();
-        shard.unsynced.clear();
-        if lowered.is_empty() {
-            return Ok(());
-        }
-        for batch in batches(&lowered) {
-            let placed = shard.append(batch, Sender::NONE, Ack::Synced)?;
-            for (record, position) in batch.iter().zip(placed.offset.0..) {
-                let (key, value) = (Some(&*record.key), record.value.as_deref());
-                let replayed =
-                    shard.coordinator.replay(LogRecord { position: Offset(position), key, value, transaction: None });
-                debug_assert!(replayed.is_ok(), "what we wrote reads back");
-            }
-        }
-        // Before anything can be appended below the offsets that were.
-        shard.core.sync_to(shard.end)
-    }
-
-    /// Of a broker's topic, only some partitions may be here. How many there are is then not known, nor which of them an
-    /// id leads to: a group is where it is found.
-    fn shard_that_knows(&self, group: &str) -> Result<Option<Arc<Mutex<Shard>>>> {
-        let knows = |shard: &Arc<Mutex<Shard>>| Quiet::lock(shard).coordinator.groups().any(|known| known == group);
-        let expected = self.shard(group);
-        if let Ok(Some(shard)) = &expected
-            && knows(shard)
-        {
-            return expected;
-        }
-        let mut others = self.shards().into_iter().flatten();
-        others.find(knows).map_or(expected, |found| Ok(Some(found)))
-    }
-
-    /// Where the group is kept; `None` if there is no topic for it yet.
-    pub(super) fn shard(&self, group: &str) -> Result<Option<Arc<Mutex<Shard>>>> {
-        let shards = self.coordinators.partitions.lock();
-        let count = shards.len() as u32;
-        if count == 0 {
-            return Ok(None);
-        }
-        match &shards[partition_for_group(group, count) as usize] {
-            Ok(shard) => Ok(Some(Arc::clone(shard))),
-            Err(error) => Err(again(error)),
-        }
-    }
-
-    /// Each of them, or why it could not be read.
-    fn shards(&self) -> Vec<Result<Arc<Mutex<Shard>>>> {
-        let again = |slot: &ShardSlot| slot.as_ref().map(Arc::clone).map_err(|error| again(error));
-        self.coordinators.partitions.lock().iter().map(again).collect()
-    }
-
-    /// Where the group is to be kept.
-    fn shard_or_create(&self, group: &str) -> Result<Arc<Mutex<Shard>>> {
-        self.check_open()?;
-        if let Some(shard) = self.shard(group)? {
-            return Ok(shard);
-        }
-        let topic = self.topic_or_create(OFFSETS_TOPIC, self.offsets_config)?;
-        {
-            let mut shards = Quiet::lock(&self.coordinators.partitions);
-            if shards.is_empty() {
-                *shards = self.load(&topic);
-            }
-        }
-        self.shard(group)?.ok_or(Error::Closed)
-    }
-
-    /// The topics that are being deleted, so that what groups committed for them is there, and not told.
-    #[cfg(feature = "sim")]
-    pub(super) fn hidden_topics(&self) -> BTreeSet<String> {
-        let mut hidden = BTreeSet::new();
-        for shard in self.shards().into_iter().flatten() {
-            hidden.extend(Quiet::lock(&shard).coordinator.offsets().hidden_topics().map(str::to_owned));
-        }
-        hidden
-    }
-}
-
-/// Kafka reads past it.
-const UNSYNCED: Header<'_> = Header { key: "unsynced", value: None };
-
-/// The settings of the topic, as Kafka's coordinator chooses them.
-pub(super) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
-    TopicConfig::default()
-        .partitions(groups.offsets_partitions)
-        .cleanup(Cleanup::Compact)
-        .compression(Compression::Uncompressed)
-        .segment_bytes(100 << 20)
-        // Commits wait for their sync themselves; this makes the files those of a durable topic.
-        .durability(Durability::Every { records: None, time: Some(Duration::from_secs(1)) })
-}
-
-/// Reads a whole partition of the topic into its state.
-fn replay(core: Arc<Core>, config: GroupConfig) -> Result<Shard> {
-    let (mut coordinator, mut scratch) = (Coordinator::new(config), Vec::new());
-    let mut unsynced = BTreeSet::new();
-    let limit = core.config.read().max_decompressed_bytes as usize;
-    let end = each_batch(&core, |batch, place| {
-        let header = *batch.header();
-        if header.attributes.is_control() {
-            match batch.control() {
-                Ok(Some(Control::Commit { .. })) if probe::planted("groups.marker_passed_over") => {}
-                Ok(Some(Control::Commit { .. })) => coordinator.end_transaction(header.producer_id, true),
-                Ok(Some(Control::Abort { .. })) => coordinator.end_transaction(header.producer_id, false),
-                _ => {}
-            }
-            return Ok(());
-        }
-        let records = batch.records(limit, &mut scratch).map_err(|error| error.at(place.path, place.position))?;
-        let transaction = header.attributes.is_transactional().then_some(header.producer_id);
-        replay_batch(&mut coordinator, &mut unsynced, records, transaction, core.start());
-        Ok(())
-    })?;
-    Ok(Shard { core, coordinator, end, next_token: 0, asked: BTreeMap::new(), unsynced })
-}
-
-fn replay_batch(
-    coordinator: &mut Coordinator,
-    unsynced: &mut BTreeSet<Vec<u8>>,
-    records: RecordIter<'_>,
-    transaction: Option<ProducerId>,
-    start: Offset,
-) {
-    for record in records.filter(|record| record.offset >= start) {
-        // Of a newer broker, or damaged before it was written: kept in the log, passed over here.
-        let replayed = coordinator.replay(LogRecord {
-            position: record.offset,
-            key: record.key,
-            value: record.value,
-            transaction,
-        });
-        if replayed.is_err() {
-            probe::reached("groups.unreadable_record");
-        }
-        let Some(key) = record.key else { continue };
-        if record.headers().any(|header| header.key == UNSYNCED.key) {
-            unsynced.insert(key.to_vec());
-        } else {
-            unsynced.remove(key);
-        }
-    }
 }
