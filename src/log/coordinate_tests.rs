@@ -171,17 +171,6 @@ fn members_join_and_one_that_is_silent_makes_room_for_the_other() {
     assert_eq!(refusal(commit(&log, caller(&other), 1, Ack::Synced)), GroupError::UnknownMemberId);
 }
 
-/// Maintenance is the only one to look: it must come by when a session ends, whatever it had planned.
-#[test]
-fn a_session_that_ends_is_what_maintenance_comes_by_for() {
-    let log = open(&disk()).unwrap();
-    log.maintain().unwrap();
-    one_member(&log).unwrap();
-    assert!(log.wait_due(Duration::from_secs(60)).unwrap(), "it was told that there is a deadline");
-    let next = log.maintain().unwrap().next;
-    assert!(next <= SESSION, "{next:?}");
-}
-
 #[test]
 fn who_is_no_member_commits_for_no_group_that_has_some() {
     let log = open(&disk()).unwrap();
