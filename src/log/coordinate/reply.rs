@@ -16,9 +16,9 @@ use crate::types::Offset;
 use crate::watermark::Reached;
 
 /// The answer to a request of a group's coordinator, now or later: to be waited for by a thread, or as a future, on any
-/// runtime. Made by [`Log::ask_coordinator`]. Dropped, nobody is told; what was asked for happens.
+/// runtime. Made by [`Log::ask_coordinator`](crate::Log::ask_coordinator). Dropped, nobody is told; what was asked for happens.
 ///
-/// As a future, it needs the log's background thread for a sync, or the caller's next [`Log::maintain`].
+/// As a future, it needs the log's background thread for a sync, or the caller's next [`Log::maintain`](crate::Log::maintain).
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -93,7 +93,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// Those of [`Log::ask_coordinator`]; [`Error::Closed`] if the log is closed meanwhile.
+    /// Those of [`Log::ask_coordinator`](crate::Log::ask_coordinator); [`Error::Closed`] if the log is closed meanwhile.
     pub fn wait(mut self) -> Result<Answer> {
         loop {
             // The time-out only bounds one turn.
