@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chiplog::{Adoption, Log, Record};
+use chiplog::{Adoption, Background, Log, Record};
 
 use crate::Result;
 use crate::kafka_dirs::KafkaDirs;
@@ -36,7 +36,9 @@ pub(crate) fn write_all(dir: &Path) -> Result {
 }
 
 fn write(dir: &Path) -> Result {
-    let log = Log::builder(dir).adopt(Adoption::default().abort_open()).open()?;
+    // Nothing is compacted meanwhile: what the broker wrote is older by the day, and all of it is to be found again.
+    let builder = Log::builder(dir).background(Background::Caller);
+    let log = builder.adopt(Adoption::default().abort_open()).open()?;
     if let Some(damage) = log.damaged().first() {
         return Err(format!("{:?}: {}", damage.partition, damage.error).into());
     }
