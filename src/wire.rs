@@ -98,6 +98,16 @@ impl<'a> Reader<'a> {
         Ok(self.varint_bits(5)? as u32)
     }
 
+    /// Passes over the tagged fields of the flexible forms: what newer brokers added.
+    pub(crate) fn skip_tags(&mut self) -> Result<(), Invalid> {
+        for _ in 0..self.unsigned_varint()? {
+            self.unsigned_varint()?;
+            let len = self.unsigned_varint()?;
+            self.take(len as usize)?;
+        }
+        Ok(())
+    }
+
     /// A string of the flexible forms: its length + 1 as an unsigned varint comes first.
     pub(crate) fn compact_str(&mut self) -> Result<&'a str, Invalid> {
         let at = self.at;

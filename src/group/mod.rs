@@ -23,7 +23,6 @@ pub mod assign;
 mod coordinator;
 mod offsets;
 mod records;
-#[cfg_attr(not(test), expect(dead_code, reason = "for queues, to come"))]
 pub(crate) mod share;
 
 pub(crate) use coordinator::batches;

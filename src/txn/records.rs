@@ -344,7 +344,7 @@ fn decode_partitions(reader: &mut Reader<'_>, is_flexible: bool) -> Result<Optio
             partitions.push(u32::try_from(reader.i32()?).map_err(|_| Invalid { at, what: "negative partition" })?);
         }
         if is_flexible {
-            skip_tags(reader)?;
+            reader.skip_tags()?;
         }
         topics.push(TopicPartitions { topic: topic.into(), partitions });
     }
@@ -361,15 +361,6 @@ fn count(reader: &mut Reader<'_>, is_flexible: bool) -> Result<Option<u32>, Inva
         -1 => Ok(None),
         count => u32::try_from(count).map(Some).map_err(|_| Invalid { at, what: "negative count" }),
     }
-}
-
-fn skip_tags(reader: &mut Reader<'_>) -> Result<(), Invalid> {
-    for _ in 0..reader.unsigned_varint()? {
-        reader.unsigned_varint()?;
-        let len = reader.unsigned_varint()?;
-        reader.take(len as usize)?;
-    }
-    Ok(())
 }
 
 fn decode_decision(field: &mut Reader<'_>, count: usize) -> Result<Option<Decision>, Invalid> {

@@ -7,8 +7,9 @@
 //!                   |start                                   |next
 //! ```
 //!
-//! Below `start` all is done. From `next` on nothing was handed out yet. Between them each offset has a state of its own, and
-//! there are never more of them than [`ShareLimits::max_in_flight`].
+//! Below `start` all is done. From `next` on nothing was handed out yet. Of the offsets between them those that are not done
+//! are kept, one by one, and there are never more of them than [`ShareLimits::max_in_flight`]. Offsets without a record, of
+//! which compaction and transactions leave many, are done.
 //!
 //! | State | Becomes | When |
 //! |---|---|---|
@@ -19,21 +20,23 @@
 //! | lost | done | what was to be done with it is done: [`SharePartition::bury`] |
 //!
 //! What is stored ([`ShareState`]) knows no locks: after a restart what was with somebody is ready again, and its
-//! deliveries count, so that a record which kills its process each time is lost at last, and not taken for ever.
+//! deliveries count, so that a record which kills its process each time is lost at last, and not taken for ever. What is
+//! lost is stored as delivered as often as it may be.
 //!
 //! Invariants:
 //! - An offset is with one worker at a time, and is not handed out again before it was released or its lock was over.
-//! - `start` and `next` only rise, but for what a power cut took from the log.
+//! - `start` and `next` only rise.
 //! - What is done stays done.
 
 mod records;
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "for queues, to come"))]
-pub(crate) use records::ShareKey;
-pub(crate) use records::{ShareState, StateBatch};
+pub(crate) use records::{ShareKey, ShareState};
+
+use self::records::StateBatch;
 
 use crate::types::Offset;
 
@@ -48,7 +51,7 @@ pub(crate) struct ShareLimits {
     pub(crate) lock: Duration,
     /// How often a record is handed out.
     pub(crate) max_deliveries: u16,
-    /// How many offsets may lie between what is done and what was never handed out.
+    /// How many records may be handed out and not done.
     pub(crate) max_in_flight: u32,
 }
 
@@ -80,8 +83,9 @@ pub(crate) struct NotTaken;
 pub(crate) struct SharePartition {
     limits: ShareLimits,
     start: Offset,
-    /// Those of the offsets from `start` on, one by one.
-    slots: VecDeque<Slot>,
+    next: Offset,
+    /// Those between that are not done.
+    open: BTreeMap<Offset, Slot>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,45 +99,62 @@ enum State {
     Ready,
     With { worker: Worker, until: Duration },
     Lost,
-    Done,
 }
 
 impl SharePartition {
     /// A partition of which nothing below `start` is to be handed out.
     pub(crate) fn new(start: Offset, limits: ShareLimits) -> Self {
-        Self { limits, start, slots: VecDeque::new() }
+        Self { limits, start, next: start, open: BTreeMap::new() }
     }
 
     /// The partition as it was stored.
     pub(crate) fn from_state(state: &ShareState, limits: ShareLimits) -> Self {
         let mut share = Self::new(state.start, limits);
         for batch in &state.batches {
-            for offset in batch.first.0..=batch.last.0 {
-                let slot = share.slot_or_new(Offset(offset));
-                *slot = Slot {
-                    state: if batch.is_done { State::Done } else { State::Ready },
-                    deliveries: batch.deliveries,
-                };
+            if !batch.is_done {
+                let state = ready_or_lost(batch.deliveries, limits.max_deliveries);
+                let slot = Slot { state, deliveries: batch.deliveries };
+                share.open.extend((batch.first.0..=batch.last.0).map(|offset| (Offset(offset), slot)));
             }
+            share.next = batch.last + 1;
         }
         share.settle();
-        share.give_up();
         share
     }
 
     /// What is to be stored.
     pub(crate) fn to_state(&self) -> ShareState {
         let mut batches: Vec<StateBatch> = Vec::new();
-        for (slot, offset) in self.slots.iter().zip(self.start.0..) {
-            let (offset, is_done) = (Offset(offset), slot.state == State::Done);
-            // Of what is done nobody asks how often it was tried.
-            let deliveries = if is_done { 0 } else { slot.deliveries };
-            match batches.last_mut() {
-                Some(last) if (last.is_done, last.deliveries) == (is_done, deliveries) => last.last = offset,
-                _ => batches.push(StateBatch { first: offset, last: offset, is_done, deliveries }),
+        // Of what is done nobody asks how often it was tried.
+        let done = |first: Offset, end: Offset| StateBatch::new(first, Offset(end.0 - 1), true, 0);
+        let mut at = self.start;
+        for (&offset, slot) in &self.open {
+            if offset > at {
+                batches.push(done(at, offset));
             }
+            let deliveries = match slot.state {
+                // So that it is lost after a restart, too.
+                State::Lost => slot.deliveries.max(self.limits.max_deliveries),
+                _ => slot.deliveries,
+            };
+            match batches.last_mut() {
+                Some(last) if !last.is_done && last.deliveries == deliveries => last.last = offset,
+                _ => batches.push(StateBatch::new(offset, offset, false, deliveries)),
+            }
+            at = offset + 1;
+        }
+        if self.next > at {
+            batches.push(done(at, self.next));
         }
         ShareState { start: self.start, batches }
+    }
+
+    /// From now on other limits hold. What is with somebody stays there until its lock is over.
+    pub(crate) fn limit(&mut self, limits: ShareLimits) {
+        self.limits = limits;
+        for slot in self.open.values_mut().filter(|slot| slot.state == State::Ready) {
+            slot.state = ready_or_lost(slot.deliveries, limits.max_deliveries);
+        }
     }
 
     /// All below is done.
@@ -143,71 +164,90 @@ impl SharePartition {
 
     /// Nothing from here on was handed out.
     pub(crate) fn next(&self) -> Offset {
-        Offset(self.start.0 + self.slots.len() as u64)
+        self.next
     }
 
-    /// How many more offsets may be handed out for the first time.
+    /// How many records are with somebody, and how many were handed out and are not done.
+    pub(crate) fn in_flight(&self) -> (usize, usize) {
+        let is_with = |slot: &&Slot| matches!(slot.state, State::With { .. });
+        (self.open.values().filter(is_with).count(), self.open.len())
+    }
+
+    /// How many more records may be handed out for the first time.
     fn room(&self) -> usize {
-        (self.limits.max_in_flight as usize).saturating_sub(self.slots.len())
+        (self.limits.max_in_flight as usize).saturating_sub(self.open.len())
     }
 
-    /// From where, and how many, records are to be offered to [`take`](Self::take) so that it can hand out `count`.
+    /// From where on the log is to be read so that [`take`](Self::take) can hand out up to `count` records, and how many of
+    /// those it can.
     pub(crate) fn wants(&self, count: usize) -> (Offset, usize) {
-        let is_ready = |slot: &&Slot| slot.state == State::Ready;
-        let first = self.slots.iter().position(|slot| is_ready(&slot)).unwrap_or(self.slots.len());
-        let ready = self.slots.iter().filter(is_ready).count();
-        (Offset(self.start.0 + first as u64), count.min(ready + self.room()))
+        let mut ready = self.open.iter().filter(|(_, slot)| slot.state == State::Ready).map(|(offset, _)| *offset);
+        let first = ready.next();
+        let count = count.min(first.iter().len() + ready.count() + self.room());
+        (first.unwrap_or(self.next), count)
     }
 
-    /// Hands out up to `count` of the records at `offered` to a worker: offsets that rise, without one left out that has a
-    /// record from the first to the last of them. What is passed over by them holds no record.
+    /// Hands out up to `count` of the records that were found in a part of the log, which begins where [`wants`](Self::wants)
+    /// says. Their offsets rise; the others in there have no record.
     pub(crate) fn take(
         &mut self,
         worker: Worker,
-        offered: impl IntoIterator<Item = Offset>,
+        read: Range<Offset>,
+        found: impl IntoIterator<Item = Offset>,
         count: usize,
         now: Duration,
     ) -> Vec<Taken> {
         let until = now.saturating_add(self.limits.lock);
-        let mut taken = Vec::new();
-        let mut expected = None;
-        for offset in offered {
-            if taken.len() == count {
-                break;
+        let (mut taken, mut at) = (Vec::new(), read.start);
+        if at > self.next {
+            // Between them nobody has looked.
+            return taken;
+        }
+        let mut found = found.into_iter();
+        let end = loop {
+            let Some(offset) = found.next() else { break read.end };
+            if taken.len() == count || (offset >= self.next && self.room() == 0) {
+                break offset;
             }
-            // Compaction, markers, aborted records: nobody will be given these.
-            let gap = expected.unwrap_or(offset).0..offset.0;
-            if offset >= self.next() && (offset.0 - self.next().0) as usize >= self.room() {
-                break;
+            self.pass_over(at, offset);
+            at = offset + 1;
+            if offset >= self.next {
+                self.open.insert(offset, Slot { state: State::Ready, deliveries: 0 });
+                self.next = at;
             }
-            gap.for_each(|missing| self.slot_or_new(Offset(missing)).state = State::Done);
-            expected = Some(offset + 1);
-            if offset < self.start {
-                continue;
-            }
-            let slot = self.slot_or_new(offset);
-            if slot.state == State::Ready {
+            if let Some(slot) = self.open.get_mut(&offset).filter(|slot| slot.state == State::Ready) {
                 slot.deliveries = slot.deliveries.saturating_add(1);
                 slot.state = State::With { worker, until };
                 taken.push(Taken { offset, deliveries: slot.deliveries });
             }
-        }
+        };
+        self.pass_over(at, end);
         self.settle();
         taken
+    }
+
+    /// From `first` to before `end` there is no record: compaction, markers, aborted transactions. What somebody took
+    /// before stays with him.
+    fn pass_over(&mut self, first: Offset, end: Offset) {
+        if first < self.next {
+            self.open
+                .retain(|offset, slot| !(first..end).contains(offset) || matches!(slot.state, State::With { .. }));
+        }
+        self.next = self.next.max(end);
     }
 
     /// Takes a worker's word for a record that is with it.
     pub(crate) fn decide(&mut self, worker: Worker, offset: Offset, verdict: Verdict) -> Result<(), NotTaken> {
         let max_deliveries = self.limits.max_deliveries;
-        let slot = self.slot(offset).ok_or(NotTaken)?;
+        let slot = self.open.get_mut(&offset).ok_or(NotTaken)?;
         if !matches!(slot.state, State::With { worker: holder, .. } if holder == worker) {
             return Err(NotTaken);
         }
-        slot.state = match verdict {
-            Verdict::Accept => State::Done,
-            Verdict::Reject => State::Lost,
-            Verdict::Release => ready_or_lost(slot.deliveries, max_deliveries),
-        };
+        match verdict {
+            Verdict::Accept => drop(self.open.remove(&offset)),
+            Verdict::Reject => slot.state = State::Lost,
+            Verdict::Release => slot.state = ready_or_lost(slot.deliveries, max_deliveries),
+        }
         self.settle();
         Ok(())
     }
@@ -215,7 +255,7 @@ impl SharePartition {
     /// Prolongs the lock of a record that is with this worker.
     pub(crate) fn renew(&mut self, worker: Worker, offset: Offset, now: Duration) -> Result<(), NotTaken> {
         let renewed = now.saturating_add(self.limits.lock);
-        match self.slot(offset).map(|slot| &mut slot.state) {
+        match self.open.get_mut(&offset).map(|slot| &mut slot.state) {
             Some(State::With { worker: holder, until }) if *holder == worker => {
                 *until = renewed;
                 Ok(())
@@ -236,7 +276,7 @@ impl SharePartition {
 
     fn release_where(&mut self, is_over: impl Fn(Worker, Duration) -> bool) -> bool {
         let mut is_any = false;
-        for slot in &mut self.slots {
+        for slot in self.open.values_mut() {
             if let State::With { worker, until } = slot.state
                 && is_over(worker, until)
             {
@@ -253,21 +293,19 @@ impl SharePartition {
             State::With { until, .. } => Some(until),
             _ => None,
         };
-        self.slots.iter().filter_map(until).min()
+        self.open.values().filter_map(until).min()
     }
 
     /// The records that nobody can do, and how often each was tried.
     pub(crate) fn lost(&self) -> impl Iterator<Item = Taken> {
-        let offsets = self.slots.iter().zip(self.start.0..);
-        offsets
-            .filter(|(slot, _)| slot.state == State::Lost)
-            .map(|(slot, offset)| Taken { offset: Offset(offset), deliveries: slot.deliveries })
+        let lost = self.open.iter().filter(|(_, slot)| slot.state == State::Lost);
+        lost.map(|(&offset, slot)| Taken { offset, deliveries: slot.deliveries })
     }
 
     /// What was to be done with a lost record is done.
     pub(crate) fn bury(&mut self, offset: Offset) {
-        if let Some(slot) = self.slot(offset).filter(|slot| slot.state == State::Lost) {
-            slot.state = State::Done;
+        if self.open.get(&offset).is_some_and(|slot| slot.state == State::Lost) {
+            self.open.remove(&offset);
         }
         self.settle();
     }
@@ -277,52 +315,20 @@ impl SharePartition {
         if to <= self.start {
             return false;
         }
-        let gone = (to.0 - self.start.0).min(self.slots.len() as u64);
-        self.slots.drain(..gone as usize);
-        self.start = to;
+        self.open = self.open.split_off(&to);
+        self.next = self.next.max(to);
         self.settle();
         true
     }
 
-    /// What lies from `end` on was lost by a power cut: what comes in its place is new. Whether that is news.
-    pub(crate) fn cut(&mut self, end: Offset) -> bool {
-        if self.next() <= end {
-            return false;
-        }
-        self.start = self.start.min(end);
-        self.slots.truncate((end.0 - self.start.0) as usize);
-        true
-    }
-
-    /// After a restart: what was tried too often is lost.
-    fn give_up(&mut self) {
-        for slot in self.slots.iter_mut().filter(|slot| slot.state == State::Ready) {
-            slot.state = ready_or_lost(slot.deliveries, self.limits.max_deliveries);
-        }
-    }
-
-    fn slot(&mut self, offset: Offset) -> Option<&mut Slot> {
-        let at = offset.0.checked_sub(self.start.0)?;
-        self.slots.get_mut(usize::try_from(at).ok()?)
-    }
-
-    /// The slot of an offset that is not below the start; those that are missing before it are ready.
-    fn slot_or_new(&mut self, offset: Offset) -> &mut Slot {
-        let at = (offset.0.saturating_sub(self.start.0)) as usize;
-        if at >= self.slots.len() {
-            self.slots.resize(at + 1, Slot { state: State::Ready, deliveries: 0 });
-        }
-        &mut self.slots[at]
-    }
-
     /// Forgets what is done at the front.
     fn settle(&mut self) {
-        while self.slots.front().is_some_and(|slot| slot.state == State::Done) {
-            self.slots.pop_front();
-            self.start = self.start + 1;
-        }
+        self.start = self.open.keys().next().map_or(self.next, |first| *first);
     }
 }
+
+/// The most that [`ShareLimits::max_in_flight`] may be, as in Kafka: what is stored of them fits a batch.
+pub(crate) const MAX_OPEN: u32 = 10_000;
 
 fn ready_or_lost(deliveries: u16, max_deliveries: u16) -> State {
     if deliveries >= max_deliveries { State::Lost } else { State::Ready }

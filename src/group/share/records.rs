@@ -40,6 +40,12 @@ pub(crate) struct StateBatch {
     pub(crate) deliveries: u16,
 }
 
+impl StateBatch {
+    pub(super) fn new(first: Offset, last: Offset, is_done: bool, deliveries: u16) -> Self {
+        Self { first, last, is_done, deliveries }
+    }
+}
+
 impl ShareKey {
     /// `None` if it is too long, or too large, to be stored.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
@@ -68,6 +74,21 @@ impl ShareKey {
 }
 
 impl ShareState {
+    /// Forgets what lies from `end` on: a power cut took the records, and what comes in their place is new. Whether there was
+    /// any.
+    pub(crate) fn cut(&mut self, end: Offset) -> bool {
+        let next = self.batches.last().map_or(self.start, |batch| batch.last + 1);
+        if next <= end {
+            return false;
+        }
+        self.start = self.start.min(end);
+        self.batches.retain(|batch| batch.first < end);
+        if let Some(last) = self.batches.last_mut() {
+            last.last = last.last.min(Offset(end.0.saturating_sub(1)));
+        }
+        true
+    }
+
     pub(crate) fn encode(&self, now: Timestamp) -> Vec<u8> {
         let mut bytes = VALUE_VERSION.to_be_bytes().to_vec();
         // Epochs: of snapshots among updates, of the state, of the leader. There is one of each here.
@@ -87,9 +108,9 @@ impl ShareState {
         bytes
     }
 
-    /// Reads what somebody may have written: the batches lie behind each other and behind the start, and are no more
-    /// than `max_span` offsets.
-    pub(crate) fn decode(bytes: &[u8], max_span: u64) -> Result<Self, Invalid> {
+    /// Reads what somebody may have written: the batches lie behind each other and behind the start, and no more than
+    /// `max_open` offsets are not done.
+    pub(crate) fn decode(bytes: &[u8], max_open: u32) -> Result<Self, Invalid> {
         let mut reader = Reader::new(bytes);
         if reader.i16()? != VALUE_VERSION {
             return Err(reader.invalid("unknown version of a share state"));
@@ -98,24 +119,29 @@ impl ShareState {
         let start = offset(&mut reader)?;
         reader.take(2 * 8)?;
         let count = reader.unsigned_varint()?.checked_sub(1).ok_or(reader.invalid("no batches"))?;
-        let (mut batches, mut next) = (Vec::new(), start);
+        let (mut batches, mut next, mut open) = (Vec::new(), start, 0_u64);
         for _ in 0..count {
             let (first, last) = (offset(&mut reader)?, offset(&mut reader)?);
             let state = reader.u8()?;
             let deliveries = u16::try_from(reader.i16()?).map_err(|_| reader.invalid("negative deliveries"))?;
-            skip_tags(&mut reader)?;
-            if first < next || last < first || last.0 - start.0 >= max_span {
-                return Err(reader.invalid("a batch out of order, or too far"));
-            }
-            if first > next {
-                // Kafka leaves out what was never handed out.
-                batches.push(StateBatch { first: next, last: Offset(first.0 - 1), is_done: false, deliveries: 0 });
+            reader.skip_tags()?;
+            if first < next || last < first {
+                return Err(reader.invalid("a batch out of order"));
             }
             let is_done = matches!(state, DONE | GIVEN_UP);
-            batches.push(StateBatch { first, last, is_done, deliveries });
+            // Kafka leaves out what was never handed out.
+            let left_out = first.0 - next.0;
+            open = open.saturating_add(left_out).saturating_add(if is_done { 0 } else { last.0 - first.0 + 1 });
+            if open > u64::from(max_open) {
+                return Err(reader.invalid("more records are under way than there may be"));
+            }
+            if left_out > 0 {
+                batches.push(StateBatch::new(next, Offset(first.0 - 1), false, 0));
+            }
+            batches.push(StateBatch::new(first, last, is_done, deliveries));
             next = last + 1;
         }
-        skip_tags(&mut reader)?;
+        reader.skip_tags()?;
         match reader.is_empty() {
             true => Ok(Self { start, batches }),
             false => Err(reader.invalid("bytes behind a share state")),
@@ -126,16 +152,6 @@ impl ShareState {
 fn offset(reader: &mut Reader<'_>) -> Result<Offset, Invalid> {
     let wire = reader.i64()?;
     Offset::from_wire(wire).ok_or(reader.invalid("negative offset"))
-}
-
-/// Passes over tagged fields: of newer brokers.
-fn skip_tags(reader: &mut Reader<'_>) -> Result<(), Invalid> {
-    for _ in 0..reader.unsigned_varint()? {
-        reader.unsigned_varint()?;
-        let len = reader.unsigned_varint()?;
-        reader.take(len as usize)?;
-    }
-    Ok(())
 }
 
 const SNAPSHOT: i16 = 0;
