@@ -127,6 +127,11 @@ pub enum Error {
     #[error("{partition} is not assigned to this consumer")]
     NotAssigned { partition: TopicPartition },
 
+    /// A record of a queue is not with this worker, or not any more: it was with it for longer than
+    /// [`QueueBuilder::lock`](crate::QueueBuilder::lock) says, and may be with another one. Kafka: `INVALID_RECORD_STATE`.
+    #[error("{partition} at offset {offset} is not locked by this worker any more: it may be handed out again")]
+    LockExpired { partition: TopicPartition, offset: Offset },
+
     /// A consumer knows no offset to read the partition from, and is to choose none: the group committed none, or one
     /// (`wanted`) that the log does not have. Seek, or set what to do by
     /// [`ConsumerBuilder::auto_offset_reset`](crate::ConsumerBuilder::auto_offset_reset).
@@ -258,7 +263,7 @@ impl Error {
     /// | `NotAdopted`, `OpenTransaction`, `TableFull` | `Invalid` |
     /// | `OutOfOrderSequence`, `InvalidTransaction`, `Unsupported`, `NewerVersion`, `ReadOnly`, `Truncated` | `Invalid` |
     /// | `BackupTarget`, `NotPrepared`, `InvalidTransactionalId`, `ForeignGroup` | `Invalid` |
-    /// | `NotAssigned` | `Invalid` |
+    /// | `NotAssigned`, `LockExpired` | `Invalid` |
     /// | `OffsetOutOfRange`, `NoPosition` | `OutOfRange` |
     /// | `EndMismatch`, `Locked`, `Undecided`, `BufferFull` | `Retry` |
     /// | `ProducerFenced`, `CoordinatorFenced`, `LeaderFenced` | `Fenced` |

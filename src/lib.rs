@@ -80,6 +80,7 @@
 //! | read | [`Partition::read`], [`Partition::fetch`], [`Partition::read_last`], [`Partition::offset_at`] |
 //! | follow | [`Partition::reader`], [`Partition::wait_readable`], [`Partition::readable`] |
 //! | read in a group, whose members share the partitions | [`Log::consumer`], [`Consumer`] |
+//! | share single records among workers | [`Log::queue`], [`Queue`], [`Task`] |
 //! | remember places | [`Log::group`], [`Group`] |
 //! | coordinate groups for a protocol server | [`Log::ask_coordinator`], [`group::Coordinator`] |
 //! | keep the latest of each key | [`Cleanup::Compact`], [`Topic::table`], [`Topic::erase`] |
@@ -147,8 +148,8 @@ pub use partition::fuzzing as partition_fuzzing;
 pub use client::typed;
 pub use client::{
     AutoOffsetReset, Consumed, Consumer, ConsumerBuilder, ConsumerIter, ConsumerWaker, Delivered, IdempotentProducer,
-    MergedByTime, Polled, PolledIter, Producer, ProducerBuilder, RebalanceListener, Reset, Sent, Table, Transaction,
-    TransactionalProducer,
+    MergedByTime, Polled, PolledIter, Producer, ProducerBuilder, Queue, QueueBuilder, QueueProgress,
+    RebalanceListener, Reset, Sent, Table, Task, Transaction, TransactionalProducer,
 };
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};
 pub use config::{Cleanup, Compression, Durability, GroupConfig, TimestampType, TopicConfig};

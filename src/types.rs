@@ -256,8 +256,10 @@ pub struct InvalidTopicId;
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// The topic of transactional ids: what is decided of their transactions.
 pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+/// What is known of queues, as of Kafka's share groups (KIP-932).
+pub(crate) const QUEUES_TOPIC: &str = "__share_group_state";
 /// The topics whose records have a meaning to a log, or to the broker that wrote it.
-pub(crate) const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, TRANSACTIONS_TOPIC, "__share_group_state"];
+pub(crate) const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, TRANSACTIONS_TOPIC, QUEUES_TOPIC];
 
 /// A partition of a topic, by name. Displayed as `topic-partition`, like its directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -14,7 +14,7 @@
 //! | `cursor`, `cursors` | one partition, and all of them: what is read, and who is next |
 //! | `member` | when to join, what is owned: a machine of values |
 //! | `membership` | its driver: what it asks the log, in polls and in maintenance |
-//! | `wait` | what a poll sleeps on |
+//! | `wait` | what else than records wakes a poll |
 //! | `places`, `commit`, `faces` | the rest of the public methods: where it reads, what it commits, other ways to poll |
 //!
 //! Invariants:
@@ -54,7 +54,8 @@ use self::cursor::{Cursor, Policy};
 use self::cursors::Cursors;
 use self::member::Step;
 use self::membership::Membership;
-use self::wait::{Alarm, Signal};
+use self::wait::Alarm;
+use super::signal::{LONGEST, SHORTEST, Signal};
 use crate::error::{Error, Result};
 use crate::log::{Group, Log};
 use crate::types::{Timestamp, TopicPartition};
@@ -512,7 +513,3 @@ impl Consumer {
         first
     }
 }
-
-/// How long a poll sleeps at least, and at most, before it looks again.
-const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_secs(3600);

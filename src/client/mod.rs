@@ -1,9 +1,11 @@
-//! What applications use in the place of partitions: producers, consumers, tables of the latest values, topics of typed
+//! What applications use in the place of partitions: producers, consumers, queues, tables of the latest values, topics of typed
 //! values.
 
 mod consumer;
 mod idempotent;
 mod producer;
+mod queue;
+mod signal;
 mod table;
 mod transaction;
 pub mod typed;
@@ -14,5 +16,6 @@ pub use consumer::{
 };
 pub use idempotent::IdempotentProducer;
 pub use producer::{Delivered, Producer, ProducerBuilder, Sent};
+pub use queue::{Queue, QueueBuilder, QueueProgress, Task};
 pub use table::Table;
 pub use transaction::{Transaction, TransactionalProducer};

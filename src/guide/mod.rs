@@ -7,6 +7,7 @@
 //! | [`durability`] | What survives what, and how do we know? |
 //! | [`producers`] | Which producer is for what, and how is a record stored once that is sent twice? |
 //! | [`transactions`] | What do transactions promise, and what becomes of those that a crash cut short? |
+//! | [`queues`] | How do workers share single records, and what becomes of one that nobody can do? |
 //! | [`groups`] | How do consumers share partitions, and what becomes of those of one that dies? |
 //! | [`compaction`] | What does compaction keep, when does it run, what does it need? |
 //! | [`operations`] | Which settings are there, what does it need, what do I do when something broke? |
@@ -33,6 +34,10 @@ pub mod transactions {
 
 pub mod durability {
     #![doc = include_str!("durability.md")]
+}
+
+pub mod queues {
+    #![doc = include_str!("queues.md")]
 }
 
 pub mod groups {

@@ -44,7 +44,7 @@ use super::adopt::refuse_open_transactions;
 use super::catalog::{Catalog, CatalogTopic};
 use super::checkpoints::{Checkpoint, Checkpoints};
 use super::clean::{self, Clean};
-use super::names::OFFSETS_TOPIC;
+use super::names::{OFFSETS_TOPIC, QUEUES_TOPIC};
 use super::open::{
     CATALOG_FILE, CHECKPOINTS_FILE, CLEAN_FILE, HIGH_WATERMARKS, LOG_STARTS, METADATA_FILE, RECOVERY_POINTS,
 };
@@ -209,7 +209,7 @@ impl Inner {
         self.check_open()?;
         let mut begun = Begun { catalog: (**catalog).clone(), held: Vec::new() };
         let mut topics: Vec<&CatalogTopic> = catalog.live().collect();
-        topics.sort_by_key(|topic| *topic.name != *OFFSETS_TOPIC);
+        topics.sort_by_key(|topic| !matches!(&*topic.name, OFFSETS_TOPIC | QUEUES_TOPIC));
         for topic in topics {
             let slots = self.find(&topic.name)?.partitions.read().clone();
             let is_of_groups = *topic.name == *OFFSETS_TOPIC;

@@ -76,6 +76,8 @@ pub struct LogBuilder {
     pub(super) offsets_topic: Option<TopicConfig>,
     /// How the topic of transactional ids is made, if not as it is by default.
     pub(super) transactions_topic: Option<TopicConfig>,
+    /// How the topic of queues is made, if not as it is by default.
+    pub(super) queues_topic: Option<TopicConfig>,
     pub(super) recovery: RecoveryMode,
     pub(super) read_path: ReadPath,
     pub(super) max_maps: usize,
@@ -116,6 +118,13 @@ impl LogBuilder {
         self
     }
 
+    /// Sets how the topic of queues is made: in a simulation with little segments.
+    #[cfg(all(feature = "sim", test))]
+    pub(crate) fn queues_topic(mut self, config: TopicConfig) -> Self {
+        self.queues_topic = Some(config);
+        self
+    }
+
     pub(super) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
@@ -129,6 +138,7 @@ impl LogBuilder {
             groups: GroupConfig::default(),
             offsets_topic: None,
             transactions_topic: None,
+            queues_topic: None,
             recovery: RecoveryMode::default(),
             read_path: ReadPath::default(),
             max_maps: 4096,

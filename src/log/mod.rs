@@ -30,6 +30,7 @@ mod open;
 mod own;
 mod partitioner;
 mod producer_ids;
+mod queues;
 mod replay;
 mod stats;
 mod text;
@@ -73,10 +74,12 @@ use self::clients::Clients;
 pub(crate) use self::clients::{LogInside, Tended};
 use self::coordinate::Coordinators;
 use self::maintain::{Schedule, Unsynced};
-use self::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use self::names::{OFFSETS_TOPIC, QUEUES_TOPIC, TRANSACTIONS_TOPIC};
 use self::open::CATALOG_FILE;
 pub(crate) use self::partitioner::{Choice, Turns};
 use self::producer_ids::ProducerIds;
+use self::queues::Queues;
+pub(crate) use self::queues::{Handed, QueueSettings, SharedQueue};
 use self::text::LogId;
 use self::topic::Slot;
 pub(crate) use self::topic::{TopicState, again};
@@ -138,7 +141,7 @@ impl Drop for Opened {
 /// What all handles of a log share.
 ///
 /// Order of locks: a seat of `transactions`, `producer_ids` or `erasing` of a partition, `schedule`, `has_left` of
-/// `transactions`, `catalog`, the groups of `coordinators`, the coordinator of `transactions`, `checkpoints`, `topics`, those of
+/// `transactions`, `catalog`, the groups of `coordinators`, the coordinator of `transactions`, those of `queues`, `checkpoints`, `topics`, those of
 /// a partition. Who changes files by their names holds `schedule` or `catalog`, and looks whether the log is closing after
 /// taking it.
 #[derive(Debug)]
@@ -155,6 +158,7 @@ pub(crate) struct Inner {
     coordinators: Coordinators,
     clients: Clients,
     transactions: Transactions,
+    queues: Queues,
     producer_ids: Mutex<ProducerIds>,
     checkpoints: Mutex<Checkpoints>,
     schedule: Mutex<Schedule>,
@@ -165,6 +169,8 @@ pub(crate) struct Inner {
     offsets_config: TopicConfig,
     /// What the topic of transactional ids is made like.
     transactions_config: TopicConfig,
+    /// What the topic of queues is made like.
+    queues_config: TopicConfig,
     retention_interval: Duration,
     checkpoint_interval: Duration,
     compaction: compact::CompactionSettings,
@@ -261,7 +267,7 @@ impl Log {
     /// timestamps: [`TopicConfig::retention_time`] says otherwise. A program that runs twice wants
     /// [`topic_with`](Self::topic_with).
     ///
-    /// Of the settings for `__consumer_offsets` and `__transaction_state` only the number of partitions is taken: with others,
+    /// Of the settings for `__consumer_offsets`, `__transaction_state` and `__share_group_state` only the number of partitions is taken: with others,
     /// offsets of groups or decisions on transactions could be lost.
     ///
     /// # Errors
@@ -649,11 +655,7 @@ impl Inner {
         if let Some(topic) = self.topics.read().get(name) {
             return Ok(Arc::clone(topic));
         }
-        let config = match name {
-            OFFSETS_TOPIC => self.offsets_config,
-            TRANSACTIONS_TOPIC => self.transactions_config,
-            _ => config,
-        };
+        let config = self.own_config(name).map_or(config, |(config, _)| config);
         match self.create_topic(name, config) {
             // Another thread was faster.
             Err(Error::TopicExists { topic }) if *topic == *name => match self.topics.read().get(name) {
@@ -665,11 +667,8 @@ impl Inner {
     }
 
     fn create_topic(&self, name: &str, mut config: TopicConfig) -> Result<Arc<TopicState>> {
-        if name == OFFSETS_TOPIC {
-            config = self.offsets_config.partitions(config.partitions);
-        }
-        if name == TRANSACTIONS_TOPIC {
-            config = self.transactions_config.partitions(config.partitions);
+        if let Some((own, _)) = self.own_config(name) {
+            config = own.partitions(config.partitions);
         }
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
@@ -739,12 +738,20 @@ impl Inner {
     /// Refuses settings of a topic of the log's own that would lose what is in it. It has `count` partitions. Any other topic
     /// may have whatever is valid.
     fn check_own_settings(&self, name: &str, count: u32, config: &TopicConfig) -> Result<()> {
-        let (required, words) = match name {
-            OFFSETS_TOPIC => (self.offsets_config, &own::OFFSETS),
-            TRANSACTIONS_TOPIC => (self.transactions_config, &own::TRANSACTIONS),
-            _ => return Ok(()),
-        };
-        own::check(&required.partitions(count), config, words)
+        match self.own_config(name) {
+            Some((required, words)) => own::check(&required.partitions(count), config, words),
+            None => Ok(()),
+        }
+    }
+
+    /// What a topic of the log's own is made like, and what is in it.
+    fn own_config(&self, name: &str) -> Option<(TopicConfig, &'static own::Words)> {
+        match name {
+            OFFSETS_TOPIC => Some((self.offsets_config, &own::OFFSETS)),
+            TRANSACTIONS_TOPIC => Some((self.transactions_config, &own::TRANSACTIONS)),
+            QUEUES_TOPIC => Some((self.queues_config, &own::QUEUES)),
+            _ => None,
+        }
     }
 
     fn find(&self, name: &str) -> Result<Arc<TopicState>> {

@@ -11,7 +11,7 @@
 //! the topic part is cut to fit, as Kafka does, so such a name tells the topic only in part.
 
 use crate::error::{Error, Result};
-pub(crate) use crate::types::{INTERNAL_TOPICS, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+pub(crate) use crate::types::{INTERNAL_TOPICS, OFFSETS_TOPIC, QUEUES_TOPIC, TRANSACTIONS_TOPIC};
 use crate::types::{TopicId, TopicPartition};
 
 /// Checks that `name` can be a topic's.

@@ -19,6 +19,7 @@ use super::maintain::{Schedule, Unsynced};
 use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
 use super::producer_ids::ProducerIds;
+use super::queues::{Queues, queues_config};
 use super::text::LogId;
 use super::topic::{Damage, Slot, TopicState};
 use super::transactions::{Transactions, transactions_config};
@@ -82,6 +83,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     *inner.locks.lock() = locks;
     inner.load_transactions();
     inner.load_groups();
+    inner.load_queues();
     // Before the first change.
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
@@ -93,6 +95,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     if !settings.read_only {
         // Also beside the mark of an orderly close: a partition that could not be closed in order is not in it.
         inner.lower_offsets()?;
+        inner.lower_queues()?;
         inner.revoke_lost()?;
         match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
@@ -146,6 +149,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         coordinators: Coordinators::default(),
         clients: Clients::default(),
         transactions: Transactions::default(),
+        queues: Queues::default(),
         producer_ids: Mutex::new(ProducerIds::default()),
         catalog: Mutex::new(Stored::new(catalog)),
         checkpoints: Mutex::new(checkpoints),
@@ -155,6 +159,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         group_config: settings.groups,
         offsets_config: settings.offsets_topic.unwrap_or_else(|| offsets_config(&settings.groups)),
         transactions_config: settings.transactions_topic.unwrap_or_else(transactions_config),
+        queues_config: settings.queues_topic.unwrap_or_else(queues_config),
         retention_interval: settings.retention_interval,
         checkpoint_interval: settings.checkpoint_interval,
         compaction: settings.compaction,

@@ -1,6 +1,6 @@
 //! The topics of the log's own, whose fold is what it knows of groups and transactional ids: what their settings must be.
 
-use super::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use super::names::{OFFSETS_TOPIC, QUEUES_TOPIC, TRANSACTIONS_TOPIC};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 
@@ -16,9 +16,11 @@ pub(super) const OFFSETS: Words = Words { id: "a group", record: "a commit", all
 pub(super) const TRANSACTIONS: Words =
     Words { id: "a transactional id", record: "a decision", all: "the decisions on transactions" };
 
+pub(super) const QUEUES: Words = Words { id: "a queue", record: "what is known of a queue", all: "queues" };
+
 /// Whether the log's own state is the fold of a topic of this name.
 pub(super) fn is_own(topic: &str) -> bool {
-    topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC
+    matches!(topic, OFFSETS_TOPIC | TRANSACTIONS_TOPIC | QUEUES_TOPIC)
 }
 
 /// Refuses settings under which what is in the topic would be lost, or nothing could be added to it: all but those that say

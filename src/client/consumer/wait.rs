@@ -1,44 +1,11 @@
-//! How a consumer waits: a waker that a thread sleeps on, and one that stands for all that is not a partition.
+//! How a consumer waits for all that is not a partition.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
-use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
-/// A waker for a thread that blocks. What is told before the wait is not lost.
-#[derive(Debug, Default)]
-pub(super) struct Signal {
-    is_set: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Signal {
-    /// Forgets what was told.
-    pub(super) fn reset(&self) {
-        *self.is_set.lock() = false;
-    }
-
-    /// Sleeps until it is told, at most for `timeout`. Whether it was.
-    pub(super) fn wait(&self, timeout: Duration) -> bool {
-        let mut is_set = self.is_set.lock();
-        self.changed.wait_while_for(&mut is_set, |is_set| !*is_set, timeout);
-        *is_set
-    }
-}
-
-impl Wake for Signal {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        *self.is_set.lock() = true;
-        self.changed.notify_one();
-    }
-}
+use parking_lot::Mutex;
 
 /// Wakes whoever polls a consumer, for reasons beside records: answers, maintenance, another thread of the application's.
 ///
@@ -137,19 +104,10 @@ impl ConsumerWaker {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-
-    const LONG: Duration = Duration::from_secs(3600);
-
-    #[test]
-    fn what_is_told_before_the_wait_is_not_lost() {
-        let signal = Arc::new(Signal::default());
-        assert!(!signal.wait(Duration::ZERO));
-        Waker::from(Arc::clone(&signal)).wake();
-        assert!(signal.wait(LONG) && signal.wait(LONG));
-        signal.reset();
-        assert!(!signal.wait(Duration::ZERO));
-    }
+    use crate::client::signal::{LONGEST, Signal};
 
     #[test]
     fn a_ring_between_the_look_and_the_wait_is_seen() {
@@ -161,6 +119,6 @@ mod tests {
         alarm.begin();
         assert!(!alarm.keep(&waker) && !signal.wait(Duration::ZERO));
         alarm.ring();
-        assert!(signal.wait(LONG));
+        assert!(signal.wait(LONGEST));
     }
 }

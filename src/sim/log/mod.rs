@@ -27,7 +27,9 @@ mod transactions;
 
 pub use model::Model;
 pub use op::{Op, Options};
-pub use planted::{ADOPTION, BATCHING, COMPACTION, CONSUMER, ELUSIVE, GROUP_COORDINATOR, GROUP_DRIVER, TRANSACTIONS};
+pub use planted::{
+    ADOPTION, BATCHING, COMPACTION, CONSUMER, ELUSIVE, GROUP_COORDINATOR, GROUP_DRIVER, QUEUES, TRANSACTIONS,
+};
 pub use subject::Explored;
 
 const DIR: &str = "/log";

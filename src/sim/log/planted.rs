@@ -103,6 +103,10 @@ pub const GROUP_COORDINATOR: &[&str] = &[
 /// Mistakes in what drives those coordinators: `src/log/coordinate_tests.rs` cuts the power.
 pub const GROUP_DRIVER: &[&str] = &["groups.not_lowered"];
 
+/// Mistakes in queues: `src/client/queue/tests/crashes.rs` crashes them at every call.
+pub const QUEUES: &[&str] =
+    &["queues.accept_not_synced", "queues.letter_not_synced", "queues.not_lowered", "queues.take_not_stored"];
+
 /// Mistakes in consumers, each found by their own tests, in `src/client/consumer/tests`.
 pub const CONSUMER: &[&str] = &[
     "consumer.commit_not_synced",

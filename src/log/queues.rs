@@ -1,0 +1,486 @@
+//! Queues: one group that shares the records of one topic, record by record. Drives a [`SharePartition`] for each partition.
+//!
+//! ```text
+//! take    lock: what it wants -> read -> take ----> store -> to the worker
+//! decide  lock: accept, reject, release ----------> store -> sync, if it is to be durable
+//! bury    lock: what nobody can do -> its letter -> sync -> store
+//! ```
+//!
+//! A change counts once it is stored: what could not be is as it was. Releasing stores nothing, as what is stored knows no
+//! locks.
+//!
+//! Invariants:
+//! - What is stored as done was accepted, has its letter on the disk, or has no record.
+//! - Nothing that is stored lies above the end of its partition once a log is open: see [`Inner::lower_queues`].
+
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+pub(super) use self::store::queues_config;
+use super::clients::Tended;
+use super::names::QUEUES_TOPIC;
+use super::{Inner, Log, TopicState};
+use crate::error::{Error, Result};
+use crate::group::share::{NotTaken, ShareKey, ShareLimits, SharePartition, ShareState, Taken, Verdict, Worker};
+use crate::observe::Quiet;
+use crate::partition::core::Core;
+use crate::partition::{Ack, Partition, ReadOptions, Records};
+use crate::probe;
+use crate::record::{Header, Record};
+use crate::types::{Offset, TopicPartition};
+
+/// The queues of a log.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    /// What is stored of each.
+    states: Mutex<BTreeMap<ShareKey, ShareState>>,
+    /// Those that somebody has open. Locked before their own locks.
+    open: Mutex<Vec<Weak<SharedQueue>>>,
+}
+
+/// How a queue works, for all who have it open.
+#[derive(Debug, Clone)]
+pub(crate) struct QueueSettings {
+    pub(crate) limits: ShareLimits,
+    /// Where records go that nobody can do.
+    pub(crate) dead_letters: Option<Box<str>>,
+    /// Whether a new queue passes over what is there already.
+    pub(crate) skips_present: bool,
+}
+
+/// What all who have a queue open share. It does not keep the log open.
+#[derive(Debug)]
+pub(crate) struct SharedQueue {
+    inner: Arc<Inner>,
+    group: Box<str>,
+    topic: Arc<TopicState>,
+    sharing: Mutex<Sharing>,
+    bell: Bell,
+    next_worker: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Sharing {
+    settings: QueueSettings,
+    parts: Vec<Part>,
+}
+
+/// One partition of the topic.
+#[derive(Debug)]
+struct Part {
+    key: ShareKey,
+    core: Arc<Core>,
+    share: SharePartition,
+}
+
+/// A record that was handed out.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    /// Exactly one.
+    pub(crate) records: Records,
+    pub(crate) offset: Offset,
+    pub(crate) deliveries: u16,
+}
+
+/// How far a queue is with one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) start: Offset,
+    pub(crate) next: Offset,
+    pub(crate) end: Offset,
+    pub(crate) taken: usize,
+    pub(crate) open: usize,
+}
+
+impl Log {
+    /// Opens a queue.
+    pub(crate) fn shared_queue(&self, group: &str, topic: &str, settings: QueueSettings) -> Result<Arc<SharedQueue>> {
+        let inner = &self.opened.inner;
+        let shared = inner.open_queue(group, topic, settings)?;
+        let weak: Weak<SharedQueue> = Arc::downgrade(&shared);
+        self.look_after(weak);
+        Ok(shared)
+    }
+}
+
+impl Inner {
+    fn open_queue(self: &Arc<Self>, group: &str, topic: &str, settings: QueueSettings) -> Result<Arc<SharedQueue>> {
+        self.check_open()?;
+        if self.context.read_only {
+            return Err(Error::ReadOnly);
+        }
+        crate::group::check_group_id(group)?;
+        let topic = self.topic_or_create(topic, self.default_config)?;
+        if let Some(letters) = &settings.dead_letters {
+            if **letters == *topic.name {
+                let allowed = format!("another topic than {}: else each letter is a record of the queue", topic.name);
+                let key = "dead_letters".into();
+                return Err(Error::InvalidSetting { key, value: letters.clone(), allowed: allowed.into() });
+            }
+            self.topic_or_create(letters, self.default_config)?;
+        }
+        // Now, as later there are locks that come behind that of the catalog.
+        self.topic_or_create(QUEUES_TOPIC, self.default_config)?;
+        let mut open = self.queues.open.lock();
+        open.retain(|queue| queue.strong_count() > 0);
+        let is_this = |queue: &Arc<SharedQueue>| *queue.group == *group && queue.topic.id == topic.id;
+        if let Some(found) = open.iter().filter_map(Weak::upgrade).find(is_this) {
+            found.settle(settings);
+            return Ok(found);
+        }
+        let queue = Arc::new(SharedQueue {
+            inner: Arc::clone(self),
+            group: group.into(),
+            sharing: Mutex::new(Sharing { settings, parts: Vec::new() }),
+            topic,
+            bell: Bell::default(),
+            next_worker: AtomicU64::new(0),
+        });
+        queue.grow()?;
+        open.push(Arc::downgrade(&queue));
+        Ok(queue)
+    }
+}
+
+impl SharedQueue {
+    pub(crate) fn group(&self) -> &str {
+        &self.group
+    }
+
+    pub(crate) fn new_worker(&self) -> Worker {
+        Worker(self.next_worker.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// From now on these settings hold, for all.
+    fn settle(&self, settings: QueueSettings) {
+        let mut sharing = Quiet::lock(&self.sharing);
+        sharing.parts.iter_mut().for_each(|part| part.share.limit(settings.limits));
+        sharing.settings = settings;
+    }
+
+    /// Takes in partitions that the topic got. Returns them all.
+    pub(crate) fn grow(&self) -> Result<Vec<Arc<Core>>> {
+        let mut stored = Vec::new();
+        let cores = {
+            let mut sharing = Quiet::lock(&self.sharing);
+            let is_new = sharing.parts.is_empty() && !self.inner.knows_queue(&self.group, self.topic.id);
+            let count = self.topic.partitions.read().len();
+            for number in sharing.parts.len()..count {
+                let core = self.topic.core(number as u32)?;
+                let key = self.key(number as u32);
+                let limits = sharing.settings.limits;
+                let share = match self.inner.queue_state(&key)? {
+                    Some(state) => SharePartition::from_state(&state, limits),
+                    None => {
+                        let start = if is_new && sharing.settings.skips_present { core.end() } else { core.start() };
+                        let share = SharePartition::new(start, limits);
+                        stored.push(self.inner.store_queue(&key, Some(&share.to_state()))?);
+                        share
+                    }
+                };
+                sharing.parts.push(Part { key, core, share });
+            }
+            sharing.parts.iter().map(|part| Arc::clone(&part.core)).collect()
+        };
+        // Else a power cut could take where it begins.
+        stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))?;
+        Ok(cores)
+    }
+
+    fn key(&self, partition: u32) -> ShareKey {
+        ShareKey { group: self.group.clone(), topic: self.topic.id, partition }
+    }
+
+    /// Hands out up to `max` records of one partition, which `read` reads: from an offset on, so many of them.
+    pub(crate) fn take(
+        &self,
+        at: usize,
+        worker: Worker,
+        max: usize,
+        mut read: impl FnMut(Offset, usize) -> Result<Records>,
+    ) -> Result<Vec<Handed>> {
+        let now = self.inner.context.clock.monotonic();
+        let mut sharing = Quiet::lock(&self.sharing);
+        let Some(part) = sharing.parts.get_mut(at) else { return Ok(Vec::new()) };
+        let mut share = part.share.clone();
+        share.pass_time(now);
+        share.raise_start(part.core.start());
+        let mut handed = Vec::new();
+        while handed.len() < max {
+            let (from, count) = share.wants(max - handed.len());
+            if count == 0 || from >= part.core.end() {
+                break;
+            }
+            let mut records = match read(from, count) {
+                Err(Error::OffsetOutOfRange { .. }) if share.raise_start(part.core.start()) => continue,
+                records => records?,
+            };
+            let end = records.next_offset().max(from);
+            let found: Vec<Offset> = records.iter().map(|record| record.offset).collect();
+            for taken in share.take(worker, from..end, found, count, now) {
+                handed.extend(single(&mut records, taken));
+            }
+            if share.wants(1).0 == from {
+                // It is there, and may not be seen yet.
+                break;
+            }
+        }
+        if share.to_state() != part.share.to_state() && !probe::planted("queues.take_not_stored") {
+            self.inner.store_queue(&part.key, Some(&share.to_state()))?;
+        }
+        let deadline = share.next_deadline();
+        part.share = share;
+        drop(sharing);
+        deadline.into_iter().for_each(|deadline| self.inner.expect_by(deadline));
+        Ok(handed)
+    }
+
+    /// Takes a worker's word for records that are with it, in any of the partitions. Those that are not are told by an error,
+    /// once the others are dealt with.
+    pub(crate) fn decide(
+        &self,
+        worker: Worker,
+        records: &BTreeMap<u32, Vec<Offset>>,
+        verdict: Verdict,
+        ack: Ack,
+    ) -> Result<()> {
+        let (mut late, mut stored) = (None, Vec::new());
+        {
+            let mut sharing = Quiet::lock(&self.sharing);
+            for (partition, offsets) in records {
+                let Some(part) = sharing.parts.get_mut(*partition as usize) else { continue };
+                let mut share = part.share.clone();
+                for offset in offsets {
+                    if let Err(NotTaken) = share.decide(worker, *offset, verdict) {
+                        let partition = part.core.id.clone();
+                        late = late.or(Some(Error::LockExpired { partition, offset: *offset }));
+                    }
+                }
+                if verdict == Verdict::Accept && share.to_state() != part.share.to_state() {
+                    // What is rejected is stored with its letter.
+                    stored.push(self.inner.store_queue(&part.key, Some(&share.to_state()))?);
+                }
+                part.share = share;
+            }
+        }
+        self.bell.ring();
+        if verdict != Verdict::Accept {
+            stored.extend(self.bury()?);
+        }
+        if ack == Ack::Synced && !probe::planted("queues.accept_not_synced") {
+            stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))?;
+        }
+        late.map_or(Ok(()), Err)
+    }
+
+    /// Prolongs the lock of a record.
+    pub(crate) fn renew(&self, worker: Worker, partition: u32, offset: Offset) -> Result<()> {
+        let now = self.inner.context.clock.monotonic();
+        let mut sharing = Quiet::lock(&self.sharing);
+        let Some(part) = sharing.parts.get_mut(partition as usize) else { return Ok(()) };
+        let id = part.core.id.clone();
+        part.share.renew(worker, offset, now).map_err(|NotTaken| Error::LockExpired { partition: id, offset })
+    }
+
+    /// Gives back what a worker has, without a word that it failed: the delivery counts.
+    pub(crate) fn release(&self, worker: Worker, record: Option<(u32, Offset)>) {
+        let is_lost = {
+            let mut sharing = Quiet::lock(&self.sharing);
+            for part in &mut sharing.parts {
+                match record {
+                    None => _ = part.share.release_all(worker),
+                    // It may be with another by now.
+                    Some((partition, offset)) if part.core.id.partition == partition => {
+                        _ = part.share.decide(worker, offset, Verdict::Release);
+                    }
+                    Some(_) => {}
+                }
+            }
+            sharing.parts.iter().any(|part| part.share.lost().next().is_some())
+        };
+        self.bell.ring();
+        if is_lost {
+            // For its letter.
+            self.inner.expect_by(self.inner.context.clock.monotonic());
+        }
+    }
+
+    /// Sees to the records that nobody can do. Returns what is stored of that.
+    pub(crate) fn bury(&self) -> Result<Vec<(Arc<Core>, Offset)>> {
+        let letters = {
+            let sharing = Quiet::lock(&self.sharing);
+            if sharing.parts.iter().all(|part| part.share.lost().next().is_none()) {
+                return Ok(Vec::new());
+            }
+            sharing.settings.dead_letters.clone()
+        };
+        // Not below the lock: it may be gone, and is made anew.
+        let letters = letters.map(|name| self.inner.topic_or_create(&name, self.inner.default_config)).transpose()?;
+        let mut stored = Vec::new();
+        let mut sharing = Quiet::lock(&self.sharing);
+        let max_deliveries = sharing.settings.limits.max_deliveries;
+        for part in &mut sharing.parts {
+            let lost: Vec<Taken> = part.share.lost().collect();
+            if lost.is_empty() {
+                continue;
+            }
+            probe::reached("queues.buried");
+            if let Some(letters) = &letters {
+                self.send_letters(part, &lost, max_deliveries, letters)?;
+            }
+            let mut share = part.share.clone();
+            lost.iter().for_each(|lost| share.bury(lost.offset));
+            stored.push(self.inner.store_queue(&part.key, Some(&share.to_state()))?);
+            part.share = share;
+        }
+        drop(sharing);
+        self.bell.ring();
+        Ok(stored)
+    }
+
+    /// Copies records to the topic of dead letters. They are on the disk when this returns: what is said to be done must
+    /// not be nowhere after a power cut.
+    fn send_letters(&self, part: &Part, lost: &[Taken], max_deliveries: u16, letters: &TopicState) -> Result<()> {
+        // It is for this call only, and keeps nothing open.
+        let partition = Partition::new(Arc::clone(&part.core), Arc::new(()));
+        let mut sent = Vec::new();
+        for lost in lost {
+            let records = match partition.read_with(lost.offset, ReadOptions::default().max_records(1)) {
+                Err(Error::OffsetOutOfRange { .. }) => continue,
+                records => records?,
+            };
+            let Some(record) = records.iter().next().filter(|record| record.offset == lost.offset) else {
+                continue;
+            };
+            let why = match lost.deliveries >= max_deliveries {
+                true => format!("delivered {} times, of {max_deliveries}", lost.deliveries),
+                false => "rejected".to_owned(),
+            };
+            let origin = [
+                ("__dlq.errors.topic", self.topic.name.to_string()),
+                ("__dlq.errors.partition", part.core.id.partition.to_string()),
+                ("__dlq.errors.offset", lost.offset.to_string()),
+                ("__dlq.errors.group", self.group.to_string()),
+                ("__dlq.errors.delivery.count", lost.deliveries.to_string()),
+                ("__dlq.errors.message", why),
+            ];
+            let origin = origin.iter().map(|(key, value)| Header::new(key, value));
+            let headers: Vec<Header<'_>> = record.headers().chain(origin.clone()).collect();
+            let letter = Record { key: record.key, value: record.value, headers: &headers, ..Record::default() };
+            let appended = match letters.append(letter) {
+                // With what is added to it, it may be too large: then the letter says where it is.
+                Err(Error::BatchTooLarge { .. }) => {
+                    let headers: Vec<Header<'_>> = origin.collect();
+                    letters.append(Record { headers: &headers, ..Record::default() })
+                }
+                appended => appended,
+            };
+            sent.push(appended?);
+        }
+        if probe::planted("queues.letter_not_synced") {
+            return Ok(());
+        }
+        sent.iter().try_for_each(|letter| letter.wait(Ack::Synced))
+    }
+
+    /// When the next lock is over.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        let sharing = Quiet::lock(&self.sharing);
+        sharing.parts.iter().filter_map(|part| part.share.next_deadline()).min()
+    }
+
+    /// How far it is, by partition.
+    pub(crate) fn progress(&self) -> Vec<(TopicPartition, Progress)> {
+        let now = self.inner.context.clock.monotonic();
+        let mut sharing = Quiet::lock(&self.sharing);
+        let progress = sharing.parts.iter_mut().map(|part| {
+            part.share.pass_time(now);
+            part.share.raise_start(part.core.start());
+            let (taken, open) = part.share.in_flight();
+            let (start, next) = (part.share.start(), part.share.next());
+            (part.core.id.clone(), Progress { start, next, end: part.core.end(), taken, open })
+        });
+        progress.collect()
+    }
+
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+}
+
+impl Tended for SharedQueue {
+    fn tend(&self, now: Duration) -> Option<Duration> {
+        let (mut is_over, mut next) = (false, None::<Duration>);
+        {
+            let mut sharing = Quiet::lock(&self.sharing);
+            for part in &mut sharing.parts {
+                is_over |= part.share.pass_time(now);
+                next = next.into_iter().chain(part.share.next_deadline()).min();
+            }
+            is_over |= sharing.parts.len() < self.topic.partitions.read().len();
+        }
+        if is_over {
+            self.bell.ring();
+        }
+        match self.bury() {
+            Ok(_) => next,
+            // Who takes from the queue is told.
+            Err(_) => next.into_iter().chain([now.saturating_add(RETRY)]).min(),
+        }
+    }
+}
+
+/// The record at an offset, out of records that are passed over up to there.
+fn single(records: &mut Records, taken: Taken) -> Option<Handed> {
+    loop {
+        let front = records.take_front(1)?;
+        let offset = front.records.iter().next()?.offset;
+        if offset == taken.offset {
+            return Some(Handed { records: front.records, offset, deliveries: taken.deliveries });
+        }
+    }
+}
+
+/// Wakes those who wait for a queue, for what is no news of a partition: something was given back, or there is room.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    rung: AtomicU64,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Bell {
+    /// How often it has rung.
+    pub(crate) fn count(&self) -> u64 {
+        self.rung.load(Ordering::SeqCst)
+    }
+
+    /// Wakes this one when it rings next. Whether it has rung since it had `count`: then look again.
+    pub(crate) fn keep(&self, waker: &Waker, count: u64) -> bool {
+        {
+            let waker = waker.clone();
+            let mut wakers = self.wakers.lock();
+            if !wakers.iter().any(|kept| kept.will_wake(&waker)) {
+                wakers.push(waker);
+            }
+        }
+        self.count() != count
+    }
+
+    fn ring(&self) {
+        self.rung.fetch_add(1, Ordering::SeqCst);
+        // Woken when the lock is gone: that may run code of a runtime.
+        let wakers = std::mem::take(&mut *self.wakers.lock());
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// When records that could not be buried are tried again.
+const RETRY: Duration = Duration::from_secs(1);

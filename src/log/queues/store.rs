@@ -1,0 +1,147 @@
+//! Where queues are kept: in `__share_group_state`, one record for each change of what is known of a partition. The last one
+//! of a key holds, so that the topic is compacted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::{Cleanup, Compression, Durability, TopicConfig};
+use crate::error::{Error, Result};
+use crate::group::partition_for_group;
+use crate::group::share::{MAX_OPEN, ShareKey, ShareState};
+use crate::log::Inner;
+use crate::log::names::QUEUES_TOPIC;
+use crate::log::replay::each_batch;
+use crate::log::topic::Slot;
+use crate::partition::core::Core;
+use crate::partition::{Admission, append_records};
+use crate::probe;
+use crate::record::{Record, Sender};
+use crate::types::{Offset, TopicId};
+
+impl Inner {
+    /// Replays the topic, if there is one. A partition that cannot be read is damaged, and does not keep the others from it.
+    pub(in crate::log) fn load_queues(&self) {
+        let Some(topic) = self.topics.read().get(QUEUES_TOPIC).map(Arc::clone) else { return };
+        let mut states = self.queues.states.lock();
+        for slot in topic.partitions.write().iter_mut() {
+            let Slot::Open(core) = slot else { continue };
+            if let Err(error) = replay(core, &mut states) {
+                let error = self.note_damage(&core.id, error);
+                if !self.context.read_only {
+                    // Nothing may be added behind what was not understood.
+                    *slot = Slot::Damaged(error);
+                }
+            }
+        }
+    }
+
+    /// At an open: forgets of each partition what lies above its end. A power cut took the records, and those that come in
+    /// their place are new. Before anything can be appended: once there is more, nobody can tell them apart.
+    pub(in crate::log) fn lower_queues(&self) -> Result<()> {
+        if probe::planted("queues.not_lowered") {
+            return Ok(());
+        }
+        let topics = self.topics.read().clone();
+        let states = self.queues.states.lock().clone();
+        let mut stored = Vec::new();
+        for (key, mut state) in states {
+            let Some(topic) = topics.values().find(|topic| topic.id == key.topic) else { continue };
+            // What is damaged keeps its state, for when it is mended.
+            let Ok(core) = topic.core(key.partition) else { continue };
+            if state.cut(core.end()) {
+                probe::reached("queues.lowered");
+                stored.push(self.store_queue(&key, Some(&state))?);
+            }
+        }
+        stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))
+    }
+
+    /// Forgets the queues of a topic that is deleted. That is durable when this returns.
+    pub(in crate::log) fn forget_queues(&self, topic: TopicId) -> Result<()> {
+        let keys: Vec<ShareKey> =
+            self.queues.states.lock().keys().filter(|key| key.topic == topic).cloned().collect();
+        self.forget_queues_of(keys)
+    }
+
+    /// Forgets these. That is durable when this returns.
+    pub(in crate::log) fn forget_queues_of(&self, keys: Vec<ShareKey>) -> Result<()> {
+        let mut stored = Vec::new();
+        for key in keys {
+            stored.push(self.store_queue(&key, None)?);
+        }
+        stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))
+    }
+
+    /// Whether anything is stored of the queue.
+    pub(super) fn knows_queue(&self, group: &str, topic: TopicId) -> bool {
+        let states = self.queues.states.lock();
+        states.keys().any(|key| *key.group == *group && key.topic == topic)
+    }
+
+    /// What is stored of a partition, for a queue.
+    pub(super) fn queue_state(&self, key: &ShareKey) -> Result<Option<ShareState>> {
+        // What cannot be read may have more than was read of it.
+        self.core_of_queue(key)?;
+        Ok(self.queues.states.lock().get(key).cloned())
+    }
+
+    /// Stores what is known of a partition, for a queue. Returns up to where which partition is to be synced for it.
+    pub(super) fn store_queue(&self, key: &ShareKey, state: Option<&ShareState>) -> Result<(Arc<Core>, Offset)> {
+        let core = self.core_of_queue(key)?;
+        let invalid =
+            Error::InvalidRecord { reason: "the id of the group is too long, or the partition too large", index: 0 };
+        let encoded = key.encode().ok_or(invalid)?;
+        let value = state.map(|state| state.encode(self.context.clock.now()));
+        let record = Record { key: Some(&encoded), value: value.as_deref(), ..Record::default() };
+        // What only removes frees space.
+        let admission = if state.is_none() { Admission::Always } else { Admission::IfSpace };
+        let placed = append_records(&core, admission, Sender::NONE, None, [record])?;
+        let mut states = self.queues.states.lock();
+        match state {
+            Some(state) => _ = states.insert(key.clone(), state.clone()),
+            None => _ = states.remove(key),
+        }
+        drop(states);
+        Ok((core, placed.last_offset + 1))
+    }
+
+    /// Where it is kept: in the partition that Kafka would choose.
+    fn core_of_queue(&self, key: &ShareKey) -> Result<Arc<Core>> {
+        let topic = self.find(QUEUES_TOPIC)?;
+        let count = topic.partitions.read().len() as u32;
+        topic.core(partition_for_group(&format!("{}:{}:{}", key.group, key.topic, key.partition), count))
+    }
+}
+
+fn replay(core: &Core, states: &mut BTreeMap<ShareKey, ShareState>) -> Result<()> {
+    let mut scratch = Vec::new();
+    let limit = core.config.read().max_decompressed_bytes as usize;
+    each_batch(core, |batch, place| {
+        if batch.header().attributes.is_control() {
+            return Ok(());
+        }
+        let records = batch.records(limit, &mut scratch).map_err(|error| error.at(place.path, place.position))?;
+        for record in records.filter(|record| record.offset >= core.start()) {
+            // Of a newer broker, or an update, which is Kafka's alone: passed over. What it says was done is done again.
+            let Some(Ok(Some(key))) = record.key.map(ShareKey::decode) else { continue };
+            match record.value.map(|value| ShareState::decode(value, MAX_OPEN)) {
+                Some(Ok(state)) => _ = states.insert(key, state),
+                Some(Err(_)) => probe::reached("queues.unreadable_record"),
+                None => _ = states.remove(&key),
+            }
+        }
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// The settings of the topic. Kafka deletes old records by itself; here each says all, so that it can be compacted.
+pub(in crate::log) fn queues_config() -> TopicConfig {
+    TopicConfig::default()
+        .cleanup(Cleanup::Compact)
+        .compression(Compression::Uncompressed)
+        // What is active is not compacted, and is read by each open.
+        .segment_bytes(1 << 20)
+        // What is decided waits for its sync itself; this makes the files those of a durable topic.
+        .durability(Durability::Every { records: None, time: Some(std::time::Duration::from_secs(1)) })
+}
