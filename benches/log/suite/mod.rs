@@ -23,8 +23,8 @@ use std::io;
 
 use bare::{Buffered, Group, Indexed, Positional, Staged, Walk};
 use ours::{
-    AsItComes, Compacted, Consuming, DiskBytes, Gathered, Iterating, ManyPartitions, Numbered, OnePartition, Opened,
-    Ours, Tailed, Transacted, Unstaged, Verified, VerifyAll, Woken,
+    AsItComes, Committed, Compacted, Consuming, DiskBytes, Gathered, Iterating, ManyPartitions, Numbered,
+    OnePartition, Opened, Ours, Repaired, Tailed, Transacted, Unstaged, Verified, VerifyAll, Woken,
 };
 use race::{Bound, Entrant, Goal, Line, Row};
 use system::{Shape, System};
@@ -169,12 +169,15 @@ fn consumers(size: Size) -> Vec<Row> {
         Row::rate(name, goal, contenders).keep()
     };
     let waits = size.of(10_000, 500);
-    let woken = Line { name: "", unit: "us, p50", goal: Goal::Value(Bound::AtMost(20.0)) };
-    let contenders = vec![Entrant::new(OURS, Woken::new(waits))];
+    let alone = |name, unit, at_most, ours| {
+        Row::of(name, vec![Line { name: "", unit, goal: Goal::Value(Bound::AtMost(at_most)) }], vec![ours])
+    };
     vec![
         against_scan("consumer/poll, 100x100B", 0.6, Entrant::new(OURS, Scan::<Consuming>::new(shape, calls))),
         against_scan("consumer/iter, 100x100B", 0.1, Entrant::new(OURS, Scan::<Iterating>::new(shape, calls))),
-        Row::of("consumer/woken by an append", vec![woken], contenders),
+        alone("consumer/woken by an append", "us, p50", 20.0, Entrant::new(OURS, Woken::new(waits))),
+        alone("group/commit, unsynced", "us", 2.0, Entrant::new(OURS, Committed::new(size.of(1_000_000, 50_000)))),
+        alone("group/a member's death, after its session", "ms", 100.0, Entrant::new(OURS, Repaired::new())),
     ]
 }
 
