@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use apache_avro::{AvroSchema, SpecificSingleObjectReader, SpecificSingleObjectWriter};
-use parking_lot::Mutex;
+use apache_avro::headers::{HeaderBuilder, RabinFingerprintHeader};
+use apache_avro::{AvroSchema, Schema, SpecificSingleObjectReader, write_avro_datum_ref};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,11 +34,13 @@ use super::{Codec, CodecError};
 /// let log = Log::open(dir.path())?;
 /// let prices = log.topic("prices")?.typed::<Price, Avro<Price>>();
 /// prices.append(&Price { cents: 480 })?;
+/// prices.append(&Price { cents: 520 })?;
 /// prices.topic().append("480")?; // by somebody else
 /// let records = prices.topic().partition(0)?.read(Offset::ZERO)?;
 /// let read: Vec<_> = prices.iter(&records).map(|record| record.value).collect();
 /// assert_eq!(read[0].as_ref().unwrap(), &Some(Price { cents: 480 }));
-/// assert!(matches!(read[1], Err(Error::NotDecoded { offset: Offset(1), .. })));
+/// assert_eq!(read[1].as_ref().unwrap(), &Some(Price { cents: 520 }));
+/// assert!(matches!(read[2], Err(Error::NotDecoded { offset: Offset(2), .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Avro<T: AvroSchema> {
@@ -47,8 +49,9 @@ pub struct Avro<T: AvroSchema> {
 }
 
 struct Made<T: AvroSchema> {
-    /// It has a buffer of its own.
-    writer: Mutex<SpecificSingleObjectWriter<T>>,
+    /// Which schema follows.
+    header: Vec<u8>,
+    schema: Schema,
     reader: SpecificSingleObjectReader<T>,
 }
 
@@ -61,8 +64,9 @@ impl<T: AvroSchema> fmt::Debug for Avro<T> {
 impl<T: AvroSchema> Default for Avro<T> {
     fn default() -> Self {
         let make = || {
-            let writer = Mutex::new(SpecificSingleObjectWriter::with_capacity(BUFFER_LEN)?);
-            Ok(Made { writer, reader: SpecificSingleObjectReader::new()? })
+            let schema = T::get_schema();
+            let header = RabinFingerprintHeader::from_schema(&schema).build_header();
+            Ok(Made { header, schema, reader: SpecificSingleObjectReader::new()? })
         };
         Self { made: make().map_err(|error: apache_avro::Error| error.to_string().into()) }
     }
@@ -76,7 +80,10 @@ impl<T: AvroSchema> Avro<T> {
 
 impl<T: AvroSchema + Serialize + DeserializeOwned> Codec<T> for Avro<T> {
     fn encode(&self, value: &T, into: &mut Vec<u8>) -> Result<(), CodecError> {
-        self.made()?.writer.lock().write_ref(value, into)?;
+        // Not by the crate's own writer of such objects, which puts the header before its first value only.
+        let made = self.made()?;
+        into.extend_from_slice(&made.header);
+        write_avro_datum_ref(&made.schema, value, into)?;
         Ok(())
     }
 
@@ -89,4 +96,33 @@ impl<T: AvroSchema + Serialize + DeserializeOwned> Codec<T> for Avro<T> {
     }
 }
 
-const BUFFER_LEN: usize = 256;
+#[cfg(test)]
+mod tests {
+    use apache_avro::Schema;
+
+    use super::*;
+
+    #[derive(serde::Serialize, serde::Deserialize, Debug, PartialEq)]
+    struct Price {
+        cents: i64,
+    }
+
+    impl AvroSchema for Price {
+        fn get_schema() -> Schema {
+            let text = r#"{"type": "record", "name": "Price", "fields": [{"name": "cents", "type": "long"}]}"#;
+            Schema::parse_str(text).unwrap()
+        }
+    }
+
+    /// Only the first value of a codec had the header that says of which schema it is: all others were stored, and none could
+    /// be read again.
+    #[test]
+    fn each_value_says_of_which_schema_it_is() {
+        let codec = Avro::<Price>::default();
+        for cents in [480, -1, 480] {
+            let mut bytes = Vec::new();
+            codec.encode(&Price { cents }, &mut bytes).unwrap();
+            assert_eq!(codec.decode(&bytes).unwrap(), Price { cents });
+        }
+    }
+}
