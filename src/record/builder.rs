@@ -151,6 +151,8 @@ pub struct BatchBuilder {
     filled: usize,
     /// The batch, if it is compressed.
     packed: Vec<u8>,
+    /// Up to where the records are in it; 0 if they are not.
+    packed_to: usize,
     compressor: Compressor,
     times: Times,
     record_count: i32,
@@ -171,6 +173,7 @@ impl BatchBuilder {
             plain: Vec::new(),
             filled: 0,
             packed: Vec::new(),
+            packed_to: 0,
             compressor: Compressor::default(),
             times: Times::default(),
             record_count: 0,
@@ -190,6 +193,7 @@ impl BatchBuilder {
     /// Gives back what compressing took, which the next batch takes anew.
     pub(crate) fn shed(&mut self) {
         self.packed = Vec::new();
+        self.packed_to = 0;
     }
 
     /// How much memory it keeps for the next batch, in bytes.
@@ -202,6 +206,7 @@ impl BatchBuilder {
         self.options = options;
         self.make_room(BatchHeader::LEN);
         self.filled = BatchHeader::LEN;
+        self.packed_to = 0;
         self.times = Times::default();
         self.record_count = 0;
     }
@@ -316,7 +321,12 @@ impl BatchBuilder {
         }
     }
 
+    /// Compresses the batch, unless that was done: who asks how long it is appends it next, or tries to once more.
     fn compress(&mut self) -> Result<&mut [u8]> {
+        if self.packed_to == self.filled {
+            return Ok(&mut self.packed);
+        }
+        self.packed_to = 0;
         self.packed.clear();
         self.packed.resize(BatchHeader::LEN, 0);
         let body = &self.plain[BatchHeader::LEN..self.filled];
@@ -324,6 +334,7 @@ impl BatchBuilder {
             .compress(self.options.compression, body, &mut self.packed)
             .map_err(RecordError::into_error)?;
         check_len(self.packed.len())?;
+        self.packed_to = self.filled;
         Ok(&mut self.packed)
     }
 }
