@@ -80,11 +80,16 @@ fn run(inner: &Inner, orders: &Orders) {
     }
 }
 
-/// Our mistake, or an observer's. What it left half done is unknown, so nobody goes on.
+/// Our mistake, or one in a callback or an observer. What it left half done is unknown, so nobody goes on; nor waits for
+/// somebody who does not. Each step calls code that is not ours, and another panic there keeps nothing from the next.
 fn halt(inner: &Inner) {
     let reason: Arc<str> = "the background thread panicked".into();
     inner.context.closing.store(true, Ordering::Release);
-    inner.cores().iter().for_each(|core| core.fence(Halt::Poisoned(Arc::clone(&reason))));
+    for core in inner.cores() {
+        let _ = catch_unwind(AssertUnwindSafe(|| core.fence(Halt::Poisoned(Arc::clone(&reason)))));
+    }
+    let _ = catch_unwind(AssertUnwindSafe(|| inner.settle_clients()));
+    let _ = catch_unwind(AssertUnwindSafe(|| inner.resign()));
 }
 
 const CLOSING: Duration = Duration::from_millis(100);

@@ -24,6 +24,8 @@ impl Opened {
         // Appends that are under way end; no other begins.
         self.inner.context.closing.store(true, Ordering::Release);
         self.inner.context.doorbell.ring();
+        // Clients that were made since, and what they took before they could know.
+        self.inner.settle_clients();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             if thread.is_current() {
