@@ -17,6 +17,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+mod built;
+
+pub(crate) use self::built::append_built;
 use super::Partition;
 use super::core::Core;
 use super::follow::{marker_of, producer_batch};
@@ -500,39 +503,6 @@ fn append_validated(core: &Arc<Core>, batch: &[u8], origin: BatchOrigin, numbere
     })
 }
 
-/// Appends a batch that was built over some time, from its first record on under `rules`, with the times of its sender. It gets
-/// its number when it gets its offset. After an error the batch is as it was. Returns also the time of all its records, if that is the one of the append.
-pub(crate) fn append_built(
-    core: &Arc<Core>,
-    builder: &mut BatchBuilder,
-    rules: &AppendRules,
-) -> Result<(Placement, Option<Timestamp>)> {
-    let now = core.rules();
-    let placed = if *rules == now {
-        append_finished(core, builder, rules)?
-    } else {
-        // What was right for the topic may not be any more: it is looked at as if somebody else had built it.
-        probe::reached("append.rules_changed");
-        append_validated(core, builder.finish()?, BatchOrigin::Client, Origin::Local)?
-    };
-    Ok((placed, (now.timestamp_type == TimestampType::LogAppendTime).then_some(placed.timestamp)))
-}
-
-fn append_finished(core: &Arc<Core>, builder: &mut BatchBuilder, rules: &AppendRules) -> Result<Placement> {
-    let (batch, mut header) = builder.finish_unsealed()?;
-    rules.check_len(batch.len())?;
-    if rules.timestamp_type == TimestampType::LogAppendTime {
-        header.attributes = header.attributes.with_timestamp_type(TimestampType::LogAppendTime);
-        header.max_timestamp = core.context.clock.now();
-    }
-    if !header.producer_id.is_some() {
-        // One that is numbered is sealed with its number.
-        header = header.seal(batch);
-    }
-    core.admit(Admission::IfSpace, batch.len() as u64)?;
-    core.append_batch(batch, header, None, Origin::Local)
-}
-
 /// The topic's settings that concern an append, copied so that no lock is held while encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AppendRules {
@@ -581,21 +551,6 @@ impl AppendRules {
         match sender.is_some() {
             true => options.producer(Producer { id, epoch, base_sequence: 0, is_transactional }),
             false => options,
-        }
-    }
-
-    /// Whether batches are compressed, if the producer's are by `compression`.
-    pub(crate) fn compresses(&self, compression: Compression) -> bool {
-        self.compression.unwrap_or(compression).codec() != Codec::None
-    }
-
-    /// How long a batch may be before compression, in bytes, so that it is taken whatever `compression` makes of it.
-    pub(crate) fn plain_limit(&self, compression: Compression) -> usize {
-        let most = usize::try_from(self.max_batch_bytes).unwrap_or(usize::MAX);
-        match self.compresses(compression) {
-            false => most,
-            // What cannot be made shorter becomes longer, by a sixth at most.
-            true => (most / 4 * 3).min(BatchHeader::LEN.saturating_add(self.decoded_limit)),
         }
     }
 
