@@ -38,8 +38,8 @@ pub struct IdempotentProducer {
     sender: Sender,
     /// Where the last record was sent to.
     last: Option<Arc<Core>>,
-    /// Where it is, if it was stored, and its time.
-    stored: Option<(Offset, Timestamp)>,
+    /// Where it is, if it was stored, and its time, if that was told.
+    stored: Option<(Offset, Option<Timestamp>)>,
 }
 
 impl fmt::Debug for IdempotentProducer {
@@ -183,7 +183,7 @@ impl IdempotentProducer {
     fn append_to(&mut self, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
         match join_one(core, record, self.sender) {
             Some((offset, timestamp)) => {
-                self.stored = Some((offset, timestamp));
+                self.stored = Some((offset, Some(timestamp)));
                 Ok(Placement::one(offset, timestamp))
             }
             None => self.append_slowly(core, record),
@@ -194,9 +194,9 @@ impl IdempotentProducer {
     fn append_slowly(&mut self, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
         let appended = append_one(core, record, self.sender);
         self.stored = match &appended {
-            // It is there, and nobody knows for how long: only another incarnation of the log can say.
-            Err(Error::NotSynced { offset, .. }) => Some((*offset, Timestamp::NONE)),
-            Ok(placed) => Some((placed.offset, placed.timestamp)),
+            // It is there, and nobody knows for how long: another sync says so, or only another incarnation of the log can.
+            Err(Error::NotSynced { offset, .. }) => Some((*offset, None)),
+            Ok(placed) => Some((placed.offset, Some(placed.timestamp))),
             Err(_) => None,
         };
         appended

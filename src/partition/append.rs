@@ -20,12 +20,12 @@ use std::sync::atomic::Ordering;
 mod built;
 
 pub(crate) use self::built::append_built;
-use super::Partition;
 use super::core::Core;
 use super::follow::{marker_of, producer_batch};
 use super::producers::{Checked, Marker, Origin};
 use super::report::Raised;
 use super::writer::Writer;
+use super::{Partition, ReadOptions};
 use crate::config::{self, Durability, TopicConfig};
 use crate::error::{Error, Result};
 use crate::probe;
@@ -434,13 +434,19 @@ pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>, sender: Sender) 
     }
 }
 
-/// The answer for a record that was stored before, and comes once more: it promises what that of an append does.
+/// The answer for a record that was stored before, and comes once more: it promises what that of an append does. Its time is
+/// read if it is not known; none if the record is gone by now.
 #[cold]
-pub(crate) fn repeat_one(core: &Core, offset: Offset, timestamp: Timestamp) -> Result<Placement> {
+pub(crate) fn repeat_one(core: &Core, offset: Offset, timestamp: Option<Timestamp>) -> Result<Placement> {
     core.check_open()?;
     if core.config.read().sync_rule() == Durability::Each {
         core.sync_to(offset + 1).map_err(|error| core.not_synced(offset, &error))?;
     }
+    let read = || {
+        let records = core.read(&core.segments(), offset, ReadOptions::default().max_records(1)).ok()?;
+        records.iter().find(|record| record.offset == offset).map(|record| record.timestamp)
+    };
+    let timestamp = timestamp.or_else(read).unwrap_or(Timestamp::NONE);
     Ok(Placement { is_duplicate: true, ..Placement::one(offset, timestamp) })
 }
 
