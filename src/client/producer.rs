@@ -45,6 +45,8 @@ use crate::types::ProducerId;
 /// If the disk is full, records wait until there is space again, for
 /// [`delivery_timeout`](ProducerBuilder::delivery_timeout) at most, and take up to
 /// [`buffer_bytes`](ProducerBuilder::buffer_bytes) of memory meanwhile; then `send` waits, too. No other error is tried again.
+/// It is that of each record of its batch: if the rules of a topic change meanwhile, one record that breaks them fails those
+/// it shares a batch with.
 ///
 /// Clones are the same producer, for other threads: those that send to different partitions do not wait for each other. It
 /// keeps the log open. Dropping the last clone appends what is kept; what cannot be is told to each [`Sent`]. [`Log::close`]
@@ -156,8 +158,13 @@ impl Producer {
     ///
     /// It is called once if this returns `Ok`, and not at all otherwise; on the thread that appended the batch or synced it,
     /// be it a sender, the log's own, or one in [`flush`](Self::flush), which may return before another thread has called all;
-    /// with no lock held, so it may send. Of one partition, callbacks are called in the order of the records, one at a time: one
-    /// that takes long keeps others waiting, and one that panics on the log's own thread ends the log.
+    /// with no lock held, so it may send, flush, close the producer and drop it. Of one partition, callbacks are called in the
+    /// order of the records, one at a time: one that takes long keeps others waiting. It may [wait](Sent::wait) for another
+    /// record; on the log's own thread not as a future, for that would wait for itself.
+    ///
+    /// If it panics, the others are called all the same; then the panic goes on in the `send`, `flush` or `wait` that called it.
+    /// On the log's own thread it ends the log, and all that is not told fails. In a close, or when the last clone is
+    /// dropped, it ends there.
     ///
     /// # Errors
     ///
@@ -268,9 +275,6 @@ impl Producer {
         if !shared.close() {
             return Err(Error::Closed);
         }
-        let flushed = shared.flush();
-        // What came in beside the close.
-        shared.finish();
-        flushed
+        shared.flush()
     }
 }

@@ -18,6 +18,10 @@ use crate::record::{Compression, Sender};
 /// | append record by record, each stored once | [`idempotent`](Self::idempotent) |
 /// | write all or nothing | [`transactional`](Self::transactional) |
 ///
+/// A setting that the kind of producer has no use for is refused, so that nobody relies on it: all but
+/// [`transaction_timeout`](Self::transaction_timeout) are those of [`build`](Self::build), and that one is for
+/// [`transactional`](Self::transactional).
+///
 /// ```
 /// # let dir = tempfile::tempdir()?;
 /// use std::time::Duration;
@@ -59,7 +63,7 @@ impl Log {
     pub fn producer(&self) -> ProducerBuilder {
         ProducerBuilder {
             log: self.clone(),
-            transaction_timeout: Duration::from_secs(60),
+            transaction_timeout: TRANSACTION_TIMEOUT,
             settings: Settings::default(),
             is_numbered: true,
         }
@@ -69,7 +73,8 @@ impl Log {
 impl ProducerBuilder {
     /// Sets how long a record waits at most for others to be appended with, by the log's clock, if
     /// [maintenance](Log::maintain) comes by. Longer makes fuller batches; zero appends each record by itself, before
-    /// [`send`](Producer::send) returns. A full batch does not wait.
+    /// [`send`](Producer::send) returns, unless the disk is full: then it is kept and tried again, as any other. A full batch
+    /// does not wait.
     ///
     /// Default: 5 ms. Range: 0 to 24 days. Kafka: `linger.ms`.
     pub fn linger(mut self, time: Duration) -> Self {
@@ -80,7 +85,7 @@ impl ProducerBuilder {
     /// Sets how long a batch may become, in bytes, header included and before compression. A longer record is a batch by
     /// itself; 0 makes each record one. So much memory is taken for each partition that records wait for.
     ///
-    /// Default: 16 KiB. Range: 0 to [`buffer_bytes`](Self::buffer_bytes). Kafka: `batch.size`.
+    /// Default: 16 KiB. Range: 0 to [`buffer_bytes`](Self::buffer_bytes), and to 2^31 - 1. Kafka: `batch.size`.
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
         self.settings.batch_bytes = bytes;
         self
@@ -163,7 +168,7 @@ impl ProducerBuilder {
     ///
     /// # Errors
     ///
-    /// - [`Error::InvalidSetting`] if a setting is out of range.
+    /// - [`Error::InvalidSetting`] if a setting is out of range, or there is a time-out for transactions.
     /// - [`Error::Unsupported`] if this build lacks the codec.
     /// - [`Error::Io`] if no id could be reserved for it; [`Error::ReadOnly`], [`Error::Closed`].
     ///
@@ -177,6 +182,7 @@ impl ProducerBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn build(self) -> Result<Producer> {
+        self.check_no_timeout()?;
         self.settings.check()?;
         let sender = self.log.new_sender()?;
         let sender = if self.is_numbered { sender } else { Sender::NONE };
@@ -188,7 +194,8 @@ impl ProducerBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if no id could be reserved for it; [`Error::ReadOnly`], [`Error::Closed`].
+    /// - [`Error::InvalidSetting`] for any setting but the default: it has none.
+    /// - [`Error::Io`] if no id could be reserved for it; [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
     ///
@@ -200,6 +207,8 @@ impl ProducerBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn idempotent(self) -> Result<IdempotentProducer> {
+        self.check_no_timeout()?;
+        self.check_no_batches()?;
         let sender = self.log.new_sender()?;
         Ok(IdempotentProducer::new(self.log, sender))
     }
@@ -210,7 +219,7 @@ impl ProducerBuilder {
     /// # Errors
     ///
     /// - [`Error::InvalidTransactionalId`] if the id is empty or longer than 32,767 bytes, [`Error::InvalidSetting`] if the
-    ///   time-out is out of range.
+    ///   time-out is out of range, or for any other setting but the default.
     /// - [`Error::InvalidTransaction`] if a transaction of this id is prepared: end it first, by its ticket.
     /// - [`Error::OutcomeUnknown`] if a commit of this id ended so: reopen the log.
     /// - [`Error::Io`], [`Error::LowSpace`], [`Error::Poisoned`], [`Error::Corrupt`], [`Error::ReadOnly`],
@@ -230,14 +239,38 @@ impl ProducerBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn transactional(self, id: &str) -> Result<TransactionalProducer> {
+        self.check_no_batches()?;
         let timeout = self.transaction_timeout;
         if timeout.as_millis() == 0 || timeout.as_millis() > i32::MAX as u128 {
-            return Err(Error::InvalidSetting {
-                key: "transaction.timeout.ms".into(),
-                value: timeout.as_millis().to_string().into(),
-                allowed: "1 to 2147483647".into(),
-            });
+            return Err(refused("transaction.timeout.ms", timeout.as_millis().to_string(), "1 to 2147483647"));
         }
         Ok(TransactionalProducer::new(self.log.take_seat(id, timeout)?))
     }
+
+    /// Refuses the settings of a producer that gathers records.
+    fn check_no_batches(&self) -> Result<()> {
+        let not_numbered = (!self.is_numbered).then(|| ("enable.idempotence", "false".to_owned()));
+        match self.settings.changed().or(not_numbered) {
+            Some((key, value)) => {
+                Err(refused(key, value, "only a producer that gathers records has it: end with `build`"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses the setting of a producer with transactions.
+    fn check_no_timeout(&self) -> Result<()> {
+        let timeout = self.transaction_timeout;
+        if timeout == TRANSACTION_TIMEOUT {
+            return Ok(());
+        }
+        let allowed = "only a producer with transactions has it: end with `transactional`";
+        Err(refused("transaction.timeout.ms", timeout.as_millis().to_string(), allowed))
+    }
 }
+
+fn refused(key: &str, value: String, allowed: &str) -> Error {
+    Error::InvalidSetting { key: key.into(), value: value.into(), allowed: allowed.into() }
+}
+
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);

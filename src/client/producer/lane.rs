@@ -9,25 +9,27 @@
 //!
 //! Two locks. `state` is held for as long as a record is copied; `appending` while batches are appended, so that others go on
 //! sending meanwhile. Who has `appending` may take `state`, and nobody the other way round. Neither is held while wakers or
-//! callbacks are called.
+//! callbacks are called: that is in `told.rs`.
 //!
 //! Invariants:
 //! - Batches are appended in the order in which they were begun, records in that of their sends.
 //! - A batch that the disk has no space for stays the first until it is appended or given up.
 //! - Each batch is settled once, and its callbacks are called in the order of the batches.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Waker;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+mod told;
+
+pub(super) use self::told::FirstPanic;
+use self::told::Untold;
 use super::room::Buffer;
-use super::sent::{AGAIN, Delivered, Fate, Outcome, Place, Sent};
+use super::sent::{AGAIN, Delivered, Fate, Place, Sent};
 use super::shared::Common;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Turns;
@@ -62,15 +64,14 @@ impl fmt::Debug for Lane {
 
 #[derive(Default)]
 struct State {
-    /// None if it could not be opened, or is gone.
-    core: Option<Arc<Core>>,
+    /// Weak: a topic that is deleted holds files. Of nothing if it could not be opened.
+    core: Weak<Core>,
     open: Option<Batch>,
     closed: VecDeque<Batch>,
     /// The fate of the one that is being appended.
     in_hand: Option<Arc<Fate>>,
     unsynced: VecDeque<Written>,
-    told: VecDeque<Told>,
-    is_telling: bool,
+    untold: Untold,
     /// Not before then what failed is tried again.
     retry_at: Option<Duration>,
     sync_at: Duration,
@@ -100,13 +101,6 @@ struct Written {
     calls: Vec<(Place, Call)>,
 }
 
-/// A batch whose fate is known, and who is to be told.
-struct Told {
-    fate: Arc<Fate>,
-    tasks: BTreeMap<u32, Waker>,
-    calls: Vec<(Place, Call)>,
-}
-
 /// How hard to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effort {
@@ -133,11 +127,12 @@ pub(super) enum Step {
 impl Lane {
     pub(super) fn new(
         id: TopicPartition,
-        core: Option<Arc<Core>>,
+        core: Option<&Arc<Core>>,
         turns: &Arc<Turns>,
         common: &Arc<Common>,
     ) -> Arc<Self> {
-        let is_usable = core.as_ref().is_some_and(|core| !core.has_stopped());
+        let is_usable = core.is_some_and(|core| !core.has_stopped());
+        let core = core.map(Arc::downgrade).unwrap_or_default();
         Arc::new(Self {
             id,
             common: Arc::clone(common),
@@ -188,7 +183,7 @@ impl Lane {
             self.close(&mut state, true);
             return Ok(Step::Full);
         }
-        let Some(core) = state.core.clone() else { return Ok(Step::Gone) };
+        let Some(core) = state.core.upgrade() else { return Ok(Step::Gone) };
         self.check(&mut state, &core)?;
         let rules = core.rules();
         rules.check(record, 0, now)?;
@@ -268,12 +263,12 @@ impl Lane {
         core.check_open().inspect_err(|_| self.note_stopped(state, core))
     }
 
-    /// Notes that the partition takes nothing any more. One that is gone is let go of: it holds files.
+    /// Notes that the partition takes nothing any more.
     fn note_stopped(&self, state: &mut State, core: &Core) {
         self.is_usable.store(false, Ordering::Relaxed);
         self.turns.leave(self.id.partition);
         if core.check().is_err_and(|error| error.kind() == ErrorKind::Closed) {
-            state.core = None;
+            state.core = Weak::new();
         }
     }
 
@@ -281,10 +276,12 @@ impl Lane {
         self.is_usable.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is kept.
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether nothing is kept, and nothing ever will be.
+    pub(super) fn is_over(&self) -> bool {
         let state = self.state.lock();
-        state.open.is_none() && state.closed.is_empty() && state.in_hand.is_none() && state.unsynced.is_empty()
+        let is_idle =
+            state.open.is_none() && state.closed.is_empty() && state.in_hand.is_none() && state.unsynced.is_empty();
+        is_idle && state.core.upgrade().is_none_or(|core| core.has_stopped())
     }
 
     /// Takes no more records into the batch that is open.
@@ -299,16 +296,20 @@ impl Lane {
         self.note_due(state);
     }
 
-    /// Appends what was closed, in order, until there is no more or no space for it. Returns whether some of it waits to be
-    /// made durable.
-    pub(super) fn append(&self, effort: Effort) -> bool {
-        let appending = Quiet::lock(&self.appending);
+    /// Appends what was closed, and tells whose batches are over. Returns when there is something to do again: at once if some
+    /// of it waits to be made durable, later if there was no space.
+    pub(super) fn append(&self, effort: Effort) -> Option<Duration> {
+        self.append_closed(effort);
+        self.tell();
+        self.state.lock().due(self.common.settings.linger)
+    }
+
+    /// Appends what was closed, in order, until there is no more or no space for it.
+    fn append_closed(&self, effort: Effort) {
+        let _appending = Quiet::lock(&self.appending);
         while let Some((batch, core)) = self.next(effort)
             && self.append_one(batch, core, effort)
         {}
-        drop(appending);
-        self.tell();
-        !self.state.lock().unsynced.is_empty()
     }
 
     fn next(&self, effort: Effort) -> Option<(Batch, Option<Arc<Core>>)> {
@@ -319,7 +320,7 @@ impl Lane {
         }
         let batch = state.closed.pop_front()?;
         state.in_hand = Some(Arc::clone(&batch.fate));
-        Some((batch, state.core.clone()))
+        Some((batch, state.core.upgrade()))
     }
 
     /// Returns whether the batch is over: it is not if there is no space for it.
@@ -356,7 +357,7 @@ impl Lane {
                     true => Ok((Offset::ZERO, None)),
                     false => Err(Arc::new(error)),
                 };
-                state.settle(fate, outcome, calls);
+                state.untold.settle(fate, outcome, calls);
             }
         }
         self.note_due(&state);
@@ -381,18 +382,19 @@ impl Lane {
         self.note_due(&state);
     }
 
-    /// Makes durable what was appended, and tells whose batches are.
+    /// Makes durable what was appended, and tells whose batches are over.
     pub(super) fn sync(&self) {
+        self.sync_appended();
+        self.tell();
+    }
+
+    fn sync_appended(&self) {
         let (core, end) = {
             let mut state = self.state.lock();
             state.settle_synced();
             match state.unsynced.back() {
                 Some(last) => (Arc::clone(&last.core), last.end),
-                None => {
-                    self.note_due(&state);
-                    drop(state);
-                    return self.tell();
-                }
+                None => return self.note_due(&state),
             }
         };
         let synced = core.sync_to(end);
@@ -410,8 +412,6 @@ impl Lane {
             }
         }
         self.note_due(&state);
-        drop(state);
-        self.tell();
     }
 
     /// Does what is due, and returns when there is something again.
@@ -425,19 +425,27 @@ impl Lane {
             }
             (!state.closed.is_empty(), !state.unsynced.is_empty() && state.sync_at <= now)
         };
-        let is_unsynced = if has_closed { self.append(Effort::Due) } else { is_unsynced };
-        if is_unsynced {
-            self.sync();
+        if has_closed {
+            self.append_closed(Effort::Due);
         }
+        if has_closed || is_unsynced {
+            self.sync_appended();
+        }
+        self.tell();
         self.state.lock().due(linger)
     }
 
-    /// Appends what is kept, or the batch with this fate if it is still filled, and makes it as durable as it has to be.
-    pub(super) fn hurry(&self, only: Option<&Fate>) {
-        self.close_open(only);
-        if self.append(Effort::Now) {
-            self.sync();
-        }
+    /// Appends the batch with this fate if it is still filled, and makes it as durable as it has to be.
+    pub(super) fn hurry(&self, fate: &Fate) {
+        self.close_open(Some(fate));
+        self.append_closed(Effort::Now);
+        self.sync();
+    }
+
+    /// Appends what is kept. Who calls this makes it [durable](Self::sync) next.
+    pub(super) fn append_all(&self) {
+        self.close_open(None);
+        self.append_closed(Effort::Now);
     }
 
     fn close_open(&self, only: Option<&Fate>) {
@@ -448,8 +456,8 @@ impl Lane {
         }
     }
 
-    /// Appends what is kept so that its memory comes free.
-    pub(super) fn make_room(&self) -> bool {
+    /// Appends what is kept so that its memory comes free. Returns what [`append`](Self::append) does.
+    pub(super) fn make_room(&self) -> Option<Duration> {
         self.close_open(None);
         self.append(Effort::Due)
     }
@@ -457,9 +465,8 @@ impl Lane {
     /// For the last time: nothing is kept after this.
     pub(super) fn finish(&self) {
         self.close_open(None);
-        if self.append(Effort::Last) {
-            self.sync();
-        }
+        self.append_closed(Effort::Last);
+        self.sync_appended();
         let mut state = self.state.lock();
         // What could not be synced yet.
         state.fail_unsynced(&Error::Closed, |_| true);
@@ -487,65 +494,12 @@ impl Lane {
         let due = due.map_or(u64::MAX, |due| u64::try_from(due.as_nanos()).unwrap_or(u64::MAX - 1));
         self.due.store(due, Ordering::Relaxed);
     }
-
-    /// Calls and wakes who is to be told, in the order of the batches, by one thread at a time. No lock is held.
-    fn tell(&self) {
-        {
-            let mut state = self.state.lock();
-            if state.told.is_empty() || state.is_telling {
-                return;
-            }
-            state.is_telling = true;
-        }
-        let telling = Telling { lane: self, is_over: Cell::new(false) };
-        while let Some(told) = telling.next() {
-            told.tell();
-        }
-    }
-}
-
-/// The right to tell. Given back also if a callback panics.
-struct Telling<'a> {
-    lane: &'a Lane,
-    is_over: Cell<bool>,
-}
-
-impl Telling<'_> {
-    /// The next to be told. With the last of them the right is gone, under the same lock: who comes after finds it free.
-    fn next(&self) -> Option<Told> {
-        let mut state = self.lane.state.lock();
-        let told = state.told.pop_front();
-        state.is_telling = told.is_some();
-        self.is_over.set(told.is_none());
-        told
-    }
-}
-
-impl Drop for Telling<'_> {
-    fn drop(&mut self) {
-        if !self.is_over.get() {
-            self.lane.state.lock().is_telling = false;
-        }
-    }
-}
-
-impl Told {
-    fn tell(self) {
-        self.tasks.into_values().for_each(Waker::wake);
-        let Some(outcome) = self.fate.outcome() else { return };
-        for (place, call) in self.calls {
-            call(self.fate.tell(place, outcome));
-            if probe::planted("batching.called_once_a_batch") {
-                return;
-            }
-        }
-    }
 }
 
 impl State {
     #[inline]
     fn is_of(&self, core: &Arc<Core>) -> bool {
-        self.core.as_ref().is_some_and(|own| Arc::ptr_eq(own, core))
+        std::ptr::eq(self.core.as_ptr(), Arc::as_ptr(core))
     }
 
     #[inline]
@@ -577,14 +531,9 @@ impl State {
         [open, closed, unsynced].into_iter().flatten().min()
     }
 
-    fn settle(&mut self, fate: Arc<Fate>, outcome: Outcome, calls: Vec<(Place, Call)>) {
-        let tasks = fate.settle(outcome);
-        self.told.push_back(Told { fate, tasks, calls });
-    }
-
     fn delivered(&mut self, written: Written) {
         let Written { base, appended_at, fate, calls, .. } = written;
-        self.settle(fate, Ok((base, appended_at)), calls);
+        self.untold.settle(fate, Ok((base, appended_at)), calls);
     }
 
     /// Those that are durable are delivered.
@@ -605,7 +554,7 @@ impl State {
                 Error::TopicDeleted { topic } => Error::TopicDeleted { topic: topic.clone() },
                 error => core.not_synced(base, error),
             };
-            self.settle(fate, Err(Arc::new(error)), calls);
+            self.untold.settle(fate, Err(Arc::new(error)), calls);
         }
     }
 }

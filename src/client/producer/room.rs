@@ -33,6 +33,8 @@ struct State {
     taken: usize,
     spares: Vec<BatchBuilder>,
     waiting: usize,
+    /// Whether nobody is to wait any more.
+    is_closed: bool,
 }
 
 /// The buffer of a batch, which is [given back](Room::give_back) when the batch is over.
@@ -94,18 +96,21 @@ impl Room {
         }
     }
 
-    /// Waits until something was given back, at most for `timeout`.
+    /// Waits until something was given back, at most for `timeout`; not at all once it is closed.
     pub(super) fn wait(&self, needed: usize, timeout: Duration) {
         let bytes = needed.max(self.standard);
         let mut state = self.state.lock();
         state.waiting += 1;
-        let is_short = |state: &mut State| state.taken - state.spares.len() * self.standard + bytes > self.limit;
-        self.freed.wait_while_for(&mut state, is_short, timeout);
+        let waits = |state: &mut State| {
+            !state.is_closed && state.taken - state.spares.len() * self.standard + bytes > self.limit
+        };
+        self.freed.wait_while_for(&mut state, waits, timeout);
         state.waiting -= 1;
     }
 
-    /// Wakes all who wait.
-    pub(super) fn wake(&self) {
+    /// Lets all who wait go on, and nobody wait any more.
+    pub(super) fn close(&self) {
+        self.state.lock().is_closed = true;
         self.freed.notify_all();
     }
 
@@ -165,5 +170,21 @@ mod tests {
             room.give_back(buffer);
             assert!(waiting.join().unwrap());
         });
+    }
+
+    /// Who waited was woken by a close, saw that nothing had come free, and slept on.
+    #[test]
+    fn who_waits_is_woken_by_a_close() {
+        let room = Room::new(600, 600);
+        let _buffer = room.take(600).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| room.wait(600, Duration::from_secs(600)));
+            while room.state.lock().waiting == 0 {
+                std::thread::yield_now();
+            }
+            room.close();
+            waiting.join().unwrap();
+        });
+        room.wait(600, Duration::from_secs(600));
     }
 }

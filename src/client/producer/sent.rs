@@ -110,7 +110,7 @@ impl Sent {
     /// ```
     #[must_use]
     pub fn told(&self) -> Option<Result<Delivered>> {
-        self.fate.outcome.get().map(|outcome| self.fate.tell(self.place, outcome))
+        self.fate.told(self.place)
     }
 
     /// Waits until the record is delivered.
@@ -124,7 +124,9 @@ impl Sent {
     /// - As for [`Partition::append`](crate::Partition::append): the record is not stored. An error of the kind
     ///   [`Full`](crate::ErrorKind::Full) comes only when the
     ///   [`delivery_timeout`](crate::ProducerBuilder::delivery_timeout) is over, or the producer or the log is closed.
-    /// - [`Error::NotSynced`] if it was appended, and a sync failed: whether it survives is open.
+    /// - [`Error::NotSynced`] if it was appended, and a sync failed: whether it survives is open, and sending it again may store
+    ///   it twice. If the partition is not poisoned, it is in the log, and a later [`sync`](crate::Partition::sync) makes it
+    ///   durable.
     ///
     /// # Example
     ///
@@ -186,7 +188,12 @@ impl Fate {
         Arc::new(Self { lane, outcome: OnceLock::new(), waiting: Mutex::default(), settled: Condvar::new() })
     }
 
-    pub(super) fn tell(&self, place: Place, outcome: &Outcome) -> Result<Delivered> {
+    /// What became of one of its records, if that is known.
+    pub(super) fn told(&self, place: Place) -> Option<Result<Delivered>> {
+        self.outcome.get().map(|outcome| self.tell(place, outcome))
+    }
+
+    fn tell(&self, place: Place, outcome: &Outcome) -> Result<Delivered> {
         let index = if probe::planted("batching.first_offset_told") { 0 } else { place.index };
         match outcome {
             Ok((base, appended_at)) => Ok(Delivered {
@@ -210,17 +217,13 @@ impl Fate {
         tasks
     }
 
-    pub(super) fn outcome(&self) -> Option<&Outcome> {
-        self.outcome.get()
-    }
-
     /// Waits until it is known, and does what there is to do for it.
     pub(super) fn wait(&self) -> &Outcome {
         loop {
             if let Some(outcome) = self.outcome.get() {
                 return outcome;
             }
-            self.lane.hurry(Some(self));
+            self.lane.hurry(self);
             // The disk is full, or another thread is at it.
             let mut waiting = self.waiting.lock();
             self.settled.wait_while_for(&mut waiting, |_| self.outcome.get().is_none(), AGAIN);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
-use super::lane::{Call, Effort, Lane, Step};
+use super::lane::{Call, Effort, FirstPanic, Lane, Step};
 use super::room::{Buffer, Room};
 use super::sent::{AGAIN, Sent};
 use super::topics::{TopicLanes, Topics};
@@ -46,6 +46,7 @@ impl Default for Settings {
 impl Settings {
     pub(super) fn check(&self) -> Result<()> {
         const BUFFER_MAX: u64 = 1 << 53;
+        const BATCH_MAX: usize = i32::MAX as usize;
         let refuse = |key: &str, value: String, allowed: String| {
             Err(Error::InvalidSetting { key: key.into(), value: value.into(), allowed: allowed.into() })
         };
@@ -55,12 +56,32 @@ impl Settings {
         if self.buffer_bytes == 0 || self.buffer_bytes as u64 > BUFFER_MAX {
             return refuse("buffer.memory", self.buffer_bytes.to_string(), format!("1 to {BUFFER_MAX}"));
         }
-        if self.batch_bytes > self.buffer_bytes {
-            let allowed = format!("0 to buffer.memory, {}", self.buffer_bytes);
+        if self.batch_bytes > self.buffer_bytes.min(BATCH_MAX) {
+            let allowed = format!("0 to buffer.memory, {}, and to {BATCH_MAX}", self.buffer_bytes);
             return refuse("batch.size", self.batch_bytes.to_string(), allowed);
         }
         let codec = self.compression.codec();
         if codec.is_supported() { Ok(()) } else { Err(Error::Unsupported { what: codec.name() }) }
+    }
+
+    /// The first setting that is not the default, and its value.
+    pub(super) fn changed(&self) -> Option<(&'static str, String)> {
+        let Self { linger, batch_bytes, buffer_bytes, max_block, delivery_timeout, acks, partitioning, compression } =
+            self;
+        let default = Self::default();
+        let ms = |time: &Duration| time.as_millis().to_string();
+        let is_default = matches!(partitioning, Partitioning::Murmur2);
+        let all = [
+            ("linger.ms", *linger != default.linger, ms(linger)),
+            ("batch.size", *batch_bytes != default.batch_bytes, batch_bytes.to_string()),
+            ("buffer.memory", *buffer_bytes != default.buffer_bytes, buffer_bytes.to_string()),
+            ("max.block.ms", *max_block != default.max_block, ms(max_block)),
+            ("delivery.timeout.ms", *delivery_timeout != default.delivery_timeout, ms(delivery_timeout)),
+            ("acks", *acks != default.acks, format!("{acks:?}")),
+            ("partitioner.class", !is_default, format!("{partitioning:?}")),
+            ("compression.type", *compression != default.compression, compression.codec().name().to_owned()),
+        ];
+        all.into_iter().find(|(_, is_changed, _)| *is_changed).map(|(key, _, value)| (key, value))
     }
 }
 
@@ -91,7 +112,7 @@ impl Common {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) common: Arc<Common>,
-    topics: Topics,
+    pub(super) topics: Topics,
 }
 
 /// Where a record is to go.
@@ -175,12 +196,8 @@ impl Shared {
             log.check_own(core)?;
             core.check_open()?;
         }
-        let mut buffer = None;
-        let sent = self.find_place(log, to, record, &mut call, &mut choice, &mut buffer);
-        if let Some(buffer) = buffer {
-            self.common.room.give_back(buffer);
-        }
-        sent
+        let mut spare = Spare { room: &self.common.room, buffer: None };
+        self.find_place(log, to, record, &mut call, &mut choice, &mut spare.buffer)
     }
 
     fn find_place(
@@ -249,12 +266,13 @@ impl Shared {
 
     /// Appends what was closed, and sees to it that maintenance comes by for the rest.
     fn see_to(&self, log: &Log, lane: &Lane, is_closed: bool, due: Option<Duration>) {
-        if is_closed && lane.append(Effort::Due) {
-            fence(Ordering::SeqCst);
-            log.expect_by(log.clock().monotonic());
-        }
+        let left = if is_closed { lane.append(Effort::Due) } else { None };
+        Self::expect(log, left.into_iter().chain(due).min());
+    }
+
+    /// As with a watermark: either maintenance finds what is due, or this finds that maintenance comes too late.
+    fn expect(log: &Log, due: Option<Duration>) {
         if let Some(due) = due {
-            // As with a watermark: either maintenance finds the batch, or this finds that maintenance comes too late.
             fence(Ordering::SeqCst);
             log.expect_by(due);
         }
@@ -269,9 +287,7 @@ impl Shared {
                 if let Some(buffer) = room.take(needed) {
                     return Ok(buffer);
                 }
-                if lane.make_room() {
-                    log.expect_by(log.clock().monotonic());
-                }
+                Self::expect(log, lane.make_room());
             }
             if let Some(buffer) = room.take(needed) {
                 return Ok(buffer);
@@ -291,28 +307,46 @@ impl Shared {
         let mut fates = Vec::new();
         for lane in &lanes {
             lane.untold(&mut fates);
-            lane.hurry(None);
+            lane.append_all();
         }
+        // Only now: while one syncs, what others have is written already.
+        let mut panic = FirstPanic::default();
+        lanes.iter().for_each(|lane| panic.caught(|| lane.sync()));
         let mut first = None;
         for fate in fates {
             if let Err(error) = fate.wait() {
                 first.get_or_insert_with(|| again(error));
             }
         }
+        panic.resume();
         first.map_or(Ok(()), Err)
     }
 
-    /// Takes no more records. Returns whether it did before.
+    /// Takes no more records, and lets nobody wait for memory. Returns whether it did before.
     pub(super) fn close(&self) -> bool {
         let was_open = !self.common.is_closed.swap(true, Ordering::AcqRel);
-        self.common.room.wake();
+        self.common.room.close();
         was_open
     }
 
-    /// Appends what is kept, for the last time.
+    /// Appends what is kept, for the last time. A callback that panics keeps nothing from the others, nor the log from closing:
+    /// the panic was reported when it began, and ends here.
     pub(super) fn finish(&self) {
         self.close();
-        self.topics.lanes().iter().for_each(|lane| lane.finish());
+        let mut ended = FirstPanic::default();
+        self.topics.lanes().iter().for_each(|lane| ended.caught(|| lane.finish()));
+    }
+}
+
+/// The buffer of a batch that is not begun yet. Given back also if a callback or a partitioner panics meanwhile.
+struct Spare<'a> {
+    room: &'a Room,
+    buffer: Option<Buffer>,
+}
+
+impl Drop for Spare<'_> {
+    fn drop(&mut self) {
+        self.buffer.take().into_iter().for_each(|buffer| self.room.give_back(buffer));
     }
 }
 

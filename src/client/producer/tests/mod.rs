@@ -24,6 +24,7 @@ use crate::segment::pool::Layout;
 use crate::sim::{DiskOptions, Errno, Fault, SimDisk, SimEntropy, Times};
 use crate::types::Offset;
 
+mod mended;
 mod random;
 
 /// Little slots, so that they are full.
