@@ -213,8 +213,10 @@ pub enum Error {
     #[error("partition {partition} refuses to go on: {reason}")]
     Poisoned { partition: TopicPartition, reason: Arc<str> },
 
-    /// The records were appended, at `offset` and after, and the sync that the topic asks for failed: whether they
-    /// survive is open. The partition is poisoned. Appending them again after reopening may store them twice.
+    /// The records were appended, at `offset` and after, and the sync that the topic or the producer asks for failed: whether
+    /// they survive is open, and appending them again may store them twice. Most often the partition is poisoned by it: after
+    /// reopening, look whether they are there. If it is not, as the sync could not begin because the disk was full or too many
+    /// files were open, they are in the log, and [`Partition::sync`](crate::Partition::sync) makes them durable later.
     #[error("appended at offset {offset} of {partition}, but not synced: {reason}")]
     NotSynced { partition: TopicPartition, offset: Offset, reason: Box<str> },
 
