@@ -134,7 +134,7 @@ fn a_record_that_kills_whoever_takes_it_is_lost_at_last() {
     assert_eq!(share.lost().count(), 1);
 }
 
-/// The form that Kafka's own classes give these fields.
+/// These bytes are what `ShareSnapshotValue` and `ShareSnapshotKey` of Kafka 4.3.1 make of these fields.
 #[test]
 fn a_state_is_stored_as_kafka_stores_it() {
     let batches =
@@ -148,6 +148,7 @@ fn a_state_is_stored_as_kafka_stores_it() {
     assert_eq!(ShareState::decode(&bytes, 100), Ok(state));
     assert!(ShareState::decode(&bytes, 1).is_err(), "more than there may be");
     let key = ShareKey { group: "g".into(), topic: TopicId::from_bytes([7; 16]), partition: 3 };
+    assert_eq!(key.encode().unwrap(), [&b"\0\0\0\x01g"[..], &[7; 16], &[0, 0, 0, 3]].concat());
     assert_eq!(ShareKey::decode(&key.encode().unwrap()), Ok(Some(key)));
     assert_eq!(ShareKey::decode(&[0, 1, 9]), Ok(None), "an update");
 }
