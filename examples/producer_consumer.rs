@@ -1,14 +1,14 @@
-//! Real files, line by line, through a topic into consumers that remember where they were.
+//! Real files, line by line, through a topic into a group of consumers that come, leave and are killed.
 //!
 //! ```text
-//! files --> producers --append--> partitions --tail--> consumers --commit--> group
-//!               ^                     |                    |
-//!               '---- go on from -----'                    '--> every line once? each key's in order?
+//! files --> producers --batches--> partitions --> members of a group --commit--> where to go on
+//!               ^                      |                |
+//!               '---- what is there ---'                '--> every line? each key's in order?
 //! ```
 //!
 //! `cargo run --release --example producer_consumer -- --help` lists the options. With `--data DIR` the log is kept:
 //! run it again, or kill it at any moment and run it again, and it goes on where it was. It fails if a line is missing,
-//! repeated, changed or out of order.
+//! changed or out of order; with `--transactional`, also if one comes out twice.
 
 #[path = "producer_consumer/acks.rs"]
 mod acks;
@@ -16,25 +16,34 @@ mod acks;
 mod checks;
 #[path = "producer_consumer/input.rs"]
 mod input;
+#[path = "producer_consumer/members.rs"]
+mod members;
+#[path = "producer_consumer/producers.rs"]
+mod producers;
+#[path = "producer_consumer/report.rs"]
+mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use chiplog::{
-    Group, GroupConfig, Header, Log, Offset, Partition, Record, Staging, StagingStats, Topic, TopicConfig,
+    Group, GroupConfig, Isolation, Log, Offset, Partition, ReadOptions, Staging, StagingStats, Topic, TopicConfig,
 };
 use clap::{Parser, ValueEnum};
-use comfy_table::{CellAlignment, Table, presets};
 
 use acks::AckWriter;
 use checks::{Line, Order, Seen, StoredBy};
-use input::{Input, digest, key_of, producer_of};
+use input::{Input, producer_of};
+use members::{Checking, Member, Report, Word};
+use producers::{Gate, Produced, Sending, produce};
+use report::{Bars, grouped};
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Sends the lines of files through a log, and checks that each arrives once and in order.
+/// Sends the lines of files through a log to a group of consumers, and checks that each arrives, and in order.
 #[derive(Debug, Parser)]
 struct Options {
     /// A file to read; may be given more than once [default: the README and sources of chiplog]
@@ -49,7 +58,7 @@ struct Options {
     /// The topic
     #[arg(long, default_value = "lines")]
     topic: String,
-    /// How many partitions to create the topic with; each gets a consumer
+    /// How many partitions to create the topic with
     #[arg(long, value_name = "N", default_value_t = 4)]
     partitions: u32,
     /// How to store batches: uncompressed, lz4, snappy, gzip or zstd, as far as built in
@@ -58,16 +67,25 @@ struct Options {
     /// Whether small appends are gathered before they are written to a segment
     #[arg(long, value_enum, default_value_t = Switch::On)]
     staging: Switch,
-    /// How many threads append; the same each time the log is used
+    /// How many threads send, each with a producer; the same each time the log is used
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     threads: u32,
-    /// Abort the process after this many appends, without closing anything
+    /// How many members the group has
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    members: u32,
+    /// How many times a member ends, by turns in order and killed, and another comes in its place
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    churn: u64,
+    /// Let the members copy each line that they checked into the topic checked-NAME, exactly once
+    #[arg(long)]
+    transactional: bool,
+    /// Abort the process when this many lines are stored, without closing anything
     #[arg(long, value_name = "N")]
     kill_after: Option<u64>,
-    /// Note in this file what was appended: "THREAD LINE", written after the append returned
+    /// Note in this file what is stored: "THREAD LINE"
     #[arg(long, value_name = "FILE")]
     acks: Option<PathBuf>,
-    /// Append nothing: only read the log, and check that each line noted in --acks is there once
+    /// Send nothing: only read the log, and check that each line noted in --acks is there once
     #[arg(long, requires_all = ["data", "acks"])]
     verify_only: bool,
 }
@@ -106,132 +124,119 @@ fn run(options: &Options) -> Result<()> {
         Switch::On => Staging::On,
         Switch::Off => Staging::Off,
     };
-    let log = Log::builder(dir).staging(staging).groups(GroupConfig::default().offset_retention(None)).open()?;
+    // Members that start together wait a moment for each other, and divide the partitions once.
+    let groups = GroupConfig::default().offset_retention(None).initial_rebalance_delay(Duration::from_millis(50));
+    let log = Log::builder(dir).staging(staging).groups(groups).open()?;
     // Gathering is safe on some file systems only; on others each append is a write of its own.
     match log.stats()?.staging {
         StagingStats::Off { why } => println!("staging: off, because {why}"),
         _ => println!("staging: on"),
     }
 
-    // A topic has its settings from when it was created: here as Kafka's own strings, for most there are methods, too.
-    let topic = match log.find_topic(&options.topic) {
-        Some(topic) => topic,
-        None => {
-            let codec = if options.codec == "none" { "uncompressed" } else { &options.codec };
-            let config = TopicConfig::default().partitions(options.partitions).retention_time(None);
-            let config = config.set("compression.type", codec)?;
-            log.create_topic(&options.topic, config)?
+    let topic = open_topic(&log, &options.topic, options.partitions, &options.codec)?;
+    let output = match options.transactional {
+        // With as many partitions, so that lines that share one do so there, too.
+        true => {
+            Some(open_topic(&log, &format!("checked-{}", topic.name()), topic.partition_count(), &options.codec)?)
         }
+        false => None,
     };
 
     // A group is a name for "where we are": one committed offset for each partition.
-    let group = log.group("line-checkers")?;
+    let group = log.group(if options.transactional { "line-copiers" } else { "line-checkers" })?;
 
-    let seen = Seen::new(input.line_count());
-    let Stored { followers, last_lines } = look_back(options, &topic, &group, &seen)?;
+    let (stored, seen) = (Seen::new(input.line_count()), Seen::new(input.line_count()));
+    look_back(options, &topic, &group, &stored, &seen)?;
     let acks = options.acks.as_deref().map(AckWriter::open).transpose()?;
-    let appending = Appending {
+    let sending = Sending {
+        log: &log,
+        topic: topic.name(),
         input: &input,
-        topic: &topic,
         threads: options.threads,
+        stored: &stored,
+        gate: Gate::new(0),
         acks: acks.as_ref(),
         kill_after: options.kill_after,
-        appended: AtomicU64::new(0),
+        delivered: AtomicU64::new(0),
     };
-
+    let checking = Checking { log: &log, topic: &topic, group: &group, seen: &seen, output: output.as_ref() };
     let began = Instant::now();
-    let all_appended = AtomicBool::new(false);
-    let (produced, consumed) = std::thread::scope(|scope| {
-        let (group, seen, is_over) = (&group, &seen, &all_appended);
-        let consumers: Vec<_> = followers
-            .into_iter()
-            .map(|follower| scope.spawn(move || consume(follower, group, seen, is_over)))
-            .collect();
-        let producers: Vec<_> = (0..)
-            .zip(&last_lines)
-            .map(|(producer, last)| {
-                let appending = &appending;
-                scope.spawn(move || produce(appending, producer, *last))
-            })
-            .collect();
-        let produced: Result<Vec<Produced>> = producers.into_iter().map(join).collect();
-        let append_time = began.elapsed();
-        all_appended.store(true, Ordering::Release);
-        let consumed: Result<Vec<u64>> = consumers.into_iter().map(join).collect();
-        (produced.map(|produced| (produced, append_time)), consumed)
-    });
-    let ((produced, append_time), consumed) = (produced?, consumed?);
+    let done = thread::scope(|scope| {
+        let mut running = Running { members: Vec::new(), producers: Vec::new(), done: Done::default() };
+        let directed = direct(scope, options, &sending, checking, &mut running);
+        // Whatever went wrong, nobody may wait for us.
+        sending.gate.open_to(u64::MAX);
+        running.members.iter().for_each(|member| member.tell(Word::Finish));
+        directed.and_then(|()| running.end())
+    })?;
 
-    let appended: u64 = produced.iter().map(|one| one.lines).sum();
-    let bytes: u64 = produced.iter().map(|one| one.bytes).sum();
-    println!("appended {}", rate(appended, bytes, append_time));
-    println!("consumed {} lines in {:.2?}", grouped(consumed.iter().sum()), began.elapsed());
-    println!("{}", table(&log, &topic, &group, &consumed)?);
+    let Done { produced, mut reports } = done;
+    reports.sort_by_key(|report| report.number);
+    let (lines, bytes) = produced.iter().fold((0, 0), |sum, one| (sum.0 + one.lines, sum.1 + one.bytes));
+    let (seconds, mebibytes) = (began.elapsed().as_secs_f64(), report::mebibytes(bytes));
+    println!("sent {} lines, {mebibytes:.1} MiB; all is dealt with after {seconds:.2} s", grouped(lines));
+    println!("{}", report::partitions(&log, &topic, &group)?);
+    println!("{}", report::members(&reports));
 
     let expected = produced.iter().fold(0_u64, |sum, one| sum.wrapping_add(one.digest));
     seen.check_complete(expected)?;
-    println!("each of {} lines was seen once, unchanged, and in the order of its key", grouped(input.line_count()));
+    let count = grouped(input.line_count());
+    println!("each of {count} lines was seen, unchanged, and in the order of its key");
+    if let Some(output) = &output {
+        check_output(output, &input, expected)?;
+        println!("each of {count} lines is in {} once, unchanged, and in the order of its key", output.name());
+    }
 
-    // Dropping the last handle closes, too, but has nobody to tell what went wrong.
-    drop((topic, group));
+    // Dropping the last handle closes, too, but has nobody to tell what went wrong; and who was killed never drops his.
     log.close()?;
     Ok(())
 }
 
-/// What the log says about the runs before this one.
-struct Stored {
-    /// A consumer's place in each partition.
-    followers: Vec<Follower>,
-    /// The last line of each producer that is stored.
-    last_lines: Vec<Option<u64>>,
-}
-
-/// A place in a partition, and what came before it.
-struct Follower {
-    partition: Partition,
-    from: Offset,
-    order: Order,
+/// A topic has its settings from when it was created: here as Kafka's own strings, for most there are methods, too.
+fn open_topic(log: &Log, name: &str, partitions: u32, codec: &str) -> Result<Topic> {
+    if let Some(topic) = log.find_topic(name) {
+        return Ok(topic);
+    }
+    let codec = if codec == "none" { "uncompressed" } else { codec };
+    let config = TopicConfig::default().partitions(partitions).retention_time(None);
+    Ok(log.create_topic(name, config.set("compression.type", codec)?)?)
 }
 
 /// Reads what is stored, which is the truth about what was appended: there is no other file to disagree with it.
-fn look_back(options: &Options, topic: &Topic, group: &Group, seen: &Seen) -> Result<Stored> {
-    let mut stored = Stored { followers: Vec::new(), last_lines: vec![None; options.threads as usize] };
+fn look_back(options: &Options, topic: &Topic, group: &Group, stored: &Seen, seen: &Seen) -> Result<()> {
     for number in 0..topic.partition_count() {
         let partition = topic.partition(number)?;
-        // Consumers go on from what the group committed; what lies before it was consumed by an earlier run.
-        // Retention may have removed that place, and only a restored backup ends below it: a commit keeps what it
-        // points past.
-        let committed = group.committed(topic.name(), number)?.map(|committed| committed.offset);
-        let offsets = partition.offsets();
-        let from = committed.unwrap_or(offsets.start).clamp(offsets.start, offsets.end);
+        // Members go on from what the group committed; what lies before it was dealt with in an earlier run. A commit keeps
+        // what it points past: only in a restored backup it could lie above the end.
+        let committed = group.committed(topic.name(), number)?;
+        let from = committed.map_or(Offset::ZERO, |committed| committed.offset);
         let mut order = Order::default();
-        for_each_line(&partition, |offset, line| {
+        for_each_line(&partition, Isolation::Uncommitted, |offset, line| {
             if producer_of(line.key, options.threads) != line.producer {
                 return Err(format!("{} was written with another number of --threads", partition.topic()).into());
             }
-            let last = &mut stored.last_lines[line.producer as usize];
-            *last = (*last).max(Some(line.number));
-            if offset < from {
-                order.follow(&line)?;
-                seen.mark(&line)?;
-            }
-            Ok(())
+            order.follow(&line)?;
+            stored.mark_once(&line)?;
+            if offset < from { seen.mark_once(&line) } else { Ok(()) }
         })?;
-        stored.followers.push(Follower { partition, from, order });
     }
-    let resumed: u64 = stored.followers.iter().map(|follower| follower.partition.offsets().end.0).sum();
-    if resumed > 0 {
-        println!("going on after {} lines that are stored", grouped(resumed));
+    if stored.count() > 0 {
+        println!("going on after {} lines that are stored", grouped(stored.count()));
     }
-    Ok(stored)
+    Ok(())
 }
 
 /// Reads a partition from its start to where it ends now.
-fn for_each_line(partition: &Partition, mut each: impl FnMut(Offset, Line<'_>) -> Result<()>) -> Result<()> {
+fn for_each_line(
+    partition: &Partition,
+    isolation: Isolation,
+    mut each: impl FnMut(Offset, Line<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut reader = partition.reader().options(ReadOptions::default().isolation(isolation));
     let mut at = partition.offsets().start;
     loop {
         // One read returns about a mebibyte of records, borrowed from the file where they are stored uncompressed.
-        let records = partition.read(at)?;
+        let records = reader.read(at)?;
         if records.next_offset() == at {
             return Ok(());
         }
@@ -242,98 +247,112 @@ fn for_each_line(partition: &Partition, mut each: impl FnMut(Offset, Line<'_>) -
     }
 }
 
-/// What the producers share.
-struct Appending<'a> {
-    input: &'a Input,
-    topic: &'a Topic,
-    threads: u32,
-    acks: Option<&'a AckWriter>,
-    kill_after: Option<u64>,
-    appended: AtomicU64,
+/// The threads.
+struct Running<'scope> {
+    members: Vec<Member<'scope>>,
+    producers: Vec<ScopedJoinHandle<'scope, Result<Produced>>>,
+    done: Done,
 }
 
-/// What one producer did.
-struct Produced {
-    lines: u64,
-    bytes: u64,
-    /// Of all its lines, those of earlier runs included.
-    digest: u64,
+/// What those did that ended.
+#[derive(Default)]
+struct Done {
+    produced: Vec<Produced>,
+    reports: Vec<Report>,
 }
 
-/// Appends the lines whose keys are this producer's, those after `last`, one record a call.
-fn produce(appending: &Appending<'_>, producer: u32, last: Option<u64>) -> Result<Produced> {
-    let mut produced = Produced { lines: 0, bytes: 0, digest: 0 };
-    let mut acks = appending.acks.map(|file| file.of_thread(producer));
-    let mut lines = appending.input.lines();
-    while let Some((number, line)) = lines.next()? {
-        let key = key_of(line);
-        if producer_of(key, appending.threads) != producer {
-            continue;
+impl Running<'_> {
+    /// Notices what ended. Whether all is sent.
+    fn look(&mut self) -> Result<bool> {
+        while let Some(at) = self.producers.iter().position(ScopedJoinHandle::is_finished) {
+            self.done.produced.push(join(self.producers.swap_remove(at))?);
         }
-        produced.digest = produced.digest.wrapping_add(digest(number, line));
-        if last.is_some_and(|last| number <= last) {
-            continue;
-        }
-
-        // Nothing is copied before the log copies it: a record borrows its key, value and headers.
-        let (producer_bytes, number_bytes) = (producer.to_be_bytes(), number.to_be_bytes());
-        let headers = [Header::new("producer", &producer_bytes), Header::new("line", &number_bytes)];
-        let record = Record::new(line).key(key).headers(&headers);
-
-        // The key chooses the partition, as in Kafka. From when this returns, killing the process loses nothing; if it
-        // has to survive a power cut, `wait(Ack::Synced)` on what it returns.
-        let _ = appending.topic.append(record)?;
-
-        if let Some(acks) = &mut acks {
-            acks.note(number)?;
-        }
-        produced.lines += 1;
-        produced.bytes += line.len() as u64;
-        let appended = appending.appended.fetch_add(1, Ordering::Relaxed) + 1;
-        if appending.kill_after == Some(appended) {
-            eprintln!("aborting after {} appends, as told", grouped(appended));
-            std::process::abort();
-        }
-    }
-    acks.map_or(Ok(()), |mut acks| acks.flush())?;
-    Ok(produced)
-}
-
-/// Follows one partition until everything that was appended was seen. Returns how many lines those were.
-fn consume(follower: Follower, group: &Group, seen: &Seen, all_appended: &AtomicBool) -> Result<u64> {
-    let Follower { partition, from, mut order } = follower;
-    let (topic, number) = (partition.topic(), partition.number());
-    // A reader never waits for an append: what it locks, to find a segment, it locks for a moment.
-    let mut reader = partition.reader();
-    let (mut at, mut committed) = (from, from);
-    loop {
-        // Looked at before reading: if it is set now, what can be read now is all there is.
-        let is_all = all_appended.load(Ordering::Acquire);
-        let records = reader.read(at)?;
-        for record in &records {
-            let line = Line::of(&record)?;
-            order.follow(&line)?;
-            seen.mark(&line)?;
-        }
-        let is_at_end = records.next_offset() == at;
-        at = records.next_offset();
-
-        // Committed after the records were dealt with: killed in between, the next run sees them again, and none less.
-        // A commit is durable when it returns, so not one for each record.
-        if at - committed >= COMMIT_EVERY || (is_at_end && at > committed) {
-            group.commit(topic, number, at)?;
-            committed = at;
-        }
-        if is_at_end {
-            if is_all {
-                return Ok(at - from);
+        match self.members.iter().position(Member::has_ended) {
+            // It says why.
+            Some(at) => {
+                Err(self.members.swap_remove(at).end(Word::Finish).err().unwrap_or("a member ended early".into()))
             }
-            partition.wait_readable(at, Duration::from_millis(50))?;
+            None => Ok(self.producers.is_empty()),
         }
+    }
+
+    /// Lets all members leave.
+    fn end(mut self) -> Result<Done> {
+        for member in self.members {
+            self.done.reports.push(member.end(Word::Finish)?);
+        }
+        Ok(self.done)
     }
 }
 
-const COMMIT_EVERY: u64 = 10_000;
+/// Starts the threads, and changes members again and again, until all is sent and dealt with.
+///
+/// The lines come in stretches. In the midst of each a member ends and another comes, and the next stretch is let in: so there
+/// are lines on the way whenever partitions change hands.
+fn direct<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    options: &Options,
+    sending: &'env Sending<'env>,
+    checking: Checking<'env>,
+    running: &mut Running<'scope>,
+) -> Result<()> {
+    let (seen, stored, lines) = (checking.seen, sending.stored.count(), sending.input.line_count());
+    let churn = options.churn.min(lines - stored);
+    let stretch = (lines - stored).div_ceil(churn + 1);
+    sending.gate.open_to(if churn == 0 { u64::MAX } else { stretch });
+
+    let bars = Bars::new(lines)?;
+    for seat in 0..options.members as usize {
+        running.members.push(Member::start(scope, checking, seat, seat)?);
+    }
+    let producers = (0..options.threads).map(|thread| scope.spawn(move || produce(sending, thread)));
+    running.producers.extend(producers);
+
+    let (mut changes, mut is_sent) = (0, false);
+    while !(changes == churn && is_sent && is_at_end(checking)?) {
+        thread::sleep(Duration::from_millis(10));
+        is_sent = running.look()?;
+        bars.show(stored + sending.delivered.load(Ordering::Relaxed), seen.count());
+
+        if changes < churn && seen.count() >= stored + changes * stretch + stretch / 2 {
+            let seat = changes as usize % running.members.len();
+            let word = if changes % 2 == 0 { Word::Leave } else { Word::Die };
+            let ended = running.members.remove(seat).end(word)?;
+            let number = (changes + u64::from(options.members)) as usize;
+            bars.tell(format!("member {} {}, {number} comes", ended.number, ended.ended.past()));
+            running.done.reports.push(ended);
+            running.members.insert(seat, Member::start(scope, checking, number, seat)?);
+            changes += 1;
+            sending.gate.open_to(if changes == churn { u64::MAX } else { (changes + 1) * stretch });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the group has committed all that is there.
+fn is_at_end(checking: Checking<'_>) -> Result<bool> {
+    let Checking { topic, group, .. } = checking;
+    for number in 0..topic.partition_count() {
+        let committed = group.committed(topic.name(), number)?.map_or(Offset::ZERO, |committed| committed.offset);
+        if committed < topic.partition(number)?.offsets().end {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Reads the copies, as far as they count, and checks that each line is among them once.
+fn check_output(output: &Topic, input: &Input, expected: u64) -> Result<()> {
+    let copied = Seen::new(input.line_count());
+    for number in 0..output.partition_count() {
+        let mut order = Order::default();
+        for_each_line(&output.partition(number)?, Isolation::Committed, |_, line| {
+            order.follow(&line)?;
+            copied.mark_once(&line)
+        })?;
+    }
+    copied.check_complete(expected)
+}
 
 /// Opens the log read-only, which changes nothing, and holds it against what was acknowledged: each line once, by the
 /// thread it was acknowledged to.
@@ -346,7 +365,7 @@ fn verify(options: &Options) -> Result<()> {
     if let Some(topic) = log.find_topic(&options.topic) {
         for number in 0..topic.partition_count() {
             let mut order = Order::default();
-            for_each_line(&topic.partition(number)?, |_, line| {
+            for_each_line(&topic.partition(number)?, Isolation::Uncommitted, |_, line| {
                 order.follow(&line)?;
                 stored.note(&line)
             })?;
@@ -365,58 +384,7 @@ fn verify(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The partitions, as the log's own statistics describe them.
-fn table(log: &Log, topic: &Topic, group: &Group, consumed: &[u64]) -> Result<Table> {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["partition", "offsets", "segments", "MiB", "appended", "consumed", "committed"]);
-    let stats = log.stats()?;
-    let partitions = stats.topics.iter().filter(|one| one.name == topic.name()).flat_map(|one| &one.partitions);
-    for (partition, consumed) in partitions.zip(consumed) {
-        let committed = group.committed(topic.name(), partition.partition)?;
-        table.add_row([
-            partition.partition.to_string(),
-            format!("{}..{}", partition.start, grouped(partition.end.0)),
-            partition.segments.to_string(),
-            format!("{:.1}", mebibytes(partition.bytes)),
-            grouped(partition.appended_records),
-            grouped(*consumed),
-            committed.map_or("none".into(), |committed| grouped(committed.offset.0)),
-        ]);
-    }
-    table.column_iter_mut().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    Ok(table)
-}
-
-/// What a thread returned; a panic in it is passed on.
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn rate(lines: u64, bytes: u64, time: Duration) -> String {
-    let seconds = time.as_secs_f64().max(1e-9);
-    let (per_second, mebibytes) = ((lines as f64 / seconds) as u64, mebibytes(bytes));
-    let lines = grouped(lines);
-    let per_second = grouped(per_second);
-    format!(
-        "{lines} lines, {mebibytes:.1} MiB, in {time:.2?}: {per_second} lines/s, {:.1} MiB/s",
-        mebibytes / seconds
-    )
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
-}
-
-/// A number with commas.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+/// What a thread returned. That it panicked was said where it did.
+fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err("a thread panicked".into()))
 }

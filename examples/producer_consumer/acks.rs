@@ -44,7 +44,7 @@ pub(crate) struct ThreadAcks<'a> {
 }
 
 impl ThreadAcks<'_> {
-    /// Notes that the append of a line returned.
+    /// Notes that a line is stored.
     pub(crate) fn note(&mut self, line: u64) -> Result<()> {
         writeln!(self.text, "{} {line}", self.thread)?;
         self.count += 1;

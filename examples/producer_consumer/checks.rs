@@ -1,11 +1,12 @@
-//! What must be true of the lines that come out: none missing, none twice, none changed, each key's in order.
+//! What must be true of the lines that come out: none missing, none changed, each key's in order; and none twice where that
+//! is promised.
 //!
 //! A bit a line and a number a producer, whatever the length of the input; four bytes a line where acknowledgements are
 //! held against the log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chiplog::RecordRef;
+use chiplog::{Offset, RecordRef};
 
 use crate::Result;
 use crate::input::digest;
@@ -15,7 +16,7 @@ pub(crate) struct Line<'a> {
     pub(crate) producer: u32,
     pub(crate) number: u64,
     pub(crate) key: &'a [u8],
-    text: &'a [u8],
+    pub(crate) text: &'a [u8],
 }
 
 impl<'a> Line<'a> {
@@ -56,11 +57,30 @@ impl Order {
     }
 }
 
-/// Which lines were seen, by all consumers together.
+/// What one member reads of one partition, from when it is given it until it gives it up: every record, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Tenure {
+    next: Option<Offset>,
+    order: Order,
+}
+
+impl Tenure {
+    /// Takes the next line.
+    pub(crate) fn follow(&mut self, offset: Offset, line: &Line<'_>) -> Result<()> {
+        if let Some(next) = self.next.filter(|next| *next != offset) {
+            return Err(format!("offset {offset} came where {next} was to come").into());
+        }
+        self.next = Some(offset + 1);
+        self.order.follow(line)
+    }
+}
+
+/// Which lines were seen, by all threads together.
 #[derive(Debug)]
 pub(crate) struct Seen {
     lines: u64,
     bits: Vec<AtomicU64>,
+    count: AtomicU64,
     digest: AtomicU64,
 }
 
@@ -68,20 +88,37 @@ impl Seen {
     /// None of this many lines.
     pub(crate) fn new(lines: u64) -> Self {
         let bits = (0..lines.div_ceil(64)).map(|_| AtomicU64::default()).collect();
-        Self { lines, bits, digest: AtomicU64::new(0) }
+        Self { lines, bits, count: AtomicU64::new(0), digest: AtomicU64::new(0) }
     }
 
-    /// Notes that a line was seen, for the first time.
-    pub(crate) fn mark(&self, line: &Line<'_>) -> Result<()> {
+    /// Notes that a line was seen. Whether it was for the first time.
+    pub(crate) fn mark(&self, line: &Line<'_>) -> Result<bool> {
         let number = line.number;
         let word = self.bits.get((number / 64) as usize).filter(|_| number < self.lines);
         let word = word.ok_or_else(|| format!("line {number} is not of this input"))?;
         let bit = 1 << (number % 64);
         if word.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
-            return Err(format!("line {number} was stored twice").into());
+            return Ok(false);
         }
         self.digest.fetch_add(digest(number, line.text), Ordering::Relaxed);
-        Ok(())
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Notes that a line was seen, which has to be for the first time.
+    pub(crate) fn mark_once(&self, line: &Line<'_>) -> Result<()> {
+        if self.mark(line)? { Ok(()) } else { Err(format!("line {} was stored twice", line.number).into()) }
+    }
+
+    /// How many were seen.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether a line was seen.
+    pub(crate) fn contains(&self, line: u64) -> bool {
+        let word = self.bits.get((line / 64) as usize);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) >> (line % 64) & 1 == 1)
     }
 
     /// Checks that every line was seen, and that their digest is that of the input.
@@ -93,11 +130,6 @@ impl Seen {
             return Err("every line is there, but what they say has changed".into());
         }
         Ok(())
-    }
-
-    fn contains(&self, line: u64) -> bool {
-        let word = self.bits.get((line / 64) as usize);
-        word.is_some_and(|word| word.load(Ordering::Relaxed) >> (line % 64) & 1 == 1)
     }
 }
 

@@ -50,8 +50,8 @@ impl Input {
 
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mebibytes = crate::mebibytes(self.bytes_a_pass * self.passes);
-        let (files, lines) = (self.files.len(), crate::grouped(self.line_count()));
+        let mebibytes = crate::report::mebibytes(self.bytes_a_pass * self.passes);
+        let (files, lines) = (self.files.len(), crate::report::grouped(self.line_count()));
         write!(f, "{files} files, read {} times: {lines} lines, {mebibytes:.1} MiB", self.passes)
     }
 }
