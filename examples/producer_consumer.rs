@@ -298,7 +298,7 @@ fn direct<'scope, 'env>(
 ) -> Result<()> {
     let (seen, stored, lines) = (checking.seen, sending.stored.count(), sending.input.line_count());
     let churn = options.churn.min(lines - stored);
-    let stretch = (lines - stored).div_ceil(churn + 1);
+    let stretch = (lines - stored) / (churn + 1);
     sending.gate.open_to(if churn == 0 { u64::MAX } else { stretch });
 
     let bars = Bars::new(lines)?;
