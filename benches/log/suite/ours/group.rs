@@ -80,10 +80,8 @@ impl Contender for Repaired {
         let log = Log::builder(dir).groups(groups).open().map_err(io::Error::other)?;
         let topic = log.topic_with(TOPIC, TopicConfig::default().partitions(2)).map_err(io::Error::other)?;
         for number in 0..2 {
-            let _ = topic
-                .partition(number)
-                .and_then(|partition| partition.append("x").map(drop))
-                .map_err(io::Error::other)?;
+            let partition = topic.partition(number).map_err(io::Error::other)?;
+            let _ = partition.append("x").map_err(io::Error::other)?;
         }
         let builder = log.consumer("bench").topics([TOPIC]).auto_offset_reset(AutoOffsetReset::Earliest);
         let consumer =
