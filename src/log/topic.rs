@@ -202,6 +202,25 @@ impl Topic {
         Ok(Partition::new(core, opened))
     }
 
+    /// The partition that records of this key go to, as long as the topic has as many partitions as now: Kafka's murmur2 of
+    /// the key.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, TopicConfig};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let orders = log.create_topic("orders", TopicConfig::default().partitions(10))?;
+    /// assert_eq!(orders.partition_for_key("foobar"), 6); // as in Kafka
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn partition_for_key(&self, key: impl AsRef<[u8]>) -> u32 {
+        partition_for_key(key.as_ref(), self.partition_count())
+    }
+
     /// Appends a record: to the partition that Kafka's murmur2 of the key chooses, or, without a key, to one partition
     /// until it took 16 KiB, then to another.
     ///
