@@ -143,8 +143,8 @@ pub(super) struct Shard {
     next_token: u64,
     /// Those who wait for an answer.
     asked: BTreeMap<Token, (Box<str>, Arc<Desk>)>,
-    /// At open: the keys of offsets that were committed without a sync.
-    unsynced: BTreeSet<Vec<u8>>,
+    /// At open: the keys of offsets that were committed without a sync, and where the last such commit of each is.
+    unsynced: BTreeMap<Vec<u8>, Offset>,
 }
 
 /// What came of an event, to be told once the lock of the groups is released.
@@ -391,6 +391,19 @@ impl Shard {
 
     /// Appends records as one batch. It says if nobody waits for it to be synced, nor made sure of what it tells of.
     fn append(&mut self, records: &[GroupRecord], sender: Sender, ack: Ack) -> Result<Placement> {
+        // What only removes frees space.
+        let removes = records.iter().all(|record| record.value.is_none());
+        let admission = if removes { Admission::Always } else { Admission::IfSpace };
+        self.append_if(admission, records, sender, ack)
+    }
+
+    fn append_if(
+        &mut self,
+        admission: Admission,
+        records: &[GroupRecord],
+        sender: Sender,
+        ack: Ack,
+    ) -> Result<Placement> {
         let headers: &[Header<'_>] = if ack == Ack::Written { &[UNSYNCED] } else { &[] };
         let encoded = records.iter().map(|record| Record {
             key: Some(&record.key),
@@ -398,9 +411,6 @@ impl Shard {
             headers,
             ..Record::default()
         });
-        // What only removes frees space.
-        let removes = records.iter().all(|record| record.value.is_none());
-        let admission = if removes { Admission::Always } else { Admission::IfSpace };
         let placed = append_records(&self.core, admission, sender, None, encoded)?;
         self.end = placed.last_offset + 1;
         Ok(placed)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::coordinate::offsets_config;
 use super::names::OFFSETS_TOPIC;
-use super::{Background, Log, Reply, Staging};
+use super::{Background, Log, LogBuilder, Reply, Staging};
 use crate::config::{GroupConfig, TopicConfig};
 use crate::error::{Error, ErrorKind, GroupError, Result};
 use crate::group::{
@@ -29,6 +29,10 @@ static OPENED: AtomicU64 = AtomicU64::new(1);
 const SESSION: Duration = Duration::from_secs(10);
 
 fn open_with(disk: &Arc<SimDisk>, staging: Staging) -> Result<Log> {
+    builder(disk, staging).open()
+}
+
+fn builder(disk: &Arc<SimDisk>, staging: Staging) -> LogBuilder {
     let groups = GroupConfig::default().initial_rebalance_delay(Duration::ZERO);
     Log::builder("/log")
         .disk(Arc::clone(disk) as _)
@@ -39,7 +43,6 @@ fn open_with(disk: &Arc<SimDisk>, staging: Staging) -> Result<Log> {
         .groups(groups)
         .offsets_topic(offsets_config(&groups).segment_bytes(8192).set("segment.index.bytes", "240").unwrap())
         .strict()
-        .open()
 }
 
 fn open(disk: &Arc<SimDisk>) -> Result<Log> {
@@ -371,6 +374,110 @@ fn an_offset_that_nobody_synced_passes_over_no_record_after_a_power_cut() {
         assert_eq!(log.group("g").unwrap().committed("a", 0).unwrap().unwrap().offset, Offset(19));
     }
     assert!(lowered > 10 && kept > 0, "{lowered}, {kept}");
+}
+
+/// A commit in a transaction, which never came to count, took the mark from the one below it.
+#[test]
+fn an_offset_that_nobody_synced_is_lowered_also_below_one_of_a_transaction_that_was_aborted() {
+    let mut lowered = 0;
+    for is_aborted in [true, false] {
+        let disk = disk();
+        let log = open(&disk).unwrap();
+        let group = log.group("g").unwrap();
+        let mut producer = log.producer().transactional("p").unwrap();
+        log.append(Record::new("0").to("a")).unwrap().wait(Ack::Synced).unwrap();
+        (2..20).for_each(|_| _ = log.append(Record::new("more").to("a")).unwrap());
+        group.commit_with(&[GroupOffset::new("a", 0, Offset(19))], Ack::Written).unwrap();
+        let mut transaction = producer.begin().unwrap();
+        transaction.commit_offsets(&group, &[GroupOffset::new("a", 0, Offset(1))]).unwrap();
+        if is_aborted {
+            transaction.abort().unwrap();
+        } else {
+            std::mem::forget(transaction);
+        }
+        for seed in 0..40 {
+            let log = open(&disk.crash(seed)).unwrap();
+            let end = log.topic("a").unwrap().partition(0).unwrap().offsets().end;
+            let committed = log.group("g").unwrap().committed("a", 0).unwrap().map(|committed| committed.offset);
+            assert!(committed <= Some(end), "{committed:?} of {end}");
+            lowered += usize::from(committed == Some(end));
+        }
+    }
+    assert!(lowered > 10, "{lowered}");
+}
+
+/// What is left of a partition at an open need not be durable: the offset was lowered to its end, as one that counts, and the
+/// next power cut took records from below it.
+#[test]
+fn an_offset_that_was_lowered_is_lowered_again() {
+    let mut lowered = 0;
+    for staging in [Staging::On, Staging::Off] {
+        let disk = disk();
+        let log = open_with(&disk, staging).unwrap();
+        (0..10).for_each(|_| _ = log.append(Record::new("more").to("a")).unwrap());
+        log.group("g").unwrap().commit_with(&[GroupOffset::new("a", 0, Offset(99))], Ack::Written).unwrap();
+        let disk = disk.kill();
+        let log = open_with(&disk, staging).unwrap();
+        assert_eq!(log.group("g").unwrap().committed("a", 0).unwrap().unwrap().offset, Offset(10));
+        for seed in 0..40 {
+            let log = open_with(&disk.crash(seed), staging).unwrap();
+            let end = log.topic("a").unwrap().partition(0).unwrap().offsets().end;
+            let committed = log.group("g").unwrap().committed("a", 0).unwrap().map(|committed| committed.offset);
+            assert!(committed <= Some(end), "{committed:?} of {end}");
+            lowered += usize::from(end < Offset(10));
+        }
+    }
+    assert!(lowered > 10, "{lowered}");
+}
+
+/// The log did not open: to lower an offset counted as an append like any other.
+#[test]
+fn an_offset_is_lowered_on_a_full_disk_or_nothing_is_appended_below_it() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    log.append(Record::new("0").to("a")).unwrap().wait(Ack::Synced).unwrap();
+    (2..20).for_each(|_| _ = log.append(Record::new("more").to("a")).unwrap());
+    log.group("g").unwrap().commit_with(&[GroupOffset::new("a", 0, Offset(19))], Ack::Written).unwrap();
+    let look = |log: &Log| {
+        let committed = log.group("g").unwrap().committed("a", 0).unwrap().map(|committed| committed.offset);
+        (committed, log.topic("a").unwrap().partition(0).unwrap().offsets().end)
+    };
+    let (mut lowered, mut refused) = (0, 0);
+    for seed in 0..30 {
+        let crashed = disk.crash(seed);
+        let calls = crashed.calls();
+        let low = builder(&crashed, Staging::Off).min_free_bytes(u64::MAX).open().unwrap();
+        let (found, end) = look(&low);
+        assert!(found <= Some(end), "{found:?} of {end}");
+        if found != Some(end) || lowered == 6 {
+            continue;
+        }
+        lowered += 1;
+        // What the log appends then finds no room at all.
+        for call in calls..crashed.calls() {
+            let disk = disk.crash(seed);
+            disk.inject(call, Fault::Error(Errno::Full), Times::Dead);
+            let opened = open(&disk);
+            disk.heal();
+            let Ok(log) = opened else { continue };
+            let appended = log.append(Record::new("new").to("a")).map(drop);
+            if log
+                .group("g")
+                .unwrap()
+                .committed("a", 0)
+                .is_ok_and(|found| found.is_some_and(|found| found.offset > end))
+            {
+                assert!(matches!(appended, Err(Error::Poisoned { .. })), "{appended:?}");
+                refused += 1;
+            }
+            drop(log);
+            let log = open(&disk).unwrap();
+            let _ = log.append(Record::new("new").to("a")).unwrap();
+            let (found, end) = look(&log);
+            assert!(found < Some(end), "{found:?} of {end}, and one that is new");
+        }
+    }
+    assert!(lowered > 3 && refused > 0, "{lowered}, {refused}");
 }
 
 /// One that was synced may lie above the end for a reason: who committed it knows of records to come.

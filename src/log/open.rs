@@ -93,15 +93,16 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         inner.lower_checkpoints()?;
     }
     if !settings.read_only {
-        // Also beside the mark of an orderly close: a partition that could not be closed in order is not in it.
-        inner.lower_offsets()?;
-        inner.lower_queues()?;
         inner.revoke_lost()?;
         match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
             Err(error) if error.kind() == ErrorKind::Full => {}
             aborted => aborted?,
         }
+        // Once transactions have ended: none is to find the place of what it lost taken, nor its offset overtaken by an older
+        // one. Also beside the mark of an orderly close: a partition that could not be closed in order is not in it.
+        inner.lower_offsets()?;
+        inner.lower_queues()?;
         inner.seat_prepared()?;
     }
     delete::hide_deleted(&inner);

@@ -1,6 +1,6 @@
 //! Where groups are kept: one coordinator a partition of `__consumer_offsets`, read from it at open.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use parking_lot::Mutex;
 
 use super::{Shard, ShardSlot};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
-use crate::error::{Error, Result};
-use crate::group::{Coordinator, LogRecord, batches, partition_for_group};
+use crate::error::{Error, ErrorKind, Result};
+use crate::group::{Coordinator, GroupRecord, LogRecord, batches, partition_for_group};
 use crate::log::Inner;
 use crate::log::names::OFFSETS_TOPIC;
 use crate::log::replay::each_batch;
 use crate::log::topic::{Slot, TopicState, again};
 use crate::observe::Quiet;
-use crate::partition::Ack;
-use crate::partition::core::Core;
+use crate::partition::core::{Core, Halt};
+use crate::partition::{Ack, Admission};
 use crate::probe;
 use crate::record::{Control, Header, RecordIter, Sender};
 use crate::types::{Offset, ProducerId};
@@ -55,39 +55,43 @@ impl Inner {
 
     /// At an open: lowers each offset that lies above the end of its partition to there. It was committed
     /// without a sync, and what lay below it is lost: what is appended in its place must not be passed over.
+    ///
+    /// Nothing is appended to such a partition if the disk has no room for that: it takes records again once another open has
+    /// lowered the offset.
     pub(in crate::log) fn lower_offsets(&self) -> Result<()> {
         if probe::planted("groups.not_lowered") {
             return Ok(());
         }
-        self.shards().into_iter().flatten().try_for_each(|shard| self.lower_in(&mut Quiet::lock(&shard)))
+        self.shards().into_iter().flatten().try_for_each(|shard| {
+            let mut shard = Quiet::lock(&shard);
+            let above = self.above_the_end(&mut shard);
+            match shard.lower(&above) {
+                Err(error) if error.kind() == ErrorKind::Full => {
+                    probe::reached("groups.no_room_to_lower");
+                    let reason: Arc<str> = NO_ROOM.into();
+                    above.iter().for_each(|(core, _)| core.fence(Halt::Poisoned(Arc::clone(&reason))));
+                    Ok(())
+                }
+                lowered => lowered,
+            }
+        })
     }
 
-    fn lower_in(&self, shard: &mut Shard) -> Result<()> {
+    /// What was committed without a sync and lies above the end: in which partition, and the record that lowers it.
+    fn above_the_end(&self, shard: &mut Shard) -> Vec<(Arc<Core>, GroupRecord)> {
+        let unsynced = std::mem::take(&mut shard.unsynced);
         let groups = shard.coordinator.groups();
         let offsets = groups.flat_map(|group| {
             let offsets = shard.coordinator.offsets().offsets(group);
             offsets.map(move |(topic, partition, committed)| (group, topic, partition, committed))
         });
-        let lowered = offsets.filter_map(|(group, topic, partition, committed)| {
-            let end = self.find(topic).and_then(|topic| topic.core(partition)).ok()?.end();
-            (committed.offset > end).then(|| committed.lowered(group, topic, partition, end))?
+        let above = offsets.filter_map(|(group, topic, partition, committed)| {
+            let core = self.find(topic).and_then(|topic| topic.core(partition)).ok()?;
+            let end = core.end();
+            let record = (committed.offset > end).then(|| committed.lowered(group, topic, partition, end))??;
+            (unsynced.get(&record.key) == Some(&committed.position)).then_some((core, record))
         });
-        let lowered: Vec<_> = lowered.filter(|record| shard.unsynced.contains(&record.key)).collect();
-        shard.unsynced.clear();
-        if lowered.is_empty() {
-            return Ok(());
-        }
-        for batch in batches(&lowered) {
-            let placed = shard.append(batch, Sender::NONE, Ack::Synced)?;
-            for (record, position) in batch.iter().zip(placed.offset.0..) {
-                let (key, value) = (Some(&*record.key), record.value.as_deref());
-                let replayed =
-                    shard.coordinator.replay(LogRecord { position: Offset(position), key, value, transaction: None });
-                debug_assert!(replayed.is_ok(), "what we wrote reads back");
-            }
-        }
-        // Before anything can be appended below the offsets that were.
-        shard.core.sync_to(shard.end)
+        above.collect()
     }
 
     /// Of a broker's topic, only some partitions may be here. How many there are is then not known, nor which of them an
@@ -141,14 +145,38 @@ impl Inner {
 
     /// The topics that are being deleted, so that what groups committed for them is there, and not told.
     #[cfg(feature = "sim")]
-    pub(in crate::log) fn hidden_topics(&self) -> BTreeSet<String> {
-        let mut hidden = BTreeSet::new();
+    pub(in crate::log) fn hidden_topics(&self) -> std::collections::BTreeSet<String> {
+        let mut hidden = std::collections::BTreeSet::new();
         for shard in self.shards().into_iter().flatten() {
             hidden.extend(Quiet::lock(&shard).coordinator.offsets().hidden_topics().map(str::to_owned));
         }
         hidden
     }
 }
+
+impl Shard {
+    /// Lowers offsets, durably: before anything can be appended below those that were. They still count as committed without a
+    /// sync, for what is left of the partition need not be durable either.
+    fn lower(&mut self, above: &[(Arc<Core>, GroupRecord)]) -> Result<()> {
+        if above.is_empty() {
+            return Ok(());
+        }
+        let records: Vec<_> = above.iter().map(|(_, record)| record.clone()).collect();
+        for batch in batches(&records) {
+            let placed = self.append_if(Admission::Always, batch, Sender::NONE, Ack::Written)?;
+            for (record, position) in batch.iter().zip(placed.offset.0..) {
+                let (key, value) = (Some(&*record.key), record.value.as_deref());
+                let replayed =
+                    self.coordinator.replay(LogRecord { position: Offset(position), key, value, transaction: None });
+                debug_assert!(replayed.is_ok(), "what we wrote reads back");
+            }
+        }
+        self.core.sync_to(self.end)
+    }
+}
+
+const NO_ROOM: &str =
+    "the disk has no room to lower an offset that a group committed above its end: free some, and open again";
 
 /// Kafka reads past it.
 pub(super) const UNSYNCED: Header<'_> = Header { key: "unsynced", value: None };
@@ -167,7 +195,7 @@ pub(in crate::log) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
 /// Reads a whole partition of the topic into its state.
 fn replay(core: Arc<Core>, config: GroupConfig) -> Result<Shard> {
     let (mut coordinator, mut scratch) = (Coordinator::new(config), Vec::new());
-    let mut unsynced = BTreeSet::new();
+    let mut unsynced = BTreeMap::new();
     let limit = core.config.read().max_decompressed_bytes as usize;
     let end = each_batch(&core, |batch, place| {
         let header = *batch.header();
@@ -190,7 +218,7 @@ fn replay(core: Arc<Core>, config: GroupConfig) -> Result<Shard> {
 
 fn replay_batch(
     coordinator: &mut Coordinator,
-    unsynced: &mut BTreeSet<Vec<u8>>,
+    unsynced: &mut BTreeMap<Vec<u8>, Offset>,
     records: RecordIter<'_>,
     transaction: Option<ProducerId>,
     start: Offset,
@@ -206,11 +234,11 @@ fn replay_batch(
         if replayed.is_err() {
             probe::reached("groups.unreadable_record");
         }
-        let Some(key) = record.key else { continue };
-        if record.headers().any(|header| header.key == UNSYNCED.key) {
-            unsynced.insert(key.to_vec());
-        } else {
-            unsynced.remove(key);
+        // Also if another comes behind it: one in a transaction may never count.
+        if let Some(key) = record.key
+            && record.headers().any(|header| header.key == UNSYNCED.key)
+        {
+            unsynced.insert(key.to_vec(), record.offset);
         }
     }
 }
