@@ -42,13 +42,17 @@ impl Inner {
     /// The log is closing. What is under way ends before this begins, and whatever comes after finds it closed: both
     /// look at that with one of these locks held.
     pub(super) fn close(&self) -> Result<()> {
-        let mut schedule = Quiet::lock(&self.schedule);
-        schedule.compaction.give_up();
-        let _catalog = Quiet::lock(&self.catalog);
-        let closed = self.close_partitions();
-        self.cores().iter().for_each(|core| core.fence(Halt::Closed));
-        self.resign();
-        self.locks.lock().clear();
+        let (closed, told) = {
+            let mut schedule = Quiet::lock(&self.schedule);
+            schedule.compaction.give_up();
+            let _catalog = Quiet::lock(&self.catalog);
+            let closed = self.close_partitions();
+            self.cores().iter().for_each(|core| core.fence(Halt::Closed));
+            let told = self.resign();
+            self.locks.lock().clear();
+            (closed, told)
+        };
+        self.spread(told);
         closed
     }
 

@@ -261,7 +261,7 @@ impl Inner {
     }
 
     /// Hands out answers, and tells the observer.
-    fn spread(&self, told: Spread) {
+    pub(super) fn spread(&self, told: Spread) {
         for (desk, outcome) in told.answers {
             desk.leave(outcome);
         }
@@ -308,19 +308,21 @@ impl Inner {
         errors.into_result()
     }
 
-    /// Nobody coordinates these groups any more: the log is closing.
-    pub(super) fn resign(&self) {
+    /// Nobody coordinates these groups any more: the log is closing. Returns what is to be told to those who wait, once no
+    /// lock is held: that may run code of a runtime.
+    pub(super) fn resign(&self) -> Spread {
+        let mut told = Spread { answers: Vec::new(), expired: Vec::new() };
         for shard in self.shards().into_iter().flatten() {
             let asked = std::mem::take(&mut Quiet::lock(&shard).asked);
             let closed = |(_, desk)| (desk, Outcome { answer: Err(Error::Closed), after: None });
-            let answers = asked.into_values().map(closed).collect();
-            self.spread(Spread { answers, expired: Vec::new() });
+            told.answers.extend(asked.into_values().map(closed));
         }
+        told
     }
 }
 
 /// What is told, and to whom.
-struct Spread {
+pub(super) struct Spread {
     answers: Vec<(Arc<Desk>, Outcome)>,
     expired: Vec<(Box<str>, usize)>,
 }

@@ -480,6 +480,28 @@ fn an_offset_is_lowered_on_a_full_disk_or_nothing_is_appended_below_it() {
     assert!(lowered > 3 && refused > 0, "{lowered}, {refused}");
 }
 
+/// The log woke who waited for an answer while it held its own locks: a task that asked it for something stood still for ever.
+#[test]
+fn who_is_told_that_the_log_closes_may_call_it() {
+    struct Calls(Log, AtomicUsize);
+    impl Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            assert!(matches!(self.0.delete_topic("none"), Err(Error::Closed)));
+            assert!(matches!(self.0.maintain(), Err(Error::Closed)));
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    one_member(&log).unwrap();
+    let mut other = pin!(log.ask_coordinator(Request::Join(join(2, ""))));
+    let calls = Arc::new(Calls(log.clone(), AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&calls));
+    assert!(other.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    log.clone().close().unwrap();
+    assert_eq!(calls.1.load(Ordering::SeqCst), 1);
+}
+
 /// One that was synced may lie above the end for a reason: who committed it knows of records to come.
 #[test]
 fn an_offset_above_the_end_that_was_synced_stays() {
