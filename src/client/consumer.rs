@@ -14,30 +14,34 @@
 //! | `cursor`, `cursors` | one partition, and all of them: what is read, and who is next |
 //! | `member` | when to join, what is owned: a machine of values |
 //! | `membership` | its driver: what it asks the log, in polls and in maintenance |
-//! | `wait` | what else than records wakes a poll |
+//! | `rebalance` | what a poll does with what the group decided: partitions taken and given up, the listener |
+//! | `fetch` | what the group committed for partitions that are new |
+//! | `wait`, `timer` | what else than records wakes a poll |
 //! | `places`, `commit`, `faces` | the rest of the public methods: where it reads, what it commits, other ways to poll |
 //!
 //! Invariants:
 //! - The position of a partition is the offset after the last record that was returned, never beyond.
 //! - Nothing is returned of a partition from the moment on at which the member knows that it is no longer its own.
-//! - The listener and the assignors are called in polls only, with no lock held.
+//! - The listener and the assignors are called in polls, in `join` and in `close` only, with no lock held.
 
 mod builder;
 mod commit;
 mod cursor;
 mod cursors;
 mod faces;
+mod fetch;
 mod listener;
 mod member;
 mod membership;
 mod places;
 mod polled;
+mod rebalance;
+mod timer;
 mod wait;
 
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -52,8 +56,9 @@ pub use wait::ConsumerWaker;
 use self::builder::{Joining, Settings};
 use self::cursor::{Cursor, Policy};
 use self::cursors::Cursors;
-use self::member::Step;
+use self::fetch::Fetch;
 use self::membership::Membership;
+use self::timer::Timer;
 use self::wait::Alarm;
 use super::signal::{LONGEST, SHORTEST, Signal};
 use crate::error::{Error, Result};
@@ -99,6 +104,7 @@ pub struct Consumer {
     group: Group,
     settings: Settings,
     cursors: Cursors,
+    fetch: Fetch,
     /// None of one that reads what it was told.
     membership: Option<Membership>,
     /// When to commit next, if that is done by itself.
@@ -106,6 +112,7 @@ pub struct Consumer {
     /// Whether the listener is at work.
     is_rebalancing: bool,
     alarm: Arc<Alarm>,
+    timer: Arc<Timer>,
     signal: Arc<Signal>,
     /// Sets the signal.
     waker: Waker,
@@ -133,16 +140,19 @@ enum Next<T> {
 
 impl Consumer {
     fn new(log: Log, group: &str, settings: Settings, is_member: bool) -> Result<Self> {
+        log.check_open()?;
         let group = log.group(group)?;
-        let signal = Arc::new(Signal::default());
+        let (alarm, signal) = (Arc::<Alarm>::default(), Arc::new(Signal::default()));
         let now = log.clock().monotonic();
         Ok(Self {
-            group,
             cursors: Cursors::new(is_member),
+            fetch: Fetch::new(&log, group.id(), Waker::from(Arc::clone(&alarm))),
+            group,
             membership: None,
             next_commit: settings.auto_commit.map(|interval| now.saturating_add(interval)),
             is_rebalancing: false,
-            alarm: Arc::default(),
+            timer: Timer::new(&log, Arc::clone(&alarm)),
+            alarm,
             waker: Waker::from(Arc::clone(&signal)),
             signal,
             is_closed: false,
@@ -267,8 +277,8 @@ impl Consumer {
         self.membership.as_ref().and_then(|membership| membership.shared.member_id())
     }
 
-    /// Ends it: commits, if it does so by itself, tells the listener that all is revoked, and leaves the group, so that the
-    /// others take over at once. A static member stays in the group, for as long as its session lasts. Waits until the group
+    /// Ends it: commits, if it does so by itself, tells the listener that all is revoked, or lost if the group had taken the
+    /// member for dead, and leaves the group, so that the others take over at once. A static member stays in the group, for as long as its session lasts. Waits until the group
     /// has stored that it left.
     ///
     /// # Errors
@@ -282,8 +292,10 @@ impl Consumer {
         self.is_closed = true;
         let all = self.cursors.iter().map(|cursor| cursor.id.clone()).collect();
         let mut first = Ok(());
-        if self.membership.is_some() {
-            first = self.give_up(&all);
+        if let Some(membership) = &self.membership {
+            // Who is out already, and was not told yet, has nothing to give up any more.
+            let is_in = membership.shared.caller().is_ok();
+            first = if is_in { self.give_up(&all) } else { self.lose(&all) };
         } else if self.settings.auto_commit.is_some() {
             first = self.commit();
         }
@@ -344,7 +356,7 @@ impl Consumer {
                 return Ok(Next::Late);
             }
             let due = self.membership.as_ref().and_then(|membership| membership.shared.next_deadline());
-            let due = due.into_iter().chain(self.next_commit).min();
+            let due = due.into_iter().chain(self.next_due()).min();
             let time = due.map_or(left, |due| due.saturating_sub(now).clamp(SHORTEST, left.max(SHORTEST)));
             let time = time.min(LONGEST);
             if !signal.wait(time) {
@@ -356,6 +368,19 @@ impl Consumer {
 
     /// Looks once. Without a context it leaves no waker.
     fn turn<T>(
+        &mut self,
+        context: Option<&mut Context<'_>>,
+        take: &mut impl FnMut(&mut Cursors, &Settings, Policy) -> Result<Option<T>>,
+    ) -> Result<Poll<Next<T>>> {
+        let turned = self.look(context, take);
+        if turned.is_err() {
+            // The application is at it, also if this did not come as far as to say so.
+            self.waits(false);
+        }
+        turned
+    }
+
+    fn look<T>(
         &mut self,
         mut context: Option<&mut Context<'_>>,
         take: &mut impl FnMut(&mut Cursors, &Settings, Policy) -> Result<Option<T>>,
@@ -369,10 +394,16 @@ impl Consumer {
                 self.waits(false);
                 return Ok(Poll::Ready(Next::Woken));
             }
-            self.attend()?;
+            let unbegun = self.attend()?;
             let policy = self.policy();
             if let Some(found) = take(&mut self.cursors, &self.settings, policy)? {
                 return Ok(Poll::Ready(Next::Found(found)));
+            }
+            if let Some(error) = unbegun {
+                return Err(error);
+            }
+            if self.timer.is_closed() {
+                return Err(Error::Closed);
             }
             let Some(context) = &mut context else { return Ok(Poll::Pending) };
             let is_readable = match self.cursors.poll_readable(context) {
@@ -380,6 +411,7 @@ impl Consumer {
                 Poll::Pending => false,
             };
             if !is_readable && !self.alarm.keep(context.waker()) {
+                self.timer.set(self.next_due());
                 self.waits(true);
                 return Ok(Poll::Pending);
             }
@@ -402,112 +434,37 @@ impl Consumer {
         Policy { reset, now }
     }
 
-    /// What is to be done beside reading.
-    fn attend(&mut self) -> Result<()> {
-        if self.membership.is_none() && self.next_commit.is_none() && self.cursors.unknown().next().is_none() {
-            return Ok(());
+    /// When one that waits has something to do by itself, beside what its group asks for.
+    fn next_due(&self) -> Option<Duration> {
+        self.next_commit.into_iter().chain(self.fetch.retry_at()).min()
+    }
+
+    /// What is to be done beside reading. Returns why a partition could not be begun, which keeps no other from being read.
+    fn attend(&mut self) -> Result<Option<Error>> {
+        let is_begun = self.cursors.unknown().next().is_none() && self.fetch.is_idle();
+        if is_begun && self.membership.is_none() && self.next_commit.is_none() {
+            return Ok(None);
         }
         let now = self.log.clock().monotonic();
         self.commit_if_due(now)?;
         self.rebalance(now)?;
-        self.find_positions(now)
-    }
-
-    fn rebalance(&mut self, now: Duration) -> Result<()> {
-        let mut first = Ok(());
-        while let Some(membership) = &mut self.membership {
-            let has_changed = membership.look_at_topics();
-            if has_changed {
-                let missing = std::mem::take(&mut membership.missing);
-                first = first.and(self.take_over(&missing));
-                continue;
-            }
-            let carried_out = match membership.advance(now)? {
-                None => break,
-                Some(Step::Revoked(given_up)) => self.give_up(&given_up),
-                Some(Step::Lost(lost)) => self.lose(&lost),
-                Some(Step::Assigned(added)) => self.take_over(&added),
-                Some(_) => Ok(()),
-            };
-            first = first.and(carried_out);
-        }
-        first
-    }
-
-    /// Stops reading these, after the application had its say.
-    fn give_up(&mut self, ids: &BTreeSet<TopicPartition>) -> Result<()> {
-        let known = self.known(ids);
-        let committed = if self.settings.auto_commit.is_some() { self.commit_unless_refused() } else { Ok(()) };
-        let told = self.tell(&known, |listener, consumer| listener.revoked(consumer, &known));
-        self.cursors.remove(ids);
-        committed.and(told)
-    }
-
-    fn lose(&mut self, ids: &BTreeSet<TopicPartition>) -> Result<()> {
-        let known = self.known(ids);
-        let told = self.tell(&known, |listener, consumer| listener.lost(consumer, &known));
-        self.cursors.remove(ids);
-        told
-    }
-
-    /// Reads these, too.
-    fn take_over(&mut self, ids: &BTreeSet<TopicPartition>) -> Result<()> {
-        let (mut opened, mut first) = (Vec::new(), Ok(()));
-        for id in ids {
-            match self.open(id) {
-                Ok(cursor) => {
-                    self.cursors.insert(cursor);
-                    opened.push(id.clone());
-                }
-                // Gone since it was assigned: the group hears of it.
-                Err(Error::TopicNotFound { .. } | Error::PartitionNotFound { .. }) => {}
-                Err(error) => {
-                    self.membership.iter_mut().for_each(|membership| _ = membership.missing.insert(id.clone()));
-                    first = first.and(Err(error));
-                }
-            }
-        }
-        let told = self.tell(&opened, |listener, consumer| listener.assigned(consumer, &opened));
-        first.and(told)
-    }
-
-    /// Those of them that it reads.
-    fn known(&self, ids: &BTreeSet<TopicPartition>) -> Vec<TopicPartition> {
-        ids.iter().filter(|id| self.cursors.get(id).is_ok()).cloned().collect()
-    }
-
-    /// Lets the listener have its say.
-    fn tell(
-        &mut self,
-        ids: &[TopicPartition],
-        call: impl FnOnce(&mut dyn RebalanceListener, &mut Self) -> Result<()>,
-    ) -> Result<()> {
-        let listener = self.membership.as_mut().filter(|_| !ids.is_empty()).and_then(|member| member.listener.take());
-        let Some(mut listener) = listener else { return Ok(()) };
-        self.is_rebalancing = true;
-        let told = call(&mut *listener, self);
-        self.is_rebalancing = false;
-        if let Some(membership) = &mut self.membership {
-            membership.listener = Some(listener);
-        }
-        told
+        Ok(self.find_positions(now).err())
     }
 
     /// Finds out where to begin, of partitions that are new.
     fn find_positions(&mut self, now: Duration) -> Result<()> {
         let unknown: Vec<_> = self.cursors.unknown().map(|cursor| cursor.id.clone()).collect();
-        let policy = self.policy();
-        let fetched = match &mut self.membership {
-            None => return unknown.iter().try_for_each(|id| self.find_position(id).map(drop)),
-            Some(membership) => membership.poll_committed(unknown, now)?,
-        };
-        let mut first = Ok(());
-        for (id, committed) in fetched.into_iter().flatten() {
+        let (policy, mut first) = (self.policy(), Ok(()));
+        for (id, committed) in self.fetch.poll(unknown, now)? {
             // It may have been given up, or moved by the application, meanwhile.
             if let Ok(cursor) = self.cursors.get_mut(&id)
                 && cursor.position().is_none()
             {
-                first = first.and(cursor.begin(committed, policy));
+                match cursor.begin(committed, policy) {
+                    // The group of a member hears of it.
+                    Err(Error::TopicDeleted { .. }) if self.membership.is_some() => {}
+                    begun => first = first.and(begun),
+                }
             }
         }
         first

@@ -25,10 +25,10 @@ mod offsets;
 mod records;
 pub(crate) mod share;
 
-pub(crate) use coordinator::batches;
 #[cfg(any(fuzzing, test))]
 pub(crate) use coordinator::world;
 pub use coordinator::*;
+pub(crate) use coordinator::{MAX_CLIENT_ID_LEN, batches};
 #[cfg(any(fuzzing, test))]
 pub(crate) use offsets::Offsets;
 pub(crate) use offsets::check_group_id;

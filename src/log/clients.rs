@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::{Inner, Log, Reply};
 use crate::clock::{Clock, Entropy};
+use crate::error::Result;
 use crate::group::Request;
 use crate::partition::Ack;
 
@@ -53,6 +54,11 @@ impl Log {
         self.opened.inner.expect_by(deadline);
     }
 
+    /// Refuses if the log is closed, or about to be.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        self.opened.inner.check_open()
+    }
+
     pub(crate) fn clock(&self) -> &dyn Clock {
         &*self.opened.inner.context.clock
     }
@@ -81,6 +87,11 @@ impl LogInside {
     /// Rises when a topic comes or goes, or gets more partitions: who remembers what there was looks again.
     pub(crate) fn topics_version(&self) -> u64 {
         self.0.topics_version.load(Ordering::Acquire)
+    }
+
+    /// Whether the log is closed, or about to be.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.check_open().is_err()
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {

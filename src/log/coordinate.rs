@@ -23,7 +23,7 @@ pub(super) use shards::offsets_config;
 use self::reply::{Desk, Outcome, State};
 use self::shards::UNSYNCED;
 use super::topic::again;
-use super::{FirstError, Inner, Log};
+use super::{FirstError, Inner, Log, TopicRead};
 use crate::error::{Error, GroupError, Result};
 use crate::group::{
     Action, Answer, Coordinator, Event, GroupOffset, GroupRecord, ListGroups, Now, OffsetCommit, Request, Token,
@@ -162,6 +162,11 @@ struct Told {
 impl Inner {
     /// Asks the coordinator of the group that the request is about.
     pub(super) fn ask(&self, request: Request, ack: Ack) -> Result<Reply> {
+        self.ask_having_read(request, ack, &[])
+    }
+
+    /// As [`ask`](Self::ask), for who has read these topics: what it commits for one that is gone is left out.
+    pub(super) fn ask_having_read(&self, mut request: Request, ack: Ack, read: &[TopicRead]) -> Result<Reply> {
         self.check_open()?;
         let asks = matches!(request, Request::FetchOffsets(_) | Request::Describe { .. } | Request::List(_));
         if self.context.read_only && !asks {
@@ -183,16 +188,18 @@ impl Inner {
         }
         let group: Box<str> = request.group().unwrap_or_default().into();
         crate::group::check_group_id(&group)?;
-        let shard = if self.context.read_only {
-            match self.shard_that_knows(&group)? {
-                Some(shard) => shard,
-                None => return Ok(self.ask_nobody(&group, request)),
-            }
-        } else {
-            self.shard_or_create(&group)?
+        let shard = match asks {
+            _ if self.context.read_only => self.shard_that_knows(&group)?,
+            // Who only asks makes no topic.
+            true => self.shard(&group)?,
+            false => Some(self.shard_or_create(&group)?),
         };
+        let Some(shard) = shard else { return Ok(self.ask_nobody(&group, request)) };
         let (reply, told, next) = {
             let mut shard = Quiet::lock(&shard);
+            if let Request::CommitOffsets(commit) = &mut request {
+                self.leave_out_gone(commit, read);
+            }
             let (token, mut told) = shard.ask_with(request, ack, &self.now());
             let state = match told.take(token) {
                 Some(answer) => {
@@ -214,6 +221,15 @@ impl Inner {
         self.spread(told);
         next.into_iter().for_each(|next| self.expect_by(next));
         Ok(reply)
+    }
+
+    /// Leaves out what is to be committed for a topic that was read and is gone. The caller holds the groups: what is committed
+    /// before a deleted topic is forgotten there is forgotten with it, and what comes behind that finds it gone.
+    fn leave_out_gone(&self, commit: &mut OffsetCommit, read: &[TopicRead]) {
+        commit.offsets.retain(|offset| {
+            let Ok(at) = read.binary_search_by(|(topic, _)| (**topic).cmp(&*offset.topic)) else { return true };
+            self.find(&offset.topic).is_ok_and(|topic| topic.id == read[at].1)
+        });
     }
 
     /// What is answered of a group that is in no file here.

@@ -9,7 +9,7 @@ use crate::error::{Error, GroupError, Result};
 use crate::group::{Caller, Committed, GroupOffset, OffsetCommit, Request, check_group_id};
 use crate::observe::tell;
 use crate::partition::Ack;
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, TopicId, TopicPartition};
 
 /// A consumer group, by its id: what it committed. Made by [`Log::group`](crate::Log::group).
 ///
@@ -33,6 +33,10 @@ pub struct Group {
     id: Arc<str>,
     opened: Arc<Opened>,
 }
+
+/// A topic that a client has read, in a list sorted by name. Committed offsets are of a name, and those of a topic that was
+/// deleted must not become those of the next one.
+pub(crate) type TopicRead = (Arc<str>, TopicId);
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,18 +158,25 @@ impl Group {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn commit_with(&self, offsets: &[GroupOffset<'_>], ack: Ack) -> Result<()> {
-        self.commit_as(Caller::none(), offsets, ack)
+        self.commit_as(Caller::none(), offsets, ack, &[])
     }
 
-    /// Commits as [`commit_with`](Self::commit_with) does, for a member.
-    pub(crate) fn commit_as(&self, caller: Caller, offsets: &[GroupOffset<'_>], ack: Ack) -> Result<()> {
+    /// Commits as [`commit_with`](Self::commit_with) does, for a member, and for who has read these topics: what one commits for
+    /// a topic that is gone is left out.
+    pub(crate) fn commit_as(
+        &self,
+        caller: Caller,
+        offsets: &[GroupOffset<'_>],
+        ack: Ack,
+        read: &[TopicRead],
+    ) -> Result<()> {
         if offsets.is_empty() {
             return Ok(());
         }
         let inner = &self.opened.inner;
         inner.check_open()?;
         let commit = OffsetCommit::of(&self.id, caller, offsets, &inner.group_config)?;
-        let answer = inner.ask(Request::CommitOffsets(commit), ack)?.wait()?;
+        let answer = inner.ask_having_read(Request::CommitOffsets(commit), ack, read)?.wait()?;
         first_refusal(&self.id, answer)?;
         let (id, count) = (Arc::clone(&self.id), offsets.len());
         tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));
@@ -175,7 +186,11 @@ impl Group {
     /// What the group committed for a partition; `None` if nothing, or so long ago that it was forgotten.
     ///
     /// Only what survives a power cut: waits for a commit that is under way, and syncs what a process that was killed
-    /// may have left unsynced. A log that is open read-only tells what is there.
+    /// may have left unsynced, or a commit with [`Ack::Written`]. Of the latter the offset survives then, and the records below
+    /// it need not: if they are lost, the next open lowers it to the end of what is left. A log that is open read-only tells
+    /// what is there.
+    ///
+    /// An offset that an open transaction is about to commit is not told yet.
     ///
     /// # Errors
     ///

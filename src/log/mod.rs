@@ -63,6 +63,7 @@ pub(crate) use catalog::Catalog;
 pub use compact::Erased;
 pub use coordinate::Reply;
 pub use groups::Group;
+pub(crate) use groups::TopicRead;
 pub use maintain::Maintained;
 pub use partitioner::{Partitioner, Partitioning, Unplaced};
 pub use topic::{Damage, Topic};

@@ -9,6 +9,7 @@ use super::Consumer;
 use super::listener::RebalanceListener;
 use super::member::MemberSettings;
 use crate::error::{Error, Result};
+use crate::group::MAX_CLIENT_ID_LEN;
 use crate::group::assign::{Assignor, CooperativeSticky, Range};
 use crate::log::Log;
 use crate::partition::{Isolation, ReadOptions};
@@ -156,7 +157,7 @@ impl ConsumerBuilder {
     }
 
     /// Sets which topics the member reads, by name: those that there are, and those that come to be, which are noticed by the
-    /// next poll. The log's own topics are not among them. Called in polls of this consumer only.
+    /// next poll. The log's own topics are not among them. Called in polls of this consumer, and by [`join`](Self::join).
     ///
     /// Default: see [`topics`](Self::topics), in the place of which this is. Kafka: `subscribe` with a pattern.
     pub fn pattern(mut self, matches: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
@@ -212,7 +213,8 @@ impl ConsumerBuilder {
     /// Sets how often polls commit the positions, before they return new records: what was returned by the polls before counts
     /// as processed then. Also before partitions are given up, and on [`close`](Consumer::close).
     ///
-    /// Each commit waits for the disk. A consumer that is dropped commits nothing.
+    /// Each commit waits for the disk. One that waits for records commits, too: a thread by itself, a task when
+    /// [maintenance](Log::maintain) wakes it. A consumer that is dropped commits nothing.
     ///
     /// Default: `None`, where Kafka has 5 seconds: an application that commits by itself says what it processed, and when it
     /// waits. Kafka: `enable.auto.commit`, `auto.commit.interval.ms`.
@@ -250,7 +252,7 @@ impl ConsumerBuilder {
 
     /// Sets how long a rebalance waits for this member to join again.
     ///
-    /// Default: the [longest time between polls](Self::max_poll_interval), as in Kafka. Range: 0 to 2^31 - 1 ms.
+    /// Default: the [longest time between polls](Self::max_poll_interval), as in Kafka. Range: 1 ms to 2^31 - 1 ms.
     pub fn rebalance_timeout(mut self, timeout: Duration) -> Self {
         self.rebalance_timeout = Some(timeout);
         self
@@ -259,7 +261,7 @@ impl ConsumerBuilder {
     /// Makes it a static member of this name (KIP-345): one that comes back within the session time-out gets the partitions
     /// that it had, and nobody rebalances. Of two of one name, the first is fenced. It does not leave when it is closed.
     ///
-    /// Default: none. Kafka: `group.instance.id`.
+    /// Default: none. Range: 1 to 31,963 bytes. Kafka: `group.instance.id`.
     pub fn instance_id(mut self, id: &str) -> Self {
         self.instance_id = Some(id.into());
         self
@@ -267,14 +269,15 @@ impl ConsumerBuilder {
 
     /// Sets what the consumer calls itself: the ids of its membership begin with it.
     ///
-    /// Default: `consumer`. Kafka: `client.id`.
+    /// Default: `consumer`. Range: up to 31,963 bytes. Kafka: `client.id`.
     pub fn client_id(mut self, id: &str) -> Self {
         self.client_id = id.into();
         self
     }
 
     /// Sets how partitions are divided, the favourite first: the group takes one that all its members have. If all of these are
-    /// [cooperative](Assignor::is_cooperative), the member reads on during rebalances.
+    /// [cooperative](Assignor::is_cooperative), the member reads on during rebalances. Called in polls, and by
+    /// [`join`](Self::join).
     ///
     /// Default: [`Range`], [`CooperativeSticky`], as in Kafka. Kafka: `partition.assignment.strategy`.
     pub fn assignors(mut self, assignors: impl IntoIterator<Item = Arc<dyn Assignor>>) -> Self {
@@ -282,7 +285,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Sets who is told of partitions that come and go. Called in polls, and by [`close`](Consumer::close).
+    /// Sets who is told of partitions that come and go. Called in polls, by [`join`](Self::join), and by
+    /// [`close`](Consumer::close).
     ///
     /// Default: nobody. Kafka: `ConsumerRebalanceListener`.
     pub fn listener(mut self, listener: impl RebalanceListener + 'static) -> Self {
@@ -291,7 +295,8 @@ impl ConsumerBuilder {
     }
 
     /// A consumer that is a member of its group, and reads what it is assigned. Polls do what there is to do for that: this
-    /// does not wait.
+    /// does not wait for other members, only for the disk. It does what the first poll would do, but return records, so it may
+    /// call the assignors and the listener.
     ///
     /// The members of a group may be in several threads, each with a consumer of its own; a group is coordinated by the log,
     /// so all of them are in one process. With [`Background::Caller`](crate::Background::Caller) somebody has to call
@@ -301,6 +306,7 @@ impl ConsumerBuilder {
     ///
     /// - [`Error::InvalidSetting`] if there are no topics, no assignors, or a setting is out of range.
     /// - [`Error::InvalidGroupId`], [`Error::ReadOnly`], [`Error::Closed`].
+    /// - Those of the assignors and of the listener.
     ///
     /// # Example
     ///
@@ -325,6 +331,13 @@ impl ConsumerBuilder {
         let nothing = matches!(&self.interest, Interest::Topics(topics) if topics.is_empty());
         refuse_if(nothing, "topics", "none", "a member reads at least one topic")?;
         refuse_if(self.assignors.is_empty(), "partition.assignment.strategy", "none", "at least one")?;
+        let len = |text: &str| format!("{} bytes", text.len());
+        let client = &*self.client_id;
+        // Its id, which begins with this, would be refused once it joins with it.
+        refuse_if(client.len() > MAX_CLIENT_ID_LEN, "client.id", &len(client), "up to 31963 bytes")?;
+        let instance = self.instance_id.as_deref().unwrap_or("-");
+        let is_out = instance.is_empty() || instance.len() > MAX_CLIENT_ID_LEN;
+        refuse_if(is_out, "group.instance.id", &len(instance), "1 to 31963 bytes")?;
         let member = MemberSettings {
             group: self.group.clone(),
             client_id: self.client_id,
@@ -381,8 +394,10 @@ impl ConsumerBuilder {
         let poll = self.max_poll_interval;
         let is_out = poll.as_millis() == 0 || is_long(poll);
         refuse_if(is_out, "max.poll.interval.ms", &text(poll), "1 to 2147483647")?;
-        let rebalance = self.rebalance_timeout.unwrap_or_default();
-        refuse_if(is_long(rebalance), "rebalance.timeout.ms", &text(rebalance), "0 to 2147483647")?;
+        let rebalance = self.rebalance_timeout.unwrap_or(poll);
+        // In no time nobody can join: no rebalance would come to an end.
+        let is_out = rebalance.as_millis() == 0 || is_long(rebalance);
+        refuse_if(is_out, "rebalance.timeout.ms", &text(rebalance), "1 to 2147483647")?;
         let commit = self.settings.auto_commit;
         let is_out = commit.is_some_and(|interval| interval.as_millis() == 0);
         refuse_if(is_out, "auto.commit.interval.ms", "0", "1 or more")

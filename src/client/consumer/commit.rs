@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Consumer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{Caller, Committed, GroupOffset};
+use crate::log::{Group, TopicRead};
 use crate::partition::Ack;
 use crate::probe;
 use crate::types::TopicPartition;
@@ -13,6 +14,8 @@ impl Consumer {
     /// Commits the positions of all partitions it reads: everything that polls have returned counts as processed. Survives a
     /// power cut when this returns, and so do the records below, which are synced first, whatever their topics'
     /// [`Durability`](crate::Durability) says. Blocks while the disk works.
+    ///
+    /// Nothing is committed for a topic that was deleted, also if there is one of its name again.
     ///
     /// # Errors
     ///
@@ -78,7 +81,7 @@ impl Consumer {
     }
 
     /// Commits these offsets, all of them or none, as durable as [`commit`](Self::commit): for who processes out of order, or
-    /// has something to remember beside them.
+    /// has something to remember beside them. Those of a topic that it read and that was deleted are left out, as there.
     ///
     /// # Errors
     ///
@@ -119,14 +122,32 @@ impl Consumer {
         if offsets.is_empty() {
             return Ok(());
         }
-        let Some(membership) = &self.membership else { return self.group.commit_with(offsets, ack) };
+        let read = self.cursors.topics();
+        self.commit_as_member(|caller| self.group.commit_as(caller, offsets, ack, &read))
+    }
+
+    /// Has its positions committed by a transaction, as those of a member, if it is one.
+    pub(in crate::client) fn commit_positions_by(
+        &self,
+        commit: impl FnOnce(&Group, Caller, &[GroupOffset<'_>], &[TopicRead]) -> Result<()>,
+    ) -> Result<()> {
+        let read = self.cursors.topics();
+        let offsets = self.cursors.positions().map(|(id, offset)| GroupOffset::new(&id.topic, id.partition, offset));
+        let offsets: Vec<_> = offsets.collect();
+        self.commit_as_member(|caller| commit(&self.group, caller, &offsets, &read))
+    }
+
+    /// Says who commits, and takes in that it may not.
+    fn commit_as_member(&self, commit: impl FnOnce(Caller) -> Result<()>) -> Result<()> {
+        let Some(membership) = &self.membership else { return commit(Caller::none()) };
         let mut caller = membership.shared.caller()?;
+        let generation = caller.generation;
         if probe::planted("consumer.commits_as_nobody") {
             caller = Caller::none();
         }
-        match self.group.commit_as(caller, offsets, ack) {
-            Err(Error::GroupRefused { reason, .. }) => Err(membership.shared.refused(reason)),
-            stored => stored,
+        match commit(caller) {
+            Err(Error::GroupRefused { reason, .. }) => Err(membership.shared.refused(reason, generation)),
+            committed => committed,
         }
     }
 

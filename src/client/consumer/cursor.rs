@@ -15,14 +15,13 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::builder::AutoOffsetReset;
 use super::polled::Reset;
 use crate::error::{Error, Result};
 use crate::partition::{Front, Isolation, Partition, ReadOptions, Reader, Records};
 use crate::probe;
-use crate::types::{Offset, Timestamp, TopicPartition};
+use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
 use crate::watermark::Reached;
 
 /// A partition that is read.
@@ -36,7 +35,7 @@ pub(super) struct Cursor {
     held: Option<Records>,
     /// The time of the first record that is held, if somebody asked for it.
     head: Option<Timestamp>,
-    pub(super) is_paused: bool,
+    is_paused: bool,
     /// Where the partition ended before the last read that found nothing.
     seen: Offset,
     waiting: Option<Waiting>,
@@ -76,6 +75,27 @@ impl Cursor {
 
     pub(super) fn position(&self) -> Option<Offset> {
         self.position
+    }
+
+    /// The id of its topic: a new topic of an old name has another one.
+    pub(super) fn topic_id(&self) -> TopicId {
+        self.partition().core.topic
+    }
+
+    /// Whether its topic is gone, so that what was read of it says nothing of one that has its name by now.
+    pub(super) fn is_deleted(&self) -> bool {
+        matches!(self.partition().core.check(), Err(Error::TopicDeleted { .. }))
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Passed over from here on, or not any more.
+    pub(super) fn set_paused(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+        // While it is passed over others learn of a new waker, and it does not.
+        self.waiting = None;
     }
 
     /// Up to where it can read now.
@@ -203,6 +223,3 @@ impl Cursor {
         Poll::Ready(outcome.map_err(|stop| core.stopped(stop)))
     }
 }
-
-/// How long after a partition failed it is tried again by itself.
-pub(super) const RETRY: Duration = Duration::from_millis(100);

@@ -6,12 +6,14 @@
 //! - All that wait, wait with the waker that is remembered.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::builder::Settings;
 use super::cursor::{Cursor, Policy};
 use super::polled::{Consumed, Polled, Reset};
 use crate::error::{Error, Result};
+use crate::log::TopicRead;
 use crate::partition::Front;
 use crate::probe;
 use crate::types::{Offset, TopicPartition};
@@ -60,6 +62,14 @@ impl Cursors {
     pub(super) fn insert(&mut self, cursor: Cursor) {
         if let Err(at) = self.all.binary_search_by(|known| known.id.cmp(&cursor.id)) {
             self.all.insert(at, cursor);
+        }
+    }
+
+    /// Puts one in the place of another of its name, which is of a topic that is gone.
+    pub(super) fn replace(&mut self, mut cursor: Cursor) {
+        if let Ok(at) = self.find(&cursor.id) {
+            cursor.set_paused(self.all[at].is_paused());
+            self.all[at] = cursor;
         }
     }
 
@@ -122,7 +132,7 @@ impl Cursors {
 
     fn take_of(&mut self, at: usize, max: usize, policy: Policy) -> Result<Option<Front>> {
         let cursor = &mut self.all[at];
-        if cursor.is_paused {
+        if cursor.is_paused() {
             return Ok(None);
         }
         match cursor.take(max, policy, &mut self.resets) {
@@ -163,7 +173,7 @@ impl Cursors {
     pub(super) fn take_earliest(&mut self, policy: Policy) -> Result<Option<Consumed>> {
         self.resets.clear();
         let mut earliest = None;
-        for (at, cursor) in self.all.iter_mut().enumerate().filter(|(_, cursor)| !cursor.is_paused) {
+        for (at, cursor) in self.all.iter_mut().enumerate().filter(|(_, cursor)| !cursor.is_paused()) {
             let head = match cursor.head(policy, &mut self.resets) {
                 Err(Error::TopicDeleted { .. }) if self.skips_deleted => None,
                 head => head?,
@@ -187,7 +197,7 @@ impl Cursors {
         }
         let (mut is_ready, mut failed) = (false, None);
         // All of them, also behind one that is ready: from here on this waker counts as known to each.
-        for cursor in self.all.iter_mut().filter(|cursor| !cursor.is_paused && cursor.position().is_some()) {
+        for cursor in self.all.iter_mut().filter(|cursor| !cursor.is_paused() && cursor.position().is_some()) {
             match cursor.poll_readable(context, is_known) {
                 Poll::Ready(Ok(())) => is_ready = true,
                 Poll::Ready(Err(Error::TopicDeleted { .. })) if self.skips_deleted => {}
@@ -202,8 +212,20 @@ impl Cursors {
         }
     }
 
-    /// The position of each that is known.
+    /// The position of each that is known, but of topics that are gone.
     pub(super) fn positions(&self) -> impl Iterator<Item = (&TopicPartition, Offset)> {
-        self.all.iter().filter_map(|cursor| Some((&cursor.id, cursor.position()?)))
+        let there = self.all.iter().filter(|cursor| !cursor.is_deleted());
+        there.filter_map(|cursor| Some((&cursor.id, cursor.position()?)))
+    }
+
+    /// The topics that are read, in order.
+    pub(super) fn topics(&self) -> Vec<TopicRead> {
+        let mut topics: Vec<TopicRead> = Vec::new();
+        for cursor in &self.all {
+            if topics.last().is_none_or(|(name, _)| *name != cursor.id.topic) {
+                topics.push((Arc::clone(&cursor.id.topic), cursor.topic_id()));
+            }
+        }
+        topics
     }
 }

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use super::polled::{Consumed, Polled};
 use super::{Consumer, Next};
-use crate::error::{Error, Result};
+use crate::error::{Error, GroupError, Result};
 
 impl Consumer {
-    /// Iterates over records one by one, and waits for them: ends when a [waker](Self::waker) says so, or the log is closed.
+    /// Iterates over records one by one, and waits for them: ends when a [waker](Self::waker) says so, and behind an error that
+    /// stays: the log is closed, or another took the place of a [static](crate::ConsumerBuilder::instance_id) member.
     ///
     /// What was returned counts as processed at the next call, and for [`commit`](Self::commit) once the iterator is gone. A
     /// [`poll`](Self::poll) costs less: this looks at each record whether there is something else to do.
@@ -73,8 +74,9 @@ impl Consumer {
     /// Polls as a future, on any runtime: resolves once there are records, or a [waker](Self::waker) says so. Dropped before,
     /// nothing is lost.
     ///
-    /// While it is awaited the application counts as polling. A commit, also one [by itself](crate::ConsumerBuilder::auto_commit),
-    /// blocks while the disk works.
+    /// While it is awaited the application counts as polling. Some polls block while the disk works, as what they tell of has to
+    /// be durable: those that commit [by themselves](crate::ConsumerBuilder::auto_commit), in which a member joins its group, or
+    /// that find out where to begin in partitions that are new. So does each call of [`commit`](Self::commit).
     ///
     /// # Errors
     ///
@@ -105,7 +107,9 @@ impl Consumer {
     }
 
     /// Polls once, and leaves the task's waker if there is nothing: for futures and streams of one's own. While it is pending,
-    /// the application counts as polling.
+    /// the application counts as polling, until the next call: one that turns to something else for longer than
+    /// [`max_poll_interval`](crate::ConsumerBuilder::max_poll_interval) keeps partitions that it does not read. Blocks when
+    /// [`next_records`](Self::next_records) does.
     ///
     /// # Errors
     ///
@@ -180,7 +184,7 @@ impl Iterator for ConsumerIter<'_> {
             Ok(Next::Found(consumed)) => Some(Ok(consumed)),
             Ok(Next::Woken | Next::Late) => None,
             Err(error) => {
-                self.is_over = matches!(error, Error::Closed);
+                self.is_over = is_final(&error);
                 Some(Err(error))
             }
         }
@@ -227,7 +231,8 @@ impl MergedByTime<'_> {
     }
 }
 
-/// What it reads, for ever: ends once the log is closed, after the error that says so.
+/// What it reads, for ever: ends behind an error that stays, as that the log is closed, or another took the place of a static
+/// member. Pending, it counts as polling, as [`Consumer::poll_records`] says, and blocks when that does.
 #[cfg(feature = "futures")]
 impl futures_core::Stream for Consumer {
     type Item = Result<Polled>;
@@ -237,7 +242,12 @@ impl futures_core::Stream for Consumer {
             return Poll::Ready(None);
         }
         let polled = std::task::ready!(self.poll_records(context));
-        self.is_over = matches!(polled, Err(Error::Closed));
+        self.is_over = polled.as_ref().is_err_and(is_final);
         Poll::Ready(Some(polled))
     }
+}
+
+/// Whether all polls to come would fail with the same.
+fn is_final(error: &Error) -> bool {
+    matches!(error, Error::Closed | Error::GroupRefused { reason: GroupError::FencedInstanceId, .. })
 }

@@ -4,10 +4,11 @@ use super::Consumer;
 use crate::error::Result;
 use crate::types::TopicPartition;
 
-/// Told, in a poll, of partitions that a member is given and has to give up. Kafka: `ConsumerRebalanceListener`.
+/// Told of partitions that a member is given and has to give up: in polls, in [`join`](crate::ConsumerBuilder::join), which may
+/// come as far as that, and in [`close`](Consumer::close). Kafka: `ConsumerRebalanceListener`.
 ///
 /// The consumer that is handed in can do all but poll, which returns nothing meanwhile. An error ends the poll, which returns
-/// it; what the group decided is carried out all the same.
+/// it; what the group decided is carried out all the same, also after a panic.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;

@@ -359,9 +359,15 @@ impl Member {
         self.answer(number, Err(GroupError::CoordinatorNotAvailable), now);
     }
 
-    /// A commit, which carried its generation, was refused. Returns what the application is to be told.
-    pub(super) fn refused(&mut self, error: GroupError, now: Duration) -> GroupError {
+    /// A commit, which carried this generation, was refused. Returns what the application is to be told.
+    pub(super) fn refused(&mut self, error: GroupError, of: Generation, now: Duration) -> GroupError {
         match error {
+            // Meanwhile maintenance took in that it is of a newer one: that says nothing of this. Or that it is out, already.
+            GroupError::UnknownMemberId | GroupError::IllegalGeneration | GroupError::RebalanceInProgress
+                if of != self.generation =>
+            {
+                return if self.generation.is_some() { GroupError::RebalanceInProgress } else { error };
+            }
             // The generation that it asked to join has begun. It is not out: the answer is on its way.
             GroupError::IllegalGeneration if matches!(self.state, State::Joining { .. }) => {
                 return GroupError::RebalanceInProgress;

@@ -24,17 +24,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::builder::{Interest, Joining};
-use super::cursor::RETRY;
+use super::fetch::look_for;
 use super::listener::RebalanceListener;
 use super::member::{By, Member, Step};
 use super::wait::Alarm;
 use crate::error::{Error, GroupError, Result};
 use crate::group::assign::protocol::{MemberAssignment, Subscription, Version};
 use crate::group::assign::{Assignor, GroupView, MemberView};
-use crate::group::{Answer, Caller, JoinGroup, Joined, OffsetFetch, Protocol, Request};
+use crate::group::{Answer, Caller, Generation, JoinGroup, Joined, Protocol, Request};
 use crate::log::{Log, LogInside, Reply, Tended};
 use crate::probe;
-use crate::types::{INTERNAL_TOPICS, Offset, TopicPartition};
+use crate::types::{INTERNAL_TOPICS, TopicPartition};
 
 /// A member and its part of the work that is done in polls.
 pub(super) struct Membership {
@@ -50,9 +50,7 @@ pub(super) struct Membership {
     subscribed: BTreeSet<Arc<str>>,
     /// What it divided last, as the leader.
     divided: Option<BTreeMap<Arc<str>, u32>>,
-    /// The offsets that were asked for, to begin with.
-    fetching: Option<Reply>,
-    /// Assigned, and could not be opened.
+    /// Assigned, and could not be opened: looked for again when topics come and go.
     pub(super) missing: BTreeSet<TopicPartition>,
 }
 
@@ -71,8 +69,6 @@ struct State {
     asked: Vec<Asked>,
     /// What the next poll returns.
     failure: Option<Error>,
-    /// When a poll is to try something again.
-    retry_at: Option<Duration>,
     /// What maintenance was told last.
     expected: Option<Duration>,
     /// The topics that the last poll saw.
@@ -124,12 +120,13 @@ impl Shared {
         }
     }
 
-    /// The answer, if it is there. One that waits for a sync only is helped by a poll, which can wait for a disk; and else
-    /// with a log whose caller does its maintenance nobody might.
+    /// The answer, if it is there. Maintenance does not wait for a sync.
     fn look_for(&self, reply: &mut Reply, by: By) -> Option<Result<Answer>> {
-        match Pin::new(&mut *reply).poll(&mut Context::from_waker(&self.waker)) {
+        if by == By::Poll {
+            return look_for(reply, &self.waker);
+        }
+        match Pin::new(reply).poll(&mut Context::from_waker(&self.waker)) {
             Poll::Ready(answer) => Some(answer),
-            Poll::Pending if by == By::Poll => reply.wait_for(Duration::ZERO),
             Poll::Pending => None,
         }
     }
@@ -162,9 +159,9 @@ impl Shared {
         }
     }
 
-    /// A commit was refused.
-    pub(super) fn refused(&self, reason: GroupError) -> Error {
-        let reason = self.state.lock().member.refused(reason, self.log.clock().monotonic());
+    /// A commit of this generation was refused.
+    pub(super) fn refused(&self, reason: GroupError, of: Generation) -> Error {
+        let reason = self.state.lock().member.refused(reason, of, self.log.clock().monotonic());
         Error::GroupRefused { group: self.group.clone(), reason }
     }
 
@@ -182,13 +179,13 @@ impl Shared {
 
     /// When a poll, or maintenance, has to come by.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        self.state.lock().next_deadline()
+        self.state.lock().member.next_deadline()
     }
 
     /// Tells maintenance when to come by, if that is news.
     fn expect(&self) {
         let mut state = self.state.lock();
-        let next = state.next_deadline();
+        let next = state.member.next_deadline();
         let is_news = next != mem::replace(&mut state.expected, next);
         drop(state);
         if let Some(next) = next.filter(|_| is_news) {
@@ -218,10 +215,6 @@ impl State {
             self.failure.get_or_insert(Error::GroupRefused { group: group.into(), reason });
         }
     }
-
-    fn next_deadline(&self) -> Option<Duration> {
-        self.member.next_deadline().into_iter().chain(self.retry_at).min()
-    }
 }
 
 impl Tended for Shared {
@@ -236,12 +229,8 @@ impl Tended for Shared {
         }
         self.collect(By::Maintenance, now);
         let mut state = self.state.lock();
-        let is_retried = state.retry_at.is_some_and(|at| at <= now);
-        if is_retried {
-            state.retry_at = None;
-        }
-        let is_due = is_retried || state.member.needs_poll(now) || state.failure.is_some();
-        let next = state.next_deadline();
+        let is_due = state.member.needs_poll(now) || state.failure.is_some();
+        let next = state.member.next_deadline();
         state.expected = next;
         let is_due = is_due || state.topics_version != self.log.topics_version();
         drop(state);
@@ -267,7 +256,6 @@ impl Membership {
             member: Member::new(member, log.clock().monotonic()),
             asked: Vec::new(),
             failure: None,
-            retry_at: None,
             expected: None,
             topics_version: log.inside().topics_version(),
         };
@@ -285,7 +273,6 @@ impl Membership {
             topics_version: None,
             subscribed: BTreeSet::new(),
             divided: None,
-            fetching: None,
             missing: BTreeSet::new(),
         }
     }
@@ -425,76 +412,4 @@ impl Membership {
         self.shared.state.lock().member.assign(assignments);
         Ok(())
     }
-
-    /// What the group committed for these, to begin with; none if that is not known yet.
-    pub(super) fn poll_committed(
-        &mut self,
-        unknown: Vec<TopicPartition>,
-        now: Duration,
-    ) -> Result<Option<Vec<Fetched>>> {
-        if unknown.is_empty() {
-            self.fetching = None;
-            return Ok(None);
-        }
-        if self.fetching.is_none() {
-            if self.shared.state.lock().retry_at.is_some_and(|at| at > now) {
-                return Ok(None);
-            }
-            self.fetching = Some(self.shared.log.ask_coordinator(fetch(&self.group, unknown)));
-        }
-        let Some(fetching) = &mut self.fetching else { return Ok(None) };
-        let Some(answer) = self.shared.look_for(fetching, By::Poll) else { return Ok(None) };
-        self.fetching = None;
-        match answer.and_then(|answer| fetched(&self.group, answer)) {
-            Ok(fetched) => Ok(Some(fetched)),
-            Err(Error::GroupRefused { reason, .. }) if is_passing(reason) => {
-                self.retry(now);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Lets a poll try again in a while.
-    fn retry(&self, now: Duration) {
-        self.shared.state.lock().retry_at = Some(now.saturating_add(RETRY));
-        self.shared.expect();
-    }
-
-    /// What the group committed for one, now.
-    pub(super) fn committed_now(&self, id: &TopicPartition) -> Result<Option<Offset>> {
-        let answer = self.shared.log.ask_coordinator(fetch(&self.group, vec![id.clone()])).wait()?;
-        Ok(fetched(&self.group, answer)?.into_iter().find_map(|(_, committed)| committed))
-    }
-}
-
-type Fetched = (TopicPartition, Option<Offset>);
-
-/// Offsets that a transaction may be about to change are waited for (KIP-447): who began below them would do its work again.
-fn fetch(group: &str, partitions: Vec<TopicPartition>) -> Request {
-    let partitions = partitions.into_iter().map(|id| ((*id.topic).into(), id.partition)).collect();
-    Request::FetchOffsets(OffsetFetch { group: group.into(), partitions: Some(partitions), require_stable: true })
-}
-
-fn fetched(group: &str, answer: Answer) -> Result<Vec<Fetched>> {
-    let Answer::Offsets(offsets) = answer else { return Ok(Vec::new()) };
-    let each = offsets.into_iter().map(|fetched| match fetched.committed {
-        Ok(committed) => {
-            let id = TopicPartition::new(&*fetched.topic, fetched.partition);
-            Ok((id, committed.map(|committed| committed.offset)))
-        }
-        Err(reason) => Err(Error::GroupRefused { group: group.into(), reason }),
-    });
-    each.collect()
-}
-
-/// Whether asking again later helps.
-fn is_passing(reason: GroupError) -> bool {
-    matches!(
-        reason,
-        GroupError::UnstableOffsetCommit
-            | GroupError::CoordinatorLoadInProgress
-            | GroupError::CoordinatorNotAvailable
-            | GroupError::NotCoordinator
-    )
 }

@@ -10,7 +10,9 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAssigned`](crate::Error::NotAssigned); as for [`poll`](Self::poll) if it cannot be found out.
+    /// [`Error::NotAssigned`](crate::Error::NotAssigned); as for [`poll`](Self::poll) if it cannot be found out, and
+    /// [`Error::GroupRefused`](crate::Error::GroupRefused) of kind [`Retry`](crate::ErrorKind::Retry) while an open transaction
+    /// is about to commit an offset there.
     ///
     /// # Example
     ///
@@ -33,18 +35,16 @@ impl Consumer {
         }
     }
 
-    /// The positions that are known, by partition: what [`commit`](Self::commit) would commit. For who commits them in a
-    /// [transaction](crate::Transaction::commit_offsets).
+    /// The positions that are known, by partition: what [`commit`](Self::commit) would commit, and
+    /// [`Transaction::commit_positions`](crate::Transaction::commit_positions). Not among them are those of topics that were
+    /// deleted.
     #[must_use]
     pub fn positions(&self) -> Vec<(TopicPartition, Offset)> {
         self.cursors.positions().map(|(id, offset)| (id.clone(), offset)).collect()
     }
 
     pub(super) fn find_position(&mut self, id: &TopicPartition) -> Result<Offset> {
-        let committed = match &self.membership {
-            Some(membership) => membership.committed_now(id)?,
-            None => self.group.committed(&id.topic, id.partition)?.map(|committed| committed.offset),
-        };
+        let committed = self.fetch.now(id)?;
         let policy = self.policy();
         let cursor = self.cursors.get_mut(id)?;
         cursor.begin(committed, policy)?;
@@ -186,7 +186,7 @@ impl Consumer {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pause(&mut self, partitions: &[TopicPartition]) -> Result<()> {
-        self.cursors.named(partitions)?.iter_mut().for_each(|cursor| cursor.is_paused = true);
+        self.cursors.named(partitions)?.iter_mut().for_each(|cursor| cursor.set_paused(true));
         Ok(())
     }
 
@@ -200,14 +200,14 @@ impl Consumer {
     ///
     /// See [`pause`](Self::pause).
     pub fn resume(&mut self, partitions: &[TopicPartition]) -> Result<()> {
-        self.cursors.named(partitions)?.iter_mut().for_each(|cursor| cursor.is_paused = false);
+        self.cursors.named(partitions)?.iter_mut().for_each(|cursor| cursor.set_paused(false));
         Ok(())
     }
 
     /// The partitions that are paused, in order.
     #[must_use]
     pub fn paused(&self) -> Vec<TopicPartition> {
-        self.cursors.iter().filter(|cursor| cursor.is_paused).map(|cursor| cursor.id.clone()).collect()
+        self.cursors.iter().filter(|cursor| cursor.is_paused()).map(|cursor| cursor.id.clone()).collect()
     }
 
     /// How many offsets lie between its position in this partition and the end, as far as it reads: with

@@ -49,6 +49,7 @@ pub use action::{
     Action, Answer, DescribedGroup, DescribedMember, FetchedOffset, GroupState, Joined, JoinedMember, ListedGroup,
     Synced,
 };
+pub(crate) use request::MAX_CLIENT_ID_LEN;
 pub use request::{
     Caller, Event, Generation, Heartbeat, JoinGroup, LeaveGroup, LeavingMember, ListGroups, Now, OffsetCommit,
     OffsetDelete, OffsetFetch, OffsetToCommit, Protocol, Request, SyncGroup, Token, TransactionProducer,

@@ -398,6 +398,8 @@ impl JoinGroup {
 
 /// Short of what the stored form can hold by more than what a member's id adds to the text that it begins with.
 const MAX_TEXT_LEN: usize = 32_000;
+/// How long what a member's id begins with may be, so that the id, too, can be asked with: behind it come a hyphen and a UUID.
+pub(crate) const MAX_CLIENT_ID_LEN: usize = MAX_TEXT_LEN - 37;
 const MAX_PROTOCOLS: usize = 100;
 const MAX_MEMBER_BYTES: usize = 1 << 20;
 /// What the stored form can hold.

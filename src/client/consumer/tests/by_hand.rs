@@ -299,8 +299,15 @@ fn settings_that_make_no_sense_are_refused() {
         log.consumer("g").topics(["t"]).heartbeat_interval(60 * SECOND).join().unwrap_err(),
         log.consumer("g").topics(["t"]).max_poll_interval(Duration::MAX).join().unwrap_err(),
         log.consumer("g").auto_commit(Duration::ZERO).assign([]).unwrap_err(),
+        log.consumer("g").topics(["t"]).rebalance_timeout(Duration::ZERO).join().unwrap_err(),
+        log.consumer("g").topics(["t"]).client_id(&"c".repeat(31_964)).join().unwrap_err(),
+        log.consumer("g").topics(["t"]).instance_id(&"c".repeat(31_964)).join().unwrap_err(),
+        log.consumer("g").topics(["t"]).instance_id("").join().unwrap_err(),
     ];
     assert!(refused.iter().all(|error| matches!(error, Error::InvalidSetting { .. })), "{refused:?}");
+    let mut long = log.consumer("g").topics(["t"]).client_id(&"c".repeat(31_963)).join().unwrap();
+    poll(&mut long);
+    assert_eq!(long.assignment().len(), 1);
     assert!(matches!(log.consumer("").assign([]), Err(Error::InvalidGroupId { .. })));
     assert!(matches!(log.consumer("g").assign([id("u", 0)]), Err(Error::TopicNotFound { .. })));
     assert!(matches!(log.consumer("g").assign([id("t", 1)]), Err(Error::PartitionNotFound { .. })));

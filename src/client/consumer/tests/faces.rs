@@ -10,12 +10,23 @@ use proptest::prelude::*;
 use super::*;
 use crate::types::Timestamp;
 
+/// Counts how often it is woken.
 #[derive(Default)]
-struct Count(AtomicUsize);
+pub(super) struct Count(AtomicUsize);
+
+impl Count {
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 impl Wake for Count {
     fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.add();
     }
 }
 
@@ -58,9 +69,9 @@ fn a_future_is_woken_by_a_record_and_only_then() {
         let mut next = pin!(consumer.next_records());
         assert!(next.as_mut().poll(&mut context).is_pending());
         assert!(next.as_mut().poll(&mut context).is_pending());
-        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        assert_eq!(count.get(), 0);
         append(&log, &id("t", round % 2), "x");
-        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert_eq!(count.get(), 1);
         let Poll::Ready(Ok(polled)) = next.as_mut().poll(&mut context) else { panic!("there is one") };
         assert_eq!(polled.iter().count(), 1);
     }
@@ -78,7 +89,7 @@ fn a_task_that_moved_is_woken_where_it_is_now() {
         assert!(consumer.poll_records(&mut Context::from_waker(&waker)).is_pending());
     }
     append(&log, &id("t", 1), "x");
-    assert_eq!(counts.map(|count| count.0.load(Ordering::SeqCst)), [0, 1]);
+    assert_eq!(counts.map(|count| count.get()), [0, 1]);
 }
 
 #[cfg(feature = "futures")]

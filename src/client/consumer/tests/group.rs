@@ -43,7 +43,7 @@ fn members_divide_the_partitions_and_take_over_from_who_leaves() {
 
 /// Commits what was processed when it has to give it up, and writes down what it is told.
 #[derive(Clone, Default)]
-struct HandOver(Arc<Mutex<Vec<String>>>);
+pub(super) struct HandOver(Arc<Mutex<Vec<String>>>);
 
 impl HandOver {
     fn note(&self, word: &str, partitions: &[TopicPartition]) {
@@ -51,7 +51,7 @@ impl HandOver {
         told.extend(partitions.iter().map(|id| format!("{word}{}", id.partition)));
     }
 
-    fn take(&self) -> Vec<String> {
+    pub(super) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }

@@ -212,17 +212,17 @@ fn what_the_application_never_had_is_not_lost_to_it() {
     desk.joined(3, 2, "other");
     desk.poll();
     desk.synced(4, &[1, 5]);
-    desk.member.refused(GroupError::UnknownMemberId, desk.now());
+    desk.member.refused(GroupError::UnknownMemberId, Generation(2), desk.now());
     assert_eq!(desk.poll(), ["lost 0 1", "5: join as \"\""]);
 }
 
 #[test]
 fn a_commit_that_is_refused_says_that_it_is_no_member() {
     let mut desk = Desk::stable(false);
-    desk.member.refused(GroupError::RebalanceInProgress, desk.now());
+    desk.member.refused(GroupError::RebalanceInProgress, Generation(1), desk.now());
     assert_eq!(desk.poll(), ["revoked 0 1", "3: join as \"m\""]);
     let mut desk = Desk::stable(false);
-    desk.member.refused(GroupError::IllegalGeneration, desk.now());
+    desk.member.refused(GroupError::IllegalGeneration, Generation(1), desk.now());
     assert_eq!(desk.poll(), ["lost 0 1", "3: join as \"m\""]);
 }
 
@@ -233,8 +233,28 @@ fn a_commit_while_the_next_generation_begins_loses_nothing() {
     let mut desk = Desk::stable(true);
     desk.member.rejoin();
     assert_eq!(desk.poll(), ["3: join as \"m\""]);
-    let told = desk.member.refused(GroupError::IllegalGeneration, desk.now());
+    let told = desk.member.refused(GroupError::IllegalGeneration, Generation(1), desk.now());
     assert_eq!((told, desk.poll()), (GroupError::RebalanceInProgress, vec![]));
+}
+
+/// Maintenance had taken in, meanwhile, that it is of the next generation: the member took itself for expelled from that one.
+#[test]
+fn a_commit_of_the_generation_before_loses_nothing() {
+    let mut desk = Desk::stable(true);
+    desk.member.rejoin();
+    assert_eq!(desk.poll(), ["3: join as \"m\""]);
+    desk.joined(3, 2, "other");
+    assert_eq!(desk.maintain(), ["4: sync 0 of generation 2"]);
+    let told = desk.member.refused(GroupError::IllegalGeneration, Generation(1), desk.now());
+    assert_eq!((told, desk.poll(), desk.member.owned().len()), (GroupError::RebalanceInProgress, vec![], 2));
+    // One that is out already is not put out again, though it joins by now.
+    let mut desk = Desk::stable(true);
+    desk.seconds = 3;
+    desk.poll();
+    desk.answer(3, Err(GroupError::UnknownMemberId));
+    assert_eq!(desk.poll(), ["lost 0 1", "4: join as \"\""]);
+    let told = desk.member.refused(GroupError::UnknownMemberId, Generation(1), desk.now());
+    assert_eq!((told, desk.poll()), (GroupError::UnknownMemberId, vec![]));
 }
 
 #[test]

@@ -8,7 +8,6 @@
 //! | once all is quiet every partition has an owner, nobody loses anything, everybody can commit | at the end |
 //! | every record was delivered | at the end |
 
-use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
