@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::error::Result;
-use crate::group::GroupOffset;
+use super::Consumer;
+use crate::error::{self, Result};
+use crate::group::{Caller, GroupOffset};
 use crate::log::{Group, Holder};
 use crate::partition::{Ack, Appended, Held, Partition};
 use crate::record::{Record, TopicRecord};
@@ -87,7 +88,7 @@ impl TransactionalProducer {
     /// ```
     pub fn begin(&mut self) -> Result<Transaction<'_>> {
         let number = self.holder.begin()?;
-        Ok(Transaction { holder: &self.holder, number: Some(number) })
+        Ok(Transaction { holder: &self.holder, number: Some(number), is_refused: false })
     }
 }
 
@@ -126,6 +127,8 @@ pub struct Transaction<'p> {
     holder: &'p Holder,
     /// None once it ended.
     number: Option<u64>,
+    /// Whether it was to commit positions of a member that is out: then others do the work that it was about.
+    is_refused: bool,
 }
 
 impl fmt::Debug for Transaction<'_> {
@@ -199,6 +202,9 @@ impl Transaction<'_> {
 
     /// Commits offsets of a group, if the transaction commits. Until then the group has those it had.
     ///
+    /// This is for who reads by itself: nobody looks whether the caller is still a member of the group. For what a member was
+    /// assigned use [`commit_positions`](Self::commit_positions).
+    ///
     /// The commit makes the records below them durable first, as [`Group::commit`] does, also one with
     /// [`Ack::Written`]: else a power cut could leave the offsets without them.
     ///
@@ -223,7 +229,53 @@ impl Transaction<'_> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn commit_offsets(&mut self, group: &Group, offsets: &[GroupOffset<'_>]) -> Result<()> {
-        self.holder.commit_offsets(self.number.unwrap_or(0), group, offsets)
+        self.holder.commit_offsets(self.number.unwrap_or(0), group, Caller::none(), offsets, &[])
+    }
+
+    /// Commits the [positions](Consumer::positions) of a consumer, if the transaction commits: everything that its polls have
+    /// returned is processed by this transaction. Those of a member are committed as such (KIP-447): if its group has taken it
+    /// for dead, others do the same work, and this transaction will not commit. Kafka: `sendOffsetsToTransaction`.
+    ///
+    /// Let one transaction be about what one poll returned: what a member gave up in a later poll is not among its positions
+    /// any more. The consumer must not commit in other ways.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::GroupRefused`](crate::Error::GroupRefused) if the member is out, or between two generations: none of the
+    ///   positions is committed, and the transaction can only be aborted.
+    /// - As for [`commit_offsets`](Self::commit_offsets).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{AutoOffsetReset, GroupConfig, Log, Offset, Record};
+    ///
+    /// let at_once = GroupConfig::default().initial_rebalance_delay(Duration::ZERO);
+    /// let log = Log::builder(dir.path()).groups(at_once).open()?;
+    /// log.append(Record::new("paid").to("orders"))?;
+    ///
+    /// let builder = log.consumer("billing").topics(["orders"]);
+    /// let mut consumer = builder.auto_offset_reset(AutoOffsetReset::Earliest).join()?;
+    /// let mut producer = log.producer().transactional("billing-1")?;
+    /// let polled = consumer.poll(Duration::from_secs(60))?;
+    /// let mut transaction = producer.begin()?;
+    /// for (_, order) in &polled {
+    ///     transaction.send(Record::new(order.value.unwrap()).to("invoices"))?;
+    /// }
+    /// transaction.commit_positions(&consumer)?;
+    /// transaction.commit()?;
+    /// assert_eq!(log.group("billing")?.committed("orders", 0)?.unwrap().offset, Offset(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn commit_positions(&mut self, consumer: &Consumer) -> Result<()> {
+        let (holder, number) = (self.holder, self.number.unwrap_or(0));
+        let committed = consumer.commit_positions_by(|group, caller, offsets, read| {
+            holder.commit_offsets(number, group, caller, offsets, read)
+        });
+        self.is_refused |= matches!(committed, Err(error::Error::GroupRefused { .. }));
+        committed
     }
 
     /// Commits: from now on all of the records count, and the offsets, or after an error none, for every reader and after any
@@ -240,7 +292,8 @@ impl Transaction<'_> {
     /// - [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if the decision may not be durable: reopen the log, which
     ///   settles it one way or the other.
     /// - [`Error::ProducerFenced`](crate::Error::ProducerFenced),
-    ///   [`Error::InvalidTransaction`](crate::Error::InvalidTransaction): it was aborted before.
+    ///   [`Error::InvalidTransaction`](crate::Error::InvalidTransaction): it was aborted before; the latter also if
+    ///   [`commit_positions`](Self::commit_positions) was refused.
     /// - [`Error::Io`](crate::Error::Io), [`Error::LowSpace`](crate::Error::LowSpace),
     ///   [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Closed`](crate::Error::Closed).
     ///
@@ -292,6 +345,7 @@ impl Transaction<'_> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn commit_with(mut self, ack: Ack) -> Result<()> {
+        self.check()?;
         match self.number.take() {
             Some(number) => self.holder.commit(number, ack),
             None => Ok(()),
@@ -347,8 +401,15 @@ impl Transaction<'_> {
     ///
     /// See [`Log::commit_prepared`](crate::Log::commit_prepared).
     pub fn prepare(mut self) -> Result<Ticket> {
+        self.check()?;
         let number = self.number.take().unwrap_or(0);
         self.holder.prepare(number)
+    }
+
+    /// Refuses to commit what others do, too. What is refused is dropped, and so aborted.
+    fn check(&self) -> Result<()> {
+        let (producer, reason) = (self.holder.sender().producer, "a member whose positions it was to commit is out");
+        if self.is_refused { Err(error::Error::InvalidTransaction { producer, reason }) } else { Ok(()) }
     }
 }
 

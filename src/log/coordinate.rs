@@ -516,19 +516,25 @@ impl Inner {
         below.collect()
     }
 
-    /// Appends offsets that a group commits in a transaction: they count once that is committed.
-    pub(super) fn commit_in_transaction(&self, commit: OffsetCommit) -> Result<(Arc<Core>, Placement)> {
+    /// Appends offsets that a group commits in a transaction: they count once that is committed. Those of topics that were
+    /// read and are gone are left out: `None` if no other is there.
+    pub(super) fn commit_in_transaction(
+        &self,
+        mut commit: OffsetCommit,
+        read: &[TopicRead],
+    ) -> Result<Option<(Arc<Core>, Placement)>> {
         let group = commit.group.clone();
         let shard = self.shard_or_create(&group)?;
         let (result, told) = {
             let mut shard = Quiet::lock(&shard);
+            self.leave_out_gone(&mut commit, read);
             let (token, mut told) = shard.ask(Request::CommitOffsets(commit), &self.now());
             let answer = told.take(token).unwrap_or(Err(GroupError::CoordinatorNotAvailable));
             let outcome = shard.outcome(&group, answer, &mut told.failure);
             let placed = told.placed;
             let result = outcome.answer.and_then(|answer| {
                 first_refusal(&group, answer)?;
-                placed.map(|placed| (Arc::clone(&shard.core), placed)).ok_or(Error::Closed)
+                Ok(placed.map(|placed| (Arc::clone(&shard.core), placed)))
             });
             (result, shard.leave(told))
         };

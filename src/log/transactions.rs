@@ -31,7 +31,7 @@ mod settle;
 
 use super::names::TRANSACTIONS_TOPIC;
 use super::topic::TopicState;
-use super::{Group, Inner, Log};
+use super::{Group, Inner, Log, TopicRead};
 use crate::config::{Cleanup, Compression, Durability, TopicConfig};
 use crate::error::{Error, Result};
 use crate::group::{Caller, GroupOffset, OffsetCommit, TransactionProducer, partition_for_group};
@@ -239,8 +239,15 @@ impl Holder {
         work.open(number, self.sender)?.append(core, record, self.sender)
     }
 
-    /// Commits offsets of a group together with the transaction.
-    pub(crate) fn commit_offsets(&self, number: u64, group: &Group, offsets: &[GroupOffset<'_>]) -> Result<()> {
+    /// Commits offsets of a group together with the transaction, for a member or for who is none, who has read these topics.
+    pub(crate) fn commit_offsets(
+        &self,
+        number: u64,
+        group: &Group,
+        caller: Caller,
+        offsets: &[GroupOffset<'_>],
+        read: &[TopicRead],
+    ) -> Result<()> {
         let inner = self.inner();
         group.check_of(inner)?;
         if offsets.is_empty() {
@@ -249,9 +256,9 @@ impl Holder {
         let mut work = Quiet::lock(&self.seat.work);
         self.check(&work)?;
         let current = work.open(number, self.sender)?;
-        let mut commit = OffsetCommit::of(group.id(), Caller::none(), offsets, &inner.group_config)?;
+        let mut commit = OffsetCommit::of(group.id(), caller, offsets, &inner.group_config)?;
         commit.transaction = Some(TransactionProducer { id: self.sender.producer, epoch: self.sender.epoch });
-        let (core, placed) = inner.commit_in_transaction(commit)?;
+        let Some((core, placed)) = inner.commit_in_transaction(commit, read)? else { return Ok(()) };
         current.add(&core, placed.offset, placed.last_offset + 1);
         inner.cores_below(offsets).into_iter().for_each(|(core, end)| raise(&mut current.below, &core, end));
         let committed = current.groups.entry(group.id().into()).or_default();

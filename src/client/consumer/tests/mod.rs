@@ -6,6 +6,7 @@ mod by_hand;
 mod faces;
 mod group;
 mod member;
+mod mended;
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
