@@ -157,9 +157,9 @@ pub use error::{Corruption, Error, ErrorKind, Result};
 pub use group::assign::Assignor;
 pub use group::{Committed, GroupOffset};
 pub use log::{
-    Adoption, BackedUp, Background, Backup, Damage, Erased, Group, InvalidVerifyPosition, Log, LogBuilder,
-    Maintained, Partitioner, Partitioning, Reply, Staging, Topic, Unplaced, VerifyOptions, VerifyPosition,
-    VerifyProgress, VerifyReport,
+    Adoption, BackedUp, Background, Backup, Damage, Erased, Group, GroupLag, InvalidVerifyPosition, Log, LogBuilder,
+    Maintained, OffsetMove, OffsetTarget, Partitioner, Partitioning, Reply, ResetPlan, Staging, Topic, Unplaced,
+    VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
 };
 pub use observe::{
     BatchMended, Compacted, DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason,

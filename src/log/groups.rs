@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::coordinate::first_refusal;
-use super::{Inner, Opened};
+use super::{Inner, Log, Opened};
 use crate::error::{Error, GroupError, Result};
 use crate::group::{Caller, Committed, GroupOffset, OffsetCommit, Request, check_group_id};
 use crate::observe::tell;
@@ -61,6 +61,11 @@ impl Group {
                 expected: (*inner.dir).into(),
             }),
         }
+    }
+
+    /// The log that it belongs to.
+    pub(super) fn log(&self) -> Log {
+        Log { opened: Arc::clone(&self.opened) }
     }
 
     /// The id.
