@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chiplog::group::assign::CooperativeSticky;
 use chiplog::{
-    Assignor, AutoOffsetReset, Consumer, ConsumerWaker, Error, ErrorKind, Group, GroupOffset, Header, Log, Polled,
+    Assignor, AutoOffsetReset, Consumer, ConsumerWaker, Error, ErrorKind, Group, Header, Log, Polled,
     RebalanceListener, Record, Topic, TopicPartition, Transaction,
 };
 
@@ -261,10 +261,7 @@ impl Checker<'_> {
     /// Commits the copies together with the positions, which are those behind what polls returned. If the group refuses
     /// these, the copies must not count either: another makes them, or this one does again.
     fn commit(&mut self, polled: &Polled, mut transaction: Transaction<'_>) -> Result<()> {
-        let positions = self.consumer.positions();
-        let offsets = positions.iter().map(|(of, at)| GroupOffset::new(&of.topic, of.partition, *at));
-        let offsets: Vec<_> = offsets.collect();
-        if !unless_refused(transaction.commit_offsets(self.checking.group, &offsets))? {
+        if !unless_refused(transaction.commit_positions(&self.consumer))? {
             transaction.abort()?;
             return self.go_back();
         }
