@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Cleanup, Compression, Durability, TopicConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::group::partition_for_group;
 use crate::group::share::{MAX_OPEN, ShareKey, ShareState};
 use crate::log::Inner;
 use crate::log::names::QUEUES_TOPIC;
 use crate::log::replay::each_batch;
 use crate::log::topic::Slot;
-use crate::partition::core::Core;
+use crate::partition::core::{Core, Halt};
 use crate::partition::{Admission, append_records};
 use crate::probe;
 use crate::record::{Record, Sender};
@@ -36,24 +36,36 @@ impl Inner {
     }
 
     /// At an open: forgets of each partition what lies above its end. A power cut took the records, and those that come in
-    /// their place are new. Before anything can be appended: once there is more, nobody can tell them apart.
+    /// their place are new. Before anything can be appended: once there is more, nobody can tell them apart. Nothing is
+    /// appended to such a partition if the disk has no room for that, as after [`lower_offsets`](Self::lower_offsets).
     pub(in crate::log) fn lower_queues(&self) -> Result<()> {
         if probe::planted("queues.not_lowered") {
             return Ok(());
         }
         let topics = self.topics.read().clone();
         let states = self.queues.states.lock().clone();
-        let mut stored = Vec::new();
-        for (key, mut state) in states {
-            let Some(topic) = topics.values().find(|topic| topic.id == key.topic) else { continue };
-            // What is damaged keeps its state, for when it is mended.
-            let Ok(core) = topic.core(key.partition) else { continue };
-            if state.cut(core.end()) {
-                probe::reached("queues.lowered");
-                stored.push(self.store_queue(&key, Some(&state))?);
+        let above: Vec<_> = states
+            .into_iter()
+            .filter_map(|(key, mut state)| {
+                let topic = topics.values().find(|topic| topic.id == key.topic)?;
+                // What is damaged keeps its state, for when it is mended.
+                let core = topic.core(key.partition).ok()?;
+                state.cut(core.end()).then_some((core, key, state))
+            })
+            .collect();
+        let store = |(_, key, state): &(_, ShareKey, ShareState)| {
+            probe::reached("queues.lowered");
+            self.store_if(Admission::Always, key, Some(state))
+        };
+        let stored: Result<Vec<_>> = above.iter().map(store).collect();
+        match stored.and_then(|stored| stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))) {
+            Err(error) if error.kind() == ErrorKind::Full => {
+                let reason: Arc<str> = NO_ROOM.into();
+                above.iter().for_each(|(core, ..)| core.fence(Halt::Poisoned(Arc::clone(&reason))));
+                Ok(())
             }
+            lowered => lowered,
         }
-        stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))
     }
 
     /// Forgets the queues of a topic that is deleted. That is durable when this returns.
@@ -87,14 +99,23 @@ impl Inner {
 
     /// Stores what is known of a partition, for a queue. Returns up to where which partition is to be synced for it.
     pub(super) fn store_queue(&self, key: &ShareKey, state: Option<&ShareState>) -> Result<(Arc<Core>, Offset)> {
+        // What only removes frees space.
+        let admission = if state.is_none() { Admission::Always } else { Admission::IfSpace };
+        self.store_if(admission, key, state)
+    }
+
+    fn store_if(
+        &self,
+        admission: Admission,
+        key: &ShareKey,
+        state: Option<&ShareState>,
+    ) -> Result<(Arc<Core>, Offset)> {
         let core = self.core_of_queue(key)?;
         let invalid =
             Error::InvalidRecord { reason: "the id of the group is too long, or the partition too large", index: 0 };
         let encoded = key.encode().ok_or(invalid)?;
         let value = state.map(|state| state.encode(self.context.clock.now()));
         let record = Record { key: Some(&encoded), value: value.as_deref(), ..Record::default() };
-        // What only removes frees space.
-        let admission = if state.is_none() { Admission::Always } else { Admission::IfSpace };
         let placed = append_records(&core, admission, Sender::NONE, None, [record])?;
         let mut states = self.queues.states.lock();
         match state {
@@ -112,6 +133,8 @@ impl Inner {
         topic.core(partition_for_group(&format!("{}:{}:{}", key.group, key.topic, key.partition), count))
     }
 }
+
+const NO_ROOM: &str = "the disk has no room to lower what a queue knows of above its end: free some, and open again";
 
 fn replay(core: &Core, states: &mut BTreeMap<ShareKey, ShareState>) -> Result<()> {
     let mut scratch = Vec::new();
