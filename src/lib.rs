@@ -82,6 +82,7 @@
 //! | read in a group, whose members share the partitions | [`Log::consumer`], [`Consumer`] |
 //! | share single records among workers | [`Log::queue`], [`Queue`], [`Task`] |
 //! | remember places | [`Log::group`], [`Group`] |
+//! | see how far behind groups are, move their places | [`Group::lag`], [`Group::plan_reset`], [`Log::list_groups`] |
 //! | coordinate groups for a protocol server | [`Log::ask_coordinator`], [`group::Coordinator`] |
 //! | keep the latest of each key | [`Cleanup::Compact`], [`Topic::table`], [`Topic::erase`] |
 //! | remove | [`TopicConfig::retention_time`], [`Log::delete_before`], [`Log::delete_topic`] |
