@@ -89,7 +89,7 @@ fn halt(inner: &Inner) {
         let _ = catch_unwind(AssertUnwindSafe(|| core.fence(Halt::Poisoned(Arc::clone(&reason)))));
     }
     let _ = catch_unwind(AssertUnwindSafe(|| inner.settle_clients()));
-    let _ = catch_unwind(AssertUnwindSafe(|| inner.resign()));
+    let _ = catch_unwind(AssertUnwindSafe(|| inner.spread(inner.resign())));
 }
 
 const CLOSING: Duration = Duration::from_millis(100);

@@ -1,5 +1,6 @@
 //! Clients for whom time passes: producers whose batches linger, members of groups that are to be heard of.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -17,6 +18,9 @@ use crate::partition::Ack;
 pub(crate) trait Tended: fmt::Debug + Send + Sync {
     /// Does what is due at `now`, by the monotonic clock. Returns when there may be something again, if that is known.
     fn tend(&self, now: Duration) -> Option<Duration>;
+
+    /// The members of these groups have to join again. This may be called by anybody, with locks of its own: it only notes it.
+    fn rebalancing(&self, _groups: &BTreeSet<Box<str>>) {}
 
     /// The log is about to be closed: the last moment to append what it kept.
     fn before_close(&self) {}
@@ -103,6 +107,13 @@ impl Inner {
     /// Does what is due for clients. Returns when, on the monotonic clock, there will be something again.
     pub(super) fn tend_clients(&self, now: Duration) -> Option<Duration> {
         self.clients.living().iter().filter_map(|client| client.tend(now)).min()
+    }
+
+    /// Lets members ask at once, and not in their own time, what they have to do: the partitions of one that is gone are
+    /// nobody's meanwhile.
+    pub(super) fn tell_of_rebalance(&self, groups: &BTreeSet<Box<str>>) {
+        self.clients.living().iter().for_each(|client| client.rebalancing(groups));
+        self.expect_by(self.context.clock.monotonic());
     }
 
     /// Lets clients append what they kept.

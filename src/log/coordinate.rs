@@ -152,6 +152,8 @@ pub(super) struct Shard {
 struct Told {
     answers: Vec<(Token, Result<Answer, GroupError>)>,
     expired: Vec<(Box<str>, usize)>,
+    /// Groups whose members have to join again.
+    rebalancing: BTreeSet<Box<str>>,
     /// Where the last append went.
     placed: Option<Placement>,
     /// Why an append failed.
@@ -285,6 +287,9 @@ impl Inner {
             probe::reached("groups.expired");
             tell(&self.context.observer, move |observer| observer.offsets_expired(&group, count));
         }
+        if !told.rebalancing.is_empty() && !probe::planted("consumer.rebalance_not_told") {
+            self.tell_of_rebalance(&told.rebalancing);
+        }
     }
 
     /// Lets time pass for groups. Returns when, on the monotonic clock, something is due next, and what could not be stored:
@@ -327,7 +332,7 @@ impl Inner {
     /// Nobody coordinates these groups any more: the log is closing. Returns what is to be told to those who wait, once no
     /// lock is held: that may run code of a runtime.
     pub(super) fn resign(&self) -> Spread {
-        let mut told = Spread { answers: Vec::new(), expired: Vec::new() };
+        let mut told = Spread { answers: Vec::new(), expired: Vec::new(), rebalancing: BTreeSet::new() };
         for shard in self.shards().into_iter().flatten() {
             let asked = std::mem::take(&mut Quiet::lock(&shard).asked);
             let closed = |(_, desk)| (desk, Outcome { answer: Err(Error::Closed), after: None });
@@ -341,6 +346,7 @@ impl Inner {
 pub(super) struct Spread {
     answers: Vec<(Arc<Desk>, Outcome)>,
     expired: Vec<(Box<str>, usize)>,
+    rebalancing: BTreeSet<Box<str>>,
 }
 
 impl Told {
@@ -376,6 +382,7 @@ impl Shard {
             self.coordinator.handle(Event::Tick, *now);
             self.carry_out(Ack::Synced, now, &mut told);
         }
+        told.rebalancing = self.coordinator.take_rebalancing();
         told
     }
 
@@ -453,8 +460,8 @@ impl Shard {
 
     /// Finds who waits for what is told.
     fn leave(&mut self, told: Told) -> Spread {
-        let Told { answers, expired, mut failure, .. } = told;
-        let mut spread = Spread { answers: Vec::new(), expired };
+        let Told { answers, expired, rebalancing, mut failure, .. } = told;
+        let mut spread = Spread { answers: Vec::new(), expired, rebalancing };
         for (token, answer) in answers {
             if let Some((group, desk)) = self.asked.remove(&token) {
                 spread.answers.push((desk, self.outcome(&group, answer, &mut failure)));

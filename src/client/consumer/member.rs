@@ -226,6 +226,11 @@ impl Member {
         self.rejoins = true;
     }
 
+    /// Its group rebalances: it asks now, not at its next heartbeat.
+    pub(super) fn hurry(&mut self, now: Duration) {
+        self.next_heartbeat = self.next_heartbeat.min(now);
+    }
+
     /// What to do next; none if nothing is due.
     pub(super) fn next(&mut self, by: By, now: Duration) -> Option<Step> {
         match by {

@@ -17,6 +17,7 @@ use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub(super) struct Shared {
     pub(super) alarm: Arc<Alarm>,
     waker: Waker,
     group: Box<str>,
+    /// Whether its group rebalances, as far as that was not asked since.
+    is_hurried: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -95,6 +98,9 @@ impl Shared {
         let mut state = self.state.lock();
         if by == By::Poll {
             state.member.polled(now);
+        }
+        if self.is_hurried.swap(false, Ordering::AcqRel) {
+            state.member.hurry(now);
         }
         state.member.next(by, now)
     }
@@ -240,6 +246,13 @@ impl Tended for Shared {
         next
     }
 
+    fn rebalancing(&self, groups: &BTreeSet<Box<str>>) {
+        if groups.contains(&self.group) {
+            self.is_hurried.store(true, Ordering::Release);
+            self.alarm.ring();
+        }
+    }
+
     /// Its session would have to end before others get what it owns, after the log is opened again.
     fn before_close(&self) {
         let _ = self.leave();
@@ -260,7 +273,14 @@ impl Membership {
             topics_version: log.inside().topics_version(),
         };
         let (inside, waker) = (log.inside(), Waker::from(Arc::clone(&alarm)));
-        let shared = Arc::new(Shared { log: inside, alarm, waker, group: group.clone(), state: Mutex::new(state) });
+        let shared = Arc::new(Shared {
+            log: inside,
+            alarm,
+            waker,
+            group: group.clone(),
+            is_hurried: AtomicBool::new(false),
+            state: Mutex::new(state),
+        });
         let tended: Weak<Shared> = Arc::downgrade(&shared);
         log.look_after(tended);
         Self {

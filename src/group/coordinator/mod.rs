@@ -121,6 +121,8 @@ pub struct Coordinator {
     outstanding: VecDeque<Outstanding>,
     next_number: u64,
     actions: VecDeque<Action>,
+    /// Groups whose members are waited for to join again, so that who is near can tell them before they ask.
+    rebalancing: BTreeSet<Box<str>>,
     has_resigned: bool,
 }
 
@@ -133,6 +135,8 @@ struct Entry {
     /// Whether it waits for an append: its requests wait with it.
     wait: Wait,
     queue: VecDeque<(Token, Request)>,
+    /// Whether it waits for members to join again, as far as that was told.
+    rebalances: bool,
     /// Under which time it is in the list of timers.
     timer: Option<Duration>,
 }
@@ -178,6 +182,7 @@ impl Coordinator {
             outstanding: VecDeque::new(),
             next_number: 0,
             actions: VecDeque::new(),
+            rebalancing: BTreeSet::new(),
             has_resigned: false,
         }
     }
@@ -342,6 +347,11 @@ impl Coordinator {
             return Some(Duration::ZERO);
         }
         self.timers.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// The groups of which a rebalance began since this was asked last.
+    pub(crate) fn take_rebalancing(&mut self) -> BTreeSet<Box<str>> {
+        std::mem::take(&mut self.rebalancing)
     }
 
     /// What is committed, as far as it has been appended.
@@ -558,6 +568,11 @@ impl Coordinator {
             entry.timer = next;
             self.timers.extend(next.map(|timer| (timer, name.into())));
         }
+        let rebalances = matches!(entry.group.phase, Phase::Preparing { initial: None, .. });
+        if rebalances && !entry.rebalances {
+            self.rebalancing.insert(name.into());
+        }
+        entry.rebalances = rebalances;
         let is_empty = entry.group.phase == Phase::Empty && entry.group.pending.is_empty();
         if is_empty && entry.stored.is_none() && entry.wait == Wait::No && entry.queue.is_empty() {
             self.groups.remove(name);

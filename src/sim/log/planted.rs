@@ -119,6 +119,7 @@ pub const CONSUMER: &[&str] = &[
     "consumer.no_rotation",
     "consumer.no_second_round",
     "consumer.position_ahead",
+    "consumer.rebalance_not_told",
     "consumer.revoked_still_read",
 ];
 

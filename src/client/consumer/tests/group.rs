@@ -41,6 +41,24 @@ fn members_divide_the_partitions_and_take_over_from_who_leaves() {
     }
 }
 
+#[test]
+pub(super) fn what_a_member_leaves_is_anothers_at_once() {
+    let (log, clock) = open();
+    topic(&log, "t", 4);
+    let mut a = member(&log, &["t"], eager()).join().unwrap();
+    let mut b = member(&log, &["t"], eager()).join().unwrap();
+    settle(&log, &clock, &mut [&mut a, &mut b]);
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(a.poll_records(&mut context).is_pending());
+    b.close().unwrap();
+    // The clock stands still.
+    for _ in 0..3 {
+        log.maintain().unwrap();
+        poll(&mut a);
+    }
+    assert_eq!(a.assignment().len(), 4);
+}
+
 /// Commits what was processed when it has to give it up, and writes down what it is told.
 #[derive(Clone, Default)]
 pub(super) struct HandOver(Arc<Mutex<Vec<String>>>);

@@ -377,7 +377,8 @@ fn each_planted_mistake_of_consumers_is_found() {
     for bug in crate::sim::log::CONSUMER {
         crate::sim::explore::plant(Some(bug));
         let is_found = std::panic::catch_unwind(random).map_or(true, |found| found.is_err())
-            || std::panic::catch_unwind(super::by_hand::no_partition_with_records_is_passed_over_for_long).is_err();
+            || std::panic::catch_unwind(super::by_hand::no_partition_with_records_is_passed_over_for_long).is_err()
+            || std::panic::catch_unwind(super::group::what_a_member_leaves_is_anothers_at_once).is_err();
         crate::sim::explore::plant(None);
         assert!(is_found, "{bug}");
     }
