@@ -139,9 +139,10 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// - Those of [`Partition::read`]. None is passed over: the next call begins with the same one.
+    /// - Those of [`Partition::read`]: nothing is passed over, and the next call begins with another partition.
     /// - What keeps the log from storing that it was handed out, or its dead letters: [`Error::LowSpace`](crate::Error::LowSpace),
-    ///   [`Error::Io`](crate::Error::Io), [`Error::Poisoned`](crate::Error::Poisoned). It is handed out later.
+    ///   [`Error::Io`](crate::Error::Io), [`Error::Poisoned`](crate::Error::Poisoned). It is handed out later; a letter that cannot be
+    ///   written is told only where there is nothing else to hand out.
     /// - [`Error::TopicDeleted`](crate::Error::TopicDeleted), [`Error::Closed`](crate::Error::Closed).
     ///
     /// # Example
@@ -254,7 +255,7 @@ impl Queue {
                 Ok(tasks) if tasks.is_empty() && max > 0 => {}
                 looked => return Poll::Ready(looked),
             }
-            if shared.bell().keep(context.waker(), rung) || self.partitions.len() > seen.len() {
+            if shared.bell().keep(self.desk.worker, context.waker(), rung) || self.partitions.len() > seen.len() {
                 continue;
             }
             self.waiting.clear();
@@ -276,21 +277,31 @@ impl Queue {
     /// Takes what is there.
     fn look(&mut self, max: usize) -> Result<Vec<Task>> {
         let desk = &self.desk;
-        desk.shared.bury()?;
+        // A letter that cannot be written keeps nobody from the rest.
+        let buried = desk.shared.bury();
         for core in desk.shared.grow()?.into_iter().skip(self.partitions.len()) {
             // Tasks and this handle keep the log open, each by its desk.
             self.partitions.push(Partition::new(core, Arc::new(())));
         }
         let (mut tasks, count) = (Vec::new(), self.partitions.len());
+        let begin = self.first;
         for step in 0..count {
-            let at = (self.first + step) % count;
+            let at = (begin + step) % count;
             let partition = &self.partitions[at];
             let options = ReadOptions::default().max_bytes(self.max_bytes).isolation(self.isolation);
             let read = |from, count| partition.read_with(from, options.max_records(count));
             let handed = match desk.shared.take(at, desk.worker, max - tasks.len(), read) {
-                // It fails again, once these are dealt with.
-                Err(_) if !tasks.is_empty() => break,
-                handed => handed?,
+                // It fails again, first of all, once these are dealt with.
+                Err(_) if !tasks.is_empty() => {
+                    self.first = at;
+                    return Ok(tasks);
+                }
+                Err(error) => {
+                    // The next call begins with another.
+                    self.first = at + 1;
+                    return Err(error);
+                }
+                Ok(handed) => handed,
             };
             let id = &partition.core.id;
             tasks.extend(handed.into_iter().map(|handed| Task::new(Arc::clone(desk), id.clone(), handed)));
@@ -298,6 +309,9 @@ impl Queue {
                 self.first = at + 1;
                 break;
             }
+        }
+        if tasks.is_empty() {
+            buried?;
         }
         Ok(tasks)
     }

@@ -154,7 +154,7 @@ struct Told {
     expired: Vec<(Box<str>, usize)>,
     /// Groups whose members have to join again.
     rebalancing: BTreeSet<Box<str>>,
-    /// Where the last append went.
+    /// Where what was appended for a transaction went.
     placed: Option<Placement>,
     /// Why an append failed.
     failure: Option<Error>,
@@ -398,7 +398,10 @@ impl Shard {
                     });
                     let event = match self.append(&records, sender, ack) {
                         Ok(placed) => {
-                            told.placed = Some(placed);
+                            // Not that of what the time brought meanwhile: its place is no part of the transaction.
+                            if transaction.is_some() {
+                                told.placed = Some(placed);
+                            }
                             Event::Appended { number, base: placed.offset }
                         }
                         Err(error) => {

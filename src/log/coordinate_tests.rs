@@ -524,3 +524,23 @@ fn each_planted_mistake_of_the_driver_is_found() {
         assert!(is_found, "{bug}");
     }
 }
+
+/// Offsets that are committed in a transaction, at a moment at which another group has something to store, too.
+#[test]
+fn what_the_time_brings_to_other_groups_is_no_part_of_a_transaction() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    one_member(&log).unwrap();
+    let mut producer = log.producer().transactional("t").unwrap();
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(Record::new("x").to("a")).unwrap();
+    // Nobody looked since the member's session was over.
+    disk.clock().advance(SESSION);
+    let other = log.group("other").unwrap();
+    transaction.commit_offsets(&other, &[GroupOffset::new("a", 0, Offset(1))]).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(other.committed("a", 0).unwrap().map(|committed| committed.offset), Some(Offset(1)));
+    drop((other, producer, log));
+    let log = open(&disk.crash(3)).unwrap();
+    assert_eq!(log.group("other").unwrap().committed("a", 0).unwrap().unwrap().offset, Offset(1));
+}

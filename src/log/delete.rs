@@ -128,7 +128,7 @@ fn remove(inner: &Inner, catalog: &Catalog, topic: &CatalogTopic) -> Result<()> 
         remove_dir(disk, &inner.dir.join(deleted_dir(&id, topic.id)))?;
     }
     disk.sync_dir(&inner.dir).map_err(Error::io("sync directory", &*inner.dir))?;
-    inner.forget_queues(topic.id)?;
+    inner.forget_queues(topic.id, None)?;
     if catalog.find(&topic.name).is_some() || probe::planted("log.offsets_kept") {
         return Ok(());
     }

@@ -270,8 +270,8 @@ impl Log {
     /// timestamps: [`TopicConfig::retention_time`] says otherwise. A program that runs twice wants
     /// [`topic_with`](Self::topic_with).
     ///
-    /// Of the settings for `__consumer_offsets`, `__transaction_state` and `__share_group_state` only the number of partitions is taken: with others,
-    /// offsets of groups or decisions on transactions could be lost.
+    /// Of the settings for the topics of the log's own, `__consumer_offsets`, `__transaction_state` and `__share_group_state`, only
+    /// the number of partitions is taken: with others, offsets of groups or decisions on transactions could be lost.
     ///
     /// # Errors
     ///
@@ -344,7 +344,8 @@ impl Log {
     /// Gives a topic other settings, for all appends and maintenance to come. More partitions are added; fewer are
     /// refused. The settings survive a power cut when this returns.
     ///
-    /// Of `__consumer_offsets` and `__transaction_state` only segments, indexes and compaction can be changed.
+    /// Of the topics of the log's own (`__consumer_offsets`, `__transaction_state`, `__share_group_state`) only segments, indexes
+    /// and compaction can be changed.
     ///
     /// # Errors
     ///
@@ -373,10 +374,10 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// - [`Error::InternalTopic`] for `__consumer_offsets`, where groups are to be deleted instead, and
-    ///   `__transaction_state`.
-    /// - [`Error::Corrupt`] if a partition of `__consumer_offsets` is damaged: the topic is gone, and its name stays
-    ///   taken, as what groups committed for it could come back.
+    /// - [`Error::InternalTopic`] for `__consumer_offsets`, where groups are to be deleted instead,
+    ///   `__transaction_state` and `__share_group_state`.
+    /// - [`Error::Corrupt`] if a partition of `__consumer_offsets` or `__share_group_state` is damaged: the topic is gone, and its
+    ///   name stays taken, as what groups committed for it could come back.
     /// - [`Error::TopicNotFound`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// # Example
@@ -472,8 +473,8 @@ impl Log {
     ///
     /// - [`Error::OffsetOutOfRange`] if `offset` is above the end.
     /// - [`Error::CompactedTopic`] if the topic is compacted and its records are not deleted.
-    /// - [`Error::InternalTopic`] for `__consumer_offsets`, where groups are to be deleted instead, and
-    ///   `__transaction_state`.
+    /// - [`Error::InternalTopic`] for `__consumer_offsets`, where groups are to be deleted instead,
+    ///   `__transaction_state` and `__share_group_state`.
     /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`], [`Error::Corrupt`], [`Error::Poisoned`],
     ///   [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     ///

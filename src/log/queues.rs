@@ -15,7 +15,8 @@
 
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,13 +27,13 @@ use parking_lot::Mutex;
 
 pub(super) use self::store::queues_config;
 use super::clients::Tended;
-use super::names::QUEUES_TOPIC;
-use super::{Inner, Log, TopicState};
-use crate::error::{Error, Result};
+use super::names::{INTERNAL_TOPICS, QUEUES_TOPIC};
+use super::{FirstError, Inner, Log, TopicState};
+use crate::error::{Error, ErrorKind, GroupError, Result};
 use crate::group::share::{NotTaken, ShareKey, ShareLimits, SharePartition, ShareState, Taken, Verdict, Worker};
 use crate::observe::Quiet;
 use crate::partition::core::Core;
-use crate::partition::{Ack, Partition, ReadOptions, Records};
+use crate::partition::{Ack, Appended, Partition, ReadOptions, Records};
 use crate::probe;
 use crate::record::{Header, Record};
 use crate::types::{Offset, TopicPartition};
@@ -79,6 +80,10 @@ struct Part {
     key: ShareKey,
     core: Arc<Core>,
     share: SharePartition,
+    /// What was stored last: in which partition, and up to where that is to be synced for it.
+    stored: Option<(Arc<Core>, Offset)>,
+    /// The records that are lost and have their letter, on the disk, so that no other try makes a second one.
+    lettered: BTreeSet<Offset>,
 }
 
 /// A record that was handed out.
@@ -100,6 +105,23 @@ pub(crate) struct Progress {
     pub(crate) open: usize,
 }
 
+impl Part {
+    /// Makes durable what was stored last.
+    fn sync(&self) -> Result<()> {
+        self.stored.as_ref().map_or(Ok(()), |(core, end)| core.sync_to(*end))
+    }
+
+    /// Lets a change count, once it is stored. What was deleted is not stored anew.
+    fn change(&mut self, inner: &Inner, share: SharePartition) -> Result<()> {
+        if let Err(error @ Error::TopicDeleted { .. }) = self.core.check_open() {
+            return Err(error);
+        }
+        self.stored = Some(inner.store_queue(&self.key, Some(&share.to_state()))?);
+        self.share = share;
+        Ok(())
+    }
+}
+
 impl Log {
     /// Opens a queue.
     pub(crate) fn shared_queue(&self, group: &str, topic: &str, settings: QueueSettings) -> Result<Arc<SharedQueue>> {
@@ -108,6 +130,50 @@ impl Log {
         let weak: Weak<SharedQueue> = Arc::downgrade(&shared);
         self.look_after(weak);
         Ok(shared)
+    }
+
+    /// Forgets what is known of a [queue](Self::queue): who opens it later begins anew. That is durable when this returns. The
+    /// records stay, and so do dead letters. [Deleting](Self::delete_topic) the topic forgets its queues, too.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::GroupRefused`]: with [`GroupError::NonEmptyGroup`] while a worker has it open or a [`Task`](crate::Task) of it is
+    ///   there, with [`GroupError::GroupIdNotFound`] if there is no such queue.
+    /// - [`Error::TopicNotFound`]; [`Error::Io`], [`Error::Poisoned`], [`Error::ReadOnly`], [`Error::Closed`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{Log, Record};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// log.append(Record::new("to ada").to("mails"))?;
+    /// let mut queue = log.queue("senders", "mails").open()?;
+    /// queue.take(Duration::ZERO)?.unwrap().accept()?;
+    /// drop(queue);
+    /// log.delete_queue("senders", "mails")?;
+    /// assert!(log.queue("senders", "mails").open()?.take(Duration::ZERO)?.is_some()); // once more
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delete_queue(&self, group: &str, topic: &str) -> Result<()> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        if inner.context.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let topic = inner.find(topic)?;
+        let refuse = |reason| Err(Error::GroupRefused { group: group.into(), reason });
+        let open = Quiet::lock(&inner.queues.open);
+        let is_this = |queue: &Arc<SharedQueue>| *queue.group == *group && queue.topic.id == topic.id;
+        if open.iter().filter_map(Weak::upgrade).any(|queue| is_this(&queue)) {
+            return refuse(GroupError::NonEmptyGroup);
+        }
+        match inner.forget_queues(topic.id, Some(group))? {
+            true => Ok(()),
+            false => refuse(GroupError::GroupIdNotFound),
+        }
     }
 }
 
@@ -118,6 +184,10 @@ impl Inner {
             return Err(Error::ReadOnly);
         }
         crate::group::check_group_id(group)?;
+        let named = [Some(topic), settings.dead_letters.as_deref()];
+        if let Some(internal) = named.into_iter().flatten().find(|name| INTERNAL_TOPICS.contains(name)) {
+            return Err(Error::InternalTopic { topic: internal.into() });
+        }
         let topic = self.topic_or_create(topic, self.default_config)?;
         if let Some(letters) = &settings.dead_letters {
             if **letters == *topic.name {
@@ -129,7 +199,7 @@ impl Inner {
         }
         // Now, as later there are locks that come behind that of the catalog.
         self.topic_or_create(QUEUES_TOPIC, self.default_config)?;
-        let mut open = self.queues.open.lock();
+        let mut open = Quiet::lock(&self.queues.open);
         open.retain(|queue| queue.strong_count() > 0);
         let is_this = |queue: &Arc<SharedQueue>| *queue.group == *group && queue.topic.id == topic.id;
         if let Some(found) = open.iter().filter_map(Weak::upgrade).find(is_this) {
@@ -166,33 +236,41 @@ impl SharedQueue {
         sharing.settings = settings;
     }
 
-    /// Takes in partitions that the topic got. Returns them all.
+    /// Takes in partitions that the topic got. Returns them all. Where each begins is durable then.
     pub(crate) fn grow(&self) -> Result<Vec<Arc<Core>>> {
-        let mut stored = Vec::new();
-        let cores = {
-            let mut sharing = Quiet::lock(&self.sharing);
-            let is_new = sharing.parts.is_empty() && !self.inner.knows_queue(&self.group, self.topic.id);
-            let count = self.topic.partitions.read().len();
-            for number in sharing.parts.len()..count {
-                let core = self.topic.core(number as u32)?;
-                let key = self.key(number as u32);
-                let limits = sharing.settings.limits;
-                let share = match self.inner.queue_state(&key)? {
-                    Some(state) => SharePartition::from_state(&state, limits),
-                    None => {
-                        let start = if is_new && sharing.settings.skips_present { core.end() } else { core.start() };
-                        let share = SharePartition::new(start, limits);
-                        stored.push(self.inner.store_queue(&key, Some(&share.to_state()))?);
-                        share
+        let mut sharing = Quiet::lock(&self.sharing);
+        let (known, count) = (sharing.parts.len(), self.topic.partitions.read().len());
+        if known < count {
+            let added = self.begin(known..count, &sharing.settings)?;
+            sharing.parts.extend(added);
+        }
+        Ok(sharing.parts.iter().map(|part| Arc::clone(&part.core)).collect())
+    }
+
+    /// What is known of these partitions, or where to begin with them.
+    fn begin(&self, numbers: Range<usize>, settings: &QueueSettings) -> Result<Vec<Part>> {
+        let is_new = numbers.start == 0 && self.inner.queue_state(&self.key(0))?.is_none();
+        let mut added = Vec::new();
+        // As long as nothing is stored of the first partition the queue is new: it comes last, after a sync of the others.
+        for number in numbers.rev() {
+            let (core, key) = (self.topic.core(number as u32)?, self.key(number as u32));
+            let (share, stored) = match self.inner.queue_state(&key)? {
+                Some(state) => (SharePartition::from_state(&state, settings.limits), None),
+                None => {
+                    let start = if is_new && settings.skips_present { core.end() } else { core.start() };
+                    let share = SharePartition::new(start, settings.limits);
+                    if number == 0 {
+                        added.iter().try_for_each(Part::sync)?;
                     }
-                };
-                sharing.parts.push(Part { key, core, share });
-            }
-            sharing.parts.iter().map(|part| Arc::clone(&part.core)).collect()
-        };
-        // Else a power cut could take where it begins.
-        stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))?;
-        Ok(cores)
+                    let stored = self.inner.store_queue(&key, Some(&share.to_state()))?;
+                    (share, Some(stored))
+                }
+            };
+            added.push(Part { key, core, share, stored, lettered: BTreeSet::new() });
+        }
+        added.iter().try_for_each(Part::sync)?;
+        added.reverse();
+        Ok(added)
     }
 
     fn key(&self, partition: u32) -> ShareKey {
@@ -210,18 +288,21 @@ impl SharedQueue {
         let now = self.inner.context.clock.monotonic();
         let mut sharing = Quiet::lock(&self.sharing);
         let Some(part) = sharing.parts.get_mut(at) else { return Ok(Vec::new()) };
+        let is_over = part.share.pass_time(now);
         let mut share = part.share.clone();
-        share.pass_time(now);
         share.raise_start(part.core.start());
         let mut handed = Vec::new();
-        while handed.len() < max {
+        let result = loop {
             let (from, count) = share.wants(max - handed.len());
             if count == 0 || from >= part.core.end() {
-                break;
+                break Ok(());
             }
             let mut records = match read(from, count) {
+                Ok(records) => records,
                 Err(Error::OffsetOutOfRange { .. }) if share.raise_start(part.core.start()) => continue,
-                records => records?,
+                // The next call comes to it, once these are dealt with.
+                Err(_) if !handed.is_empty() => break Ok(()),
+                Err(error) => break Err(error),
             };
             let end = records.next_offset().max(from);
             let found: Vec<Offset> = records.iter().map(|record| record.offset).collect();
@@ -230,20 +311,27 @@ impl SharedQueue {
             }
             if share.wants(1).0 == from {
                 // It is there, and may not be seen yet.
-                break;
+                break Ok(());
             }
-        }
-        if share.to_state() != part.share.to_state() && !probe::planted("queues.take_not_stored") {
-            self.inner.store_queue(&part.key, Some(&share.to_state()))?;
-        }
+        };
         let deadline = share.next_deadline();
-        part.share = share;
+        let result = result.and_then(|()| match share.to_state() == part.share.to_state() {
+            _ if probe::planted("queues.take_not_stored") => {
+                part.share = share;
+                Ok(())
+            }
+            true => Ok(()),
+            false => part.change(&self.inner, share),
+        });
         drop(sharing);
+        if is_over {
+            self.bell.ring();
+        }
         deadline.into_iter().for_each(|deadline| self.inner.expect_by(deadline));
-        Ok(handed)
+        result.map(|()| handed)
     }
 
-    /// Takes a worker's word for records that are with it, in any of the partitions. Those that are not are told by an error,
+    /// Takes a worker's word for records that are with it, in any of the partitions. What goes wrong with some of them is told
     /// once the others are dealt with.
     pub(crate) fn decide(
         &self,
@@ -252,7 +340,7 @@ impl SharedQueue {
         verdict: Verdict,
         ack: Ack,
     ) -> Result<()> {
-        let (mut late, mut stored) = (None, Vec::new());
+        let mut errors = FirstError::default();
         {
             let mut sharing = Quiet::lock(&self.sharing);
             for (partition, offsets) in records {
@@ -261,24 +349,35 @@ impl SharedQueue {
                 for offset in offsets {
                     if let Err(NotTaken) = share.decide(worker, *offset, verdict) {
                         let partition = part.core.id.clone();
-                        late = late.or(Some(Error::LockExpired { partition, offset: *offset }));
+                        errors.keep(Err::<(), _>(Error::LockExpired { partition, offset: *offset }));
                     }
                 }
+                // What is rejected is stored with its letter.
                 if verdict == Verdict::Accept && share.to_state() != part.share.to_state() {
-                    // What is rejected is stored with its letter.
-                    stored.push(self.inner.store_queue(&part.key, Some(&share.to_state()))?);
+                    errors.keep(part.change(&self.inner, share));
+                } else {
+                    part.share = share;
                 }
-                part.share = share;
             }
         }
         self.bell.ring();
         if verdict != Verdict::Accept {
-            stored.extend(self.bury()?);
+            errors.keep(self.bury());
         }
         if ack == Ack::Synced && !probe::planted("queues.accept_not_synced") {
-            stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))?;
+            errors.keep(self.sync(records.keys()));
         }
-        late.map_or(Ok(()), Err)
+        errors.into_result()
+    }
+
+    /// Makes durable what was stored of these partitions, also by others.
+    fn sync<'p>(&self, partitions: impl Iterator<Item = &'p u32>) -> Result<()> {
+        let stored: Vec<_> = {
+            let sharing = Quiet::lock(&self.sharing);
+            partitions.filter_map(|partition| sharing.parts.get(*partition as usize)?.stored.clone()).collect()
+        };
+        // Without the lock: who decides at the same time shares the sync.
+        stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))
     }
 
     /// Prolongs the lock of a record.
@@ -313,82 +412,109 @@ impl SharedQueue {
         }
     }
 
-    /// Sees to the records that nobody can do. Returns what is stored of that.
-    pub(crate) fn bury(&self) -> Result<Vec<(Arc<Core>, Offset)>> {
+    /// Sees to the records that nobody can do: copies them to the topic of dead letters, and then they are done.
+    pub(crate) fn bury(&self) -> Result<()> {
         let letters = {
             let sharing = Quiet::lock(&self.sharing);
             if sharing.parts.iter().all(|part| part.share.lost().next().is_none()) {
-                return Ok(Vec::new());
+                return Ok(());
             }
             sharing.settings.dead_letters.clone()
         };
         // Not below the lock: it may be gone, and is made anew.
         let letters = letters.map(|name| self.inner.topic_or_create(&name, self.inner.default_config)).transpose()?;
-        let mut stored = Vec::new();
-        let mut sharing = Quiet::lock(&self.sharing);
-        let max_deliveries = sharing.settings.limits.max_deliveries;
-        for part in &mut sharing.parts {
-            let lost: Vec<Taken> = part.share.lost().collect();
-            if lost.is_empty() {
-                continue;
+        let mut errors = FirstError::default();
+        {
+            let mut sharing = Quiet::lock(&self.sharing);
+            let max_deliveries = sharing.settings.limits.max_deliveries;
+            for part in &mut sharing.parts {
+                let mut lost: Vec<Taken> = part.share.lost().collect();
+                if let Some(letters) = &letters {
+                    errors.keep(self.send_letters(part, &lost, max_deliveries, letters));
+                    lost.retain(|lost| part.lettered.contains(&lost.offset));
+                }
+                if lost.is_empty() {
+                    continue;
+                }
+                probe::reached("queues.buried");
+                let mut share = part.share.clone();
+                lost.iter().for_each(|lost| share.bury(lost.offset));
+                let stored = part.change(&self.inner, share);
+                if stored.is_ok() {
+                    lost.iter().for_each(|lost| _ = part.lettered.remove(&lost.offset));
+                }
+                errors.keep(stored);
             }
-            probe::reached("queues.buried");
-            if let Some(letters) = &letters {
-                self.send_letters(part, &lost, max_deliveries, letters)?;
-            }
-            let mut share = part.share.clone();
-            lost.iter().for_each(|lost| share.bury(lost.offset));
-            stored.push(self.inner.store_queue(&part.key, Some(&share.to_state()))?);
-            part.share = share;
         }
-        drop(sharing);
         self.bell.ring();
-        Ok(stored)
+        errors.into_result()
     }
 
-    /// Copies records to the topic of dead letters. They are on the disk when this returns: what is said to be done must
-    /// not be nowhere after a power cut.
-    fn send_letters(&self, part: &Part, lost: &[Taken], max_deliveries: u16, letters: &TopicState) -> Result<()> {
+    /// Copies records to the topic of dead letters, those that it can. They are on the disk before they count as copied: what
+    /// is said to be done must not be nowhere after a power cut.
+    fn send_letters(&self, part: &mut Part, lost: &[Taken], max_deliveries: u16, letters: &TopicState) -> Result<()> {
+        let (mut errors, mut sent) = (FirstError::default(), Vec::new());
+        for lost in lost.iter().filter(|lost| !part.lettered.contains(&lost.offset)) {
+            match self.send_letter(part, lost, max_deliveries, letters) {
+                Ok(letter) => sent.push((lost.offset, letter)),
+                Err(error) => errors.keep(Err::<(), _>(error)),
+            }
+        }
+        for (offset, letter) in sent {
+            let synced = match letter {
+                Some(letter) if !probe::planted("queues.letter_not_synced") => letter.wait(Ack::Synced),
+                _ => Ok(()),
+            };
+            if synced.is_ok() {
+                part.lettered.insert(offset);
+            }
+            errors.keep(synced);
+        }
+        errors.into_result()
+    }
+
+    /// Appends a letter; none if the record is gone.
+    fn send_letter(
+        &self,
+        part: &Part,
+        lost: &Taken,
+        max_deliveries: u16,
+        letters: &TopicState,
+    ) -> Result<Option<Appended<'static>>> {
         // It is for this call only, and keeps nothing open.
         let partition = Partition::new(Arc::clone(&part.core), Arc::new(()));
-        let mut sent = Vec::new();
-        for lost in lost {
-            let records = match partition.read_with(lost.offset, ReadOptions::default().max_records(1)) {
-                Err(Error::OffsetOutOfRange { .. }) => continue,
-                records => records?,
-            };
-            let Some(record) = records.iter().next().filter(|record| record.offset == lost.offset) else {
-                continue;
-            };
-            let why = match lost.deliveries >= max_deliveries {
-                true => format!("delivered {} times, of {max_deliveries}", lost.deliveries),
-                false => "rejected".to_owned(),
-            };
-            let origin = [
-                ("__dlq.errors.topic", self.topic.name.to_string()),
-                ("__dlq.errors.partition", part.core.id.partition.to_string()),
-                ("__dlq.errors.offset", lost.offset.to_string()),
-                ("__dlq.errors.group", self.group.to_string()),
-                ("__dlq.errors.delivery.count", lost.deliveries.to_string()),
-                ("__dlq.errors.message", why),
-            ];
-            let origin = origin.iter().map(|(key, value)| Header::new(key, value));
-            let headers: Vec<Header<'_>> = record.headers().chain(origin.clone()).collect();
-            let letter = Record { key: record.key, value: record.value, headers: &headers, ..Record::default() };
-            let appended = match letters.append(letter) {
-                // With what is added to it, it may be too large: then the letter says where it is.
-                Err(Error::BatchTooLarge { .. }) => {
-                    let headers: Vec<Header<'_>> = origin.collect();
-                    letters.append(Record { headers: &headers, ..Record::default() })
-                }
-                appended => appended,
-            };
-            sent.push(appended?);
+        let place = format!("{}:{}", part.core.id, lost.offset);
+        let why = match lost.deliveries >= max_deliveries {
+            true => format!("delivered {} times, of {max_deliveries}", lost.deliveries),
+            false => "rejected".to_owned(),
+        };
+        let origin = [
+            ("__dlq.errors.topic", self.topic.name.to_string()),
+            ("__dlq.errors.partition", part.core.id.partition.to_string()),
+            ("__dlq.errors.offset", lost.offset.to_string()),
+            ("__dlq.errors.group", self.group.to_string()),
+            ("__dlq.errors.delivery.count", lost.deliveries.to_string()),
+            ("__dlq.errors.message", why),
+        ];
+        let origin: Vec<Header<'_>> = origin.iter().map(|(key, value)| Header::new(key, value)).collect();
+        // With what is added to it it may be too large, or what it is to be read from is damaged, or a compacted topic wants a
+        // key: then the letter says where the record is.
+        let in_short =
+            || letters.append(Record { key: Some(place.as_bytes()), headers: &origin, ..Record::default() });
+        let records = match partition.read_with(lost.offset, ReadOptions::default().max_records(1)) {
+            Err(Error::OffsetOutOfRange { .. }) => return Ok(None),
+            Err(Error::Corrupt(_)) => return in_short().map(Some),
+            records => records?,
+        };
+        let Some(record) = records.iter().next().filter(|record| record.offset == lost.offset) else {
+            return Ok(None);
+        };
+        let headers: Vec<Header<'_>> = record.headers().chain(origin.iter().copied()).collect();
+        let letter = Record { key: record.key, value: record.value, headers: &headers, ..Record::default() };
+        match letters.append(letter) {
+            Err(error) if error.kind() == ErrorKind::Invalid => in_short().map(Some),
+            appended => appended.map(Some),
         }
-        if probe::planted("queues.letter_not_synced") {
-            return Ok(());
-        }
-        sent.iter().try_for_each(|letter| letter.wait(Ack::Synced))
     }
 
     /// When the next lock is over.
@@ -401,14 +527,20 @@ impl SharedQueue {
     pub(crate) fn progress(&self) -> Vec<(TopicPartition, Progress)> {
         let now = self.inner.context.clock.monotonic();
         let mut sharing = Quiet::lock(&self.sharing);
+        let mut is_over = false;
         let progress = sharing.parts.iter_mut().map(|part| {
-            part.share.pass_time(now);
+            is_over |= part.share.pass_time(now);
             part.share.raise_start(part.core.start());
             let (taken, open) = part.share.in_flight();
             let (start, next) = (part.share.start(), part.share.next());
             (part.core.id.clone(), Progress { start, next, end: part.core.end(), taken, open })
         });
-        progress.collect()
+        let progress = progress.collect();
+        drop(sharing);
+        if is_over {
+            self.bell.ring();
+        }
+        progress
     }
 
     pub(crate) fn bell(&self) -> &Bell {
@@ -431,7 +563,7 @@ impl Tended for SharedQueue {
             self.bell.ring();
         }
         match self.bury() {
-            Ok(_) => next,
+            Ok(()) => next,
             // Who takes from the queue is told.
             Err(_) => next.into_iter().chain([now.saturating_add(RETRY)]).min(),
         }
@@ -453,7 +585,8 @@ fn single(records: &mut Records, taken: Taken) -> Option<Handed> {
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     rung: AtomicU64,
-    wakers: Mutex<Vec<Waker>>,
+    /// One a worker.
+    wakers: Mutex<BTreeMap<Worker, Waker>>,
 }
 
 impl Bell {
@@ -462,23 +595,20 @@ impl Bell {
         self.rung.load(Ordering::SeqCst)
     }
 
-    /// Wakes this one when it rings next. Whether it has rung since it had `count`: then look again.
-    pub(crate) fn keep(&self, waker: &Waker, count: u64) -> bool {
-        {
-            let waker = waker.clone();
-            let mut wakers = self.wakers.lock();
-            if !wakers.iter().any(|kept| kept.will_wake(&waker)) {
-                wakers.push(waker);
-            }
-        }
+    /// Wakes this worker when it rings next. Whether it has rung since it had `count`: then look again.
+    pub(crate) fn keep(&self, worker: Worker, waker: &Waker, count: u64) -> bool {
+        // Cloned before the lock is taken, and the old one dropped after: both may run code of a runtime.
+        let waker = waker.clone();
+        let old = self.wakers.lock().insert(worker, waker);
+        drop(old);
         self.count() != count
     }
 
     fn ring(&self) {
         self.rung.fetch_add(1, Ordering::SeqCst);
-        // Woken when the lock is gone: that may run code of a runtime.
+        // Woken when the lock is gone, for the same reason.
         let wakers = std::mem::take(&mut *self.wakers.lock());
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_values().for_each(Waker::wake);
     }
 }
 

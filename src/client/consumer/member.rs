@@ -226,9 +226,13 @@ impl Member {
         self.rejoins = true;
     }
 
-    /// Its group rebalances: it asks now, not at its next heartbeat.
-    pub(super) fn hurry(&mut self, now: Duration) {
-        self.next_heartbeat = self.next_heartbeat.min(now);
+    /// Its group rebalances: it asks now, not at its next heartbeat. Whether it can.
+    pub(super) fn hurry(&mut self, now: Duration) -> bool {
+        let is_stable = self.state == State::Stable;
+        if is_stable {
+            self.next_heartbeat = self.next_heartbeat.min(now);
+        }
+        is_stable
     }
 
     /// What to do next; none if nothing is due.

@@ -99,8 +99,8 @@ impl Shared {
         if by == By::Poll {
             state.member.polled(now);
         }
-        if self.is_hurried.swap(false, Ordering::AcqRel) {
-            state.member.hurry(now);
+        if self.is_hurried.load(Ordering::Acquire) && state.member.hurry(now) {
+            self.is_hurried.store(false, Ordering::Release);
         }
         state.member.next(by, now)
     }
@@ -248,8 +248,8 @@ impl Tended for Shared {
 
     fn rebalancing(&self, groups: &BTreeSet<Box<str>>) {
         if groups.contains(&self.group) {
+            // Who polls is woken by maintenance, which comes at once: here others may hold locks.
             self.is_hurried.store(true, Ordering::Release);
-            self.alarm.ring();
         }
     }
 

@@ -25,11 +25,14 @@ impl Inner {
         let mut states = self.queues.states.lock();
         for slot in topic.partitions.write().iter_mut() {
             let Slot::Open(core) = slot else { continue };
-            if let Err(error) = replay(core, &mut states) {
-                let error = self.note_damage(&core.id, error);
-                if !self.context.read_only {
-                    // Nothing may be added behind what was not understood.
-                    *slot = Slot::Damaged(error);
+            match replay(core) {
+                Ok(found) => states.extend(found),
+                Err(error) => {
+                    let error = self.note_damage(&core.id, error);
+                    if !self.context.read_only {
+                        // Nothing may be added behind what was not understood.
+                        *slot = Slot::Damaged(error);
+                    }
                 }
             }
         }
@@ -68,26 +71,16 @@ impl Inner {
         }
     }
 
-    /// Forgets the queues of a topic that is deleted. That is durable when this returns.
-    pub(in crate::log) fn forget_queues(&self, topic: TopicId) -> Result<()> {
-        let keys: Vec<ShareKey> =
-            self.queues.states.lock().keys().filter(|key| key.topic == topic).cloned().collect();
-        self.forget_queues_of(keys)
-    }
-
-    /// Forgets these. That is durable when this returns.
-    pub(in crate::log) fn forget_queues_of(&self, keys: Vec<ShareKey>) -> Result<()> {
+    /// Forgets the queues of a topic, or that of one group. That is durable when this returns. Whether there was any.
+    pub(in crate::log) fn forget_queues(&self, topic: TopicId, group: Option<&str>) -> Result<bool> {
+        let is_one = |key: &&ShareKey| key.topic == topic && group.is_none_or(|group| *key.group == *group);
+        let keys: Vec<ShareKey> = self.queues.states.lock().keys().filter(is_one).cloned().collect();
         let mut stored = Vec::new();
-        for key in keys {
-            stored.push(self.store_queue(&key, None)?);
+        for key in &keys {
+            stored.push(self.store_queue(key, None)?);
         }
-        stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))
-    }
-
-    /// Whether anything is stored of the queue.
-    pub(super) fn knows_queue(&self, group: &str, topic: TopicId) -> bool {
-        let states = self.queues.states.lock();
-        states.keys().any(|key| *key.group == *group && key.topic == topic)
+        stored.into_iter().try_for_each(|(core, end)| core.sync_to(end))?;
+        Ok(!keys.is_empty())
     }
 
     /// What is stored of a partition, for a queue.
@@ -136,8 +129,8 @@ impl Inner {
 
 const NO_ROOM: &str = "the disk has no room to lower what a queue knows of above its end: free some, and open again";
 
-fn replay(core: &Core, states: &mut BTreeMap<ShareKey, ShareState>) -> Result<()> {
-    let mut scratch = Vec::new();
+fn replay(core: &Core) -> Result<BTreeMap<ShareKey, ShareState>> {
+    let (mut states, mut scratch) = (BTreeMap::new(), Vec::new());
     let limit = core.config.read().max_decompressed_bytes as usize;
     each_batch(core, |batch, place| {
         if batch.header().attributes.is_control() {
@@ -155,7 +148,7 @@ fn replay(core: &Core, states: &mut BTreeMap<ShareKey, ShareState>) -> Result<()
         }
         Ok(())
     })
-    .map(drop)
+    .map(|_| states)
 }
 
 /// The settings of the topic. Kafka deletes old records by itself; here each says all, so that it can be compacted.

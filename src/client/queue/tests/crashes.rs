@@ -275,3 +275,123 @@ fn each_planted_mistake_is_found() {
         assert!(found.iter().any(Result::is_err), "{mistake} is not found");
     }
 }
+
+#[test]
+fn on_a_full_disk_what_lies_above_the_end_is_lowered_or_nothing_is_appended_in_its_place() {
+    let disk = disk(Staging::Off);
+    let log = small(&disk, Staging::Off).open().unwrap();
+    log.append(Record::new("0").to("a")).unwrap().wait(Ack::Synced).unwrap();
+    (1..12).for_each(|number| _ = log.append(Record::new(&number.to_string()).to("a")).unwrap());
+    let mut queue = log.queue("g", "a").open().unwrap();
+    let tasks = queue.take_many(20, NOW).unwrap();
+    queue.accept_all(tasks).unwrap();
+    let end = |log: &Log| log.topic("a").unwrap().partition(0).unwrap().offsets().end.0;
+    let (mut lowered, mut refused) = (0, 0);
+    for seed in 0..20 {
+        let crashed = disk.crash(seed);
+        let calls = crashed.calls();
+        // A limit that is ours is none for this.
+        let low = small(&crashed, Staging::Off).min_free_bytes(u64::MAX).open().unwrap();
+        if end(&low) == 12 {
+            continue;
+        }
+        lowered += 1;
+        for call in calls..crashed.calls() {
+            let disk = disk.crash(seed);
+            disk.inject(call, Fault::Error(Errno::Full), Times::Dead);
+            let opened = small(&disk, Staging::Off).open();
+            disk.heal();
+            let Ok(log) = opened else { continue };
+            refused += u64::from(log.append(Record::new("77").to("a")).is_err());
+            drop(log);
+            let log = small(&disk, Staging::Off).open().unwrap();
+            let new = log.append(Record::new("88").to("a")).unwrap().offset();
+            let mut queue = log.queue("g", "a").open().unwrap();
+            let tasks = queue.take_many(20, NOW).unwrap();
+            assert_eq!(tasks.last().map(Task::offset), Some(new), "seed {seed}, call {call}");
+        }
+    }
+    assert!(lowered > 3 && refused > 0, "{lowered}, {refused}");
+}
+
+/// Takes from a queue as soon as it is woken, in the midst of what wakes it.
+struct Eager(parking_lot::Mutex<Queue>);
+
+impl Wake for Eager {
+    fn wake(self: Arc<Self>) {
+        assert!(self.0.lock().take(NOW).unwrap().is_none());
+    }
+}
+
+#[test]
+fn what_is_rejected_stays_so_also_if_another_worker_wrote_its_letter() {
+    let disk = disk(Staging::Off);
+    let log = small(&disk, Staging::Off).open().unwrap();
+    let open = || log.queue("g", "a").max_deliveries(3).dead_letters("dead").open().unwrap();
+    let (mut queue, mut other) = (open(), open());
+    log.append(Record::new("0").to("a")).unwrap().wait(Ack::Synced).unwrap();
+    let task = queue.take(NOW).unwrap().unwrap();
+    let eager = Arc::new(Eager(parking_lot::Mutex::new(open())));
+    let waker = Waker::from(eager);
+    assert!(other.poll_tasks(1, &mut Context::from_waker(&waker)).is_pending());
+    task.reject().unwrap();
+    for seed in 0..8 {
+        let log = small(&disk.crash(seed), Staging::Off).open().unwrap();
+        let mut queue = log.queue("g", "a").max_deliveries(3).dead_letters("dead").open().unwrap();
+        assert!(queue.take(NOW).unwrap().is_none(), "{seed}");
+        assert_eq!(numbers(&log, "dead"), [0].into());
+    }
+}
+
+#[test]
+fn a_letter_is_written_once_whatever_fails_behind_it() {
+    let mut failed = 0;
+    for call in 0.. {
+        let disk = disk(Staging::Off);
+        let log = small(&disk, Staging::Off).open().unwrap();
+        let mut queue = log.queue("g", "a").max_deliveries(3).dead_letters("dead").open().unwrap();
+        (0..3).for_each(|number| _ = log.append(Record::new(&number.to_string()).to("a")).unwrap());
+        let tasks = queue.take_many(3, NOW).unwrap();
+        disk.inject(disk.calls() + call, Fault::Error(Errno::Full), Times::Once);
+        let told: Vec<_> = tasks.into_iter().map(Task::reject).collect();
+        if disk.struck() == 0 {
+            break;
+        }
+        failed += told.iter().filter(|told| told.is_err()).count();
+        log.maintain().unwrap();
+        if log.topic("dead").unwrap().partition(0).unwrap().append("one more").is_err() {
+            // A sync failed: what is there is not known before the next open.
+            continue;
+        }
+        assert!(queue.take(NOW).unwrap().is_none());
+        let letters = log.topic("dead").unwrap().partition(0).unwrap().read(Offset::ZERO).unwrap();
+        assert_eq!(letters.iter().count(), 4, "call {call}");
+    }
+    assert!(failed > 0);
+}
+
+#[test]
+fn a_queue_that_passes_over_what_is_there_does_so_as_a_whole_or_begins_again() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = small(&disk, Staging::Off).open().unwrap();
+    let topic = log.create_topic("a", TopicConfig::default().partitions(3)).unwrap();
+    (0..3).for_each(|number| drop(topic.partition(number).unwrap().append("old").unwrap().wait(Ack::Synced)));
+    drop(log.queue("other", "a").open().unwrap());
+    log.close().unwrap();
+    let disk = disk.kill();
+    disk.record(Recording::All);
+    let log = small(&disk, Staging::Off).open().unwrap();
+    let began = disk.calls();
+    drop(log.queue("g", "a").skip_present().open().unwrap());
+    let mut judged = 0;
+    for moment in disk.take_moments().into_iter().filter(|moment| moment.call >= began) {
+        for image in [moment.image.clone(), moment.image.crash(moment.call)] {
+            let disk = SimDisk::on(image, disk.clock().fork());
+            let log = small(&disk, Staging::Off).open().unwrap();
+            let mut queue = log.queue("g", "a").skip_present().open().unwrap();
+            assert_eq!(values(&mut queue), [], "call {}", moment.call);
+            judged += 1;
+        }
+    }
+    assert!(judged > 4, "{judged}");
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::TopicConfig;
-use crate::error::Error;
+use crate::error::{Error, GroupError};
 use crate::log::{Background, LogBuilder, Staging};
 use crate::partition::Isolation;
 use crate::record::{Header, Record};
@@ -299,6 +299,50 @@ fn a_deleted_topic_ends_its_queues_and_a_new_one_of_the_name_begins_anew() {
 }
 
 #[test]
+fn a_task_that_outlives_its_topic_leaves_nothing_behind() {
+    let (log, _) = open();
+    append(&log, &["1", "2"]);
+    let mut queue = queue(&log);
+    let (one, two) = (take(&mut queue), take(&mut queue));
+    log.delete_topic("a").unwrap();
+    assert!(matches!(one.accept(), Err(Error::TopicDeleted { .. })));
+    drop(two);
+    let states = log.topic(QUEUES_TOPIC).unwrap().partition(0).unwrap().read(Offset::ZERO).unwrap();
+    assert_eq!(states.iter().last().unwrap().value, None, "it is forgotten, and stays so");
+}
+
+#[test]
+fn a_queue_is_deleted_once_nobody_has_it_open() {
+    let (log, disk) = open();
+    append(&log, &["1"]);
+    let refusal = |log: &Log| match log.delete_queue("g", "a") {
+        Err(Error::GroupRefused { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refusal(&log), GroupError::GroupIdNotFound);
+    let mut queue = queue(&log);
+    let task = take(&mut queue);
+    drop(queue);
+    assert_eq!(refusal(&log), GroupError::NonEmptyGroup, "there is a task");
+    task.accept().unwrap();
+    log.delete_queue("g", "a").unwrap();
+    assert_eq!(refusal(&log), GroupError::GroupIdNotFound);
+    let log = builder(&disk.crash(1), Staging::On).open().unwrap();
+    assert_eq!(refusal(&log), GroupError::GroupIdNotFound);
+}
+
+#[test]
+fn a_letter_for_a_compacted_topic_has_a_key() {
+    let (log, _) = open();
+    log.create_topic("dead", TopicConfig::default().cleanup(crate::Cleanup::Compact)).unwrap();
+    append(&log, &["1"]);
+    take(&mut queue(&log)).reject().unwrap();
+    let letters = log.topic("dead").unwrap().partition(0).unwrap().read(Offset::ZERO).unwrap();
+    let letter = letters.iter().next().unwrap();
+    assert_eq!((letter.key, letter.headers().count()), (Some(&b"a-0:0"[..]), 6));
+}
+
+#[test]
 fn settings_are_refused_that_make_no_queue() {
     let (log, disk) = open();
     let refused = |builder: QueueBuilder, setting: &str| match builder.open() {
@@ -313,6 +357,8 @@ fn settings_are_refused_that_make_no_queue() {
     refused(builder().max_in_flight(0), "max_in_flight");
     refused(builder().max_in_flight(10_001), "max_in_flight");
     refused(builder().dead_letters("a"), "dead_letters");
+    assert!(matches!(log.queue("g", QUEUES_TOPIC).open(), Err(Error::InternalTopic { .. })));
+    assert!(matches!(builder().dead_letters("__consumer_offsets").open(), Err(Error::InternalTopic { .. })));
     assert!(matches!(log.queue("", "a").open(), Err(Error::InvalidGroupId { .. })));
     assert!(matches!(log.queue("g", "a/b").open(), Err(Error::InvalidTopicName { .. })));
     assert!(matches!(log.delete_topic(QUEUES_TOPIC), Err(Error::InternalTopic { .. })));
