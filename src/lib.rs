@@ -149,7 +149,7 @@ pub use partition::fuzzing as partition_fuzzing;
 pub use client::typed;
 pub use client::{
     AutoOffsetReset, Consumed, Consumer, ConsumerBuilder, ConsumerIter, ConsumerWaker, Delivered, IdempotentProducer,
-    MergedByTime, Polled, PolledIter, Producer, ProducerBuilder, Queue, QueueBuilder, QueueProgress,
+    ListedQueue, MergedByTime, Polled, PolledIter, Producer, ProducerBuilder, Queue, QueueBuilder, QueueProgress,
     RebalanceListener, Reset, Sent, Table, Task, Transaction, TransactionalProducer,
 };
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy};

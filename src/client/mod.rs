@@ -16,6 +16,6 @@ pub use consumer::{
 };
 pub use idempotent::IdempotentProducer;
 pub use producer::{Delivered, Producer, ProducerBuilder, Sent};
-pub use queue::{Queue, QueueBuilder, QueueProgress, Task};
+pub use queue::{ListedQueue, Queue, QueueBuilder, QueueProgress, Task};
 pub use table::Table;
 pub use transaction::{Transaction, TransactionalProducer};

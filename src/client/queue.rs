@@ -22,7 +22,7 @@ pub use task::Task;
 use super::signal::{LONGEST, SHORTEST, Signal};
 use crate::error::Result;
 use crate::group::share::{Verdict, Worker};
-use crate::log::{Log, SharedQueue};
+use crate::log::{Log, Progress, SharedQueue};
 use crate::partition::{Ack, Isolation, Partition, ReadOptions};
 use crate::types::{Offset, TopicPartition};
 use crate::watermark::Reached;
@@ -114,6 +114,69 @@ pub struct QueueProgress {
     pub taken: usize,
     /// How many were handed out and are not done: those that are with a worker, and those that were given back.
     pub in_flight: usize,
+}
+
+/// A queue, as [`Log::list_queues`](crate::Log::list_queues) tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedQueue {
+    /// The group.
+    pub group: Box<str>,
+    /// The topic whose records it shares.
+    pub topic: Arc<str>,
+    /// How far it is.
+    pub partitions: Vec<QueueProgress>,
+}
+
+impl ListedQueue {
+    /// How many offsets are not done yet, as [`Queue::backlog`] counts them.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.partitions.iter().map(QueueProgress::backlog).sum()
+    }
+}
+
+impl QueueProgress {
+    fn of((partition, progress): (TopicPartition, Progress)) -> Self {
+        let Progress { start, next, end, taken, open } = progress;
+        Self { partition, start, next, end, taken, in_flight: open }
+    }
+
+    fn backlog(&self) -> u64 {
+        self.end.0.saturating_sub(self.next.0) + self.in_flight as u64
+    }
+}
+
+impl Log {
+    /// Every queue there is, whoever has it open, with how far it is. Opens none, so that it changes no settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`](crate::Error::Closed).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::Log;
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// log.topic("mails")?.partition(0)?.append_all(["to ada", "to alan", "to emmy"])?;
+    /// log.queue("senders", "mails").open()?.take(Duration::ZERO)?.unwrap().accept()?;
+    /// let queues = log.list_queues()?;
+    /// assert_eq!((&*queues[0].group, &*queues[0].topic, queues[0].backlog()), ("senders", "mails", 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn list_queues(&self) -> Result<Vec<ListedQueue>> {
+        self.check_open()?;
+        let found = self.queue_progress().into_iter();
+        let listed = found.map(|((group, topic), partitions)| {
+            let partitions = partitions.into_iter().map(QueueProgress::of).collect();
+            ListedQueue { group, topic, partitions }
+        });
+        Ok(listed.collect())
+    }
 }
 
 impl Queue {
@@ -290,7 +353,7 @@ impl Queue {
             let partition = &self.partitions[at];
             let options = ReadOptions::default().max_bytes(self.max_bytes).isolation(self.isolation);
             let read = |from, count| partition.read_with(from, options.max_records(count));
-            let handed = match desk.shared.take(at, desk.worker, max - tasks.len(), read) {
+            let handed = match desk.shared.take(at, desk.worker, max - tasks.len(), !tasks.is_empty(), read) {
                 // It fails again, first of all, once these are dealt with.
                 Err(_) if !tasks.is_empty() => {
                     self.first = at;
@@ -305,7 +368,7 @@ impl Queue {
             };
             let id = &partition.core.id;
             tasks.extend(handed.into_iter().map(|handed| Task::new(Arc::clone(desk), id.clone(), handed)));
-            if tasks.len() == max {
+            if tasks.len() == max || tasks.last().is_some_and(|task| desk.shared.was_last_chance(task.deliveries())) {
                 self.first = at + 1;
                 break;
             }
@@ -317,11 +380,12 @@ impl Queue {
     }
 
     /// Accepts all of them, also those of other workers: as [`Task::accept`], with one record and one sync for those of one
-    /// partition. Those of one partition are accepted together or not at all.
+    /// partition. What those of one partition come to is stored as a whole.
     ///
     /// # Errors
     ///
-    /// As for [`Task::accept`]. What is not with its worker any more does not keep the others from being accepted.
+    /// As for [`Task::accept`]. What is not with its worker any more does not keep the others from being accepted: the error
+    /// tells of the first that is not. To know of each, accept them one by one.
     ///
     /// # Example
     ///
@@ -350,8 +414,7 @@ impl Queue {
     /// See [`take_many`](Self::take_many).
     #[must_use]
     pub fn backlog(&self) -> u64 {
-        let progress = self.desk.shared.progress().into_iter();
-        progress.map(|(_, progress)| progress.end.0.saturating_sub(progress.next.0) + progress.open as u64).sum()
+        self.progress().iter().map(QueueProgress::backlog).sum()
     }
 
     /// How far the queue is, by partition.
@@ -375,16 +438,7 @@ impl Queue {
     /// ```
     #[must_use]
     pub fn progress(&self) -> Vec<QueueProgress> {
-        let progress = self.desk.shared.progress().into_iter();
-        let progress = progress.map(|(partition, progress)| QueueProgress {
-            partition,
-            start: progress.start,
-            next: progress.next,
-            end: progress.end,
-            taken: progress.taken,
-            in_flight: progress.open,
-        });
-        progress.collect()
+        self.desk.shared.progress().into_iter().map(QueueProgress::of).collect()
     }
 }
 

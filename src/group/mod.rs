@@ -38,6 +38,9 @@ pub(crate) use records::{GroupValue, offset_key};
 #[cfg(any(fuzzing, feature = "sim", test))]
 pub(crate) use records::{Key, OffsetValue};
 
+/// The host of members in this process. They die with it.
+pub(crate) const IN_PROCESS: &str = "in-process";
+
 /// The partition, of `count`, of `__consumer_offsets` that a group belongs to: Java's string hash, made positive.
 pub(crate) fn partition_for_group(group: &str, count: u32) -> u32 {
     debug_assert!(count > 0);

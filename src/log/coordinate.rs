@@ -26,7 +26,8 @@ use super::topic::again;
 use super::{FirstError, Inner, Log, TopicRead};
 use crate::error::{Error, GroupError, Result};
 use crate::group::{
-    Action, Answer, Coordinator, Event, GroupOffset, GroupRecord, ListGroups, Now, OffsetCommit, Request, Token,
+    Action, Answer, Coordinator, Event, GroupOffset, GroupRecord, IN_PROCESS, ListGroups, Now, OffsetCommit, Request,
+    Token,
 };
 use crate::observe::{Quiet, tell};
 use crate::partition::core::Core;
@@ -311,6 +312,18 @@ impl Inner {
             self.spread(told);
         }
         (next, errors.into_result())
+    }
+
+    /// At an open: members that were of the process before are gone, as one process has the log at a time. Nobody waits for
+    /// their sessions to end. What cannot be stored now waits for that.
+    pub(super) fn leave_for_the_dead(&self) {
+        for shard in self.shards().into_iter().flatten() {
+            let dead = Quiet::lock(&shard).coordinator.members_of_host(IN_PROCESS);
+            for leave in dead {
+                probe::reached("groups.left_by_the_dead");
+                let _ = self.ask(Request::Leave(leave), Ack::Written);
+            }
+        }
     }
 
     /// Removes offsets that are past their retention.

@@ -82,7 +82,7 @@ use self::open::CATALOG_FILE;
 pub(crate) use self::partitioner::{Choice, Turns};
 use self::producer_ids::ProducerIds;
 use self::queues::Queues;
-pub(crate) use self::queues::{Handed, QueueSettings, SharedQueue};
+pub(crate) use self::queues::{Handed, Progress, QueueSettings, SharedQueue};
 use self::text::LogId;
 use self::topic::Slot;
 pub(crate) use self::topic::{TopicState, again};

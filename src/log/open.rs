@@ -104,6 +104,7 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         inner.lower_offsets()?;
         inner.lower_queues()?;
         inner.seat_prepared()?;
+        inner.leave_for_the_dead();
     }
     delete::hide_deleted(&inner);
     if !settings.read_only {

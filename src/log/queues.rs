@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 pub(super) use self::store::queues_config;
 use super::clients::Tended;
 use super::names::{INTERNAL_TOPICS, QUEUES_TOPIC};
-use super::{FirstError, Inner, Log, TopicState};
+use super::{Inner, Log, TopicState};
 use crate::error::{Error, ErrorKind, GroupError, Result};
 use crate::group::share::{NotTaken, ShareKey, ShareLimits, SharePartition, ShareState, Taken, Verdict, Worker};
 use crate::observe::Quiet;
@@ -105,6 +105,8 @@ pub(crate) struct Progress {
     pub(crate) open: usize,
 }
 
+type ByPartition = Vec<(TopicPartition, Progress)>;
+
 impl Part {
     /// Makes durable what was stored last.
     fn sync(&self) -> Result<()> {
@@ -130,6 +132,29 @@ impl Log {
         let weak: Weak<SharedQueue> = Arc::downgrade(&shared);
         self.look_after(weak);
         Ok(shared)
+    }
+
+    /// How far each queue is: by group and topic, its partitions.
+    pub(crate) fn queue_progress(&self) -> BTreeMap<(Box<str>, Arc<str>), ByPartition> {
+        let inner = &self.opened.inner;
+        let topics = inner.topics.read().clone();
+        let mut found = BTreeMap::<_, ByPartition>::new();
+        for (key, state) in inner.queues.states.lock().iter() {
+            let Some(topic) = topics.values().find(|topic| topic.id == key.topic) else { continue };
+            let (next, open) = state.progress();
+            // Of a partition that is damaged nobody knows where it ends.
+            let end = topic.core(key.partition).map_or(next, |core| core.end());
+            let id = TopicPartition::new(Arc::clone(&topic.name), key.partition);
+            let progress = Progress { start: state.start, next, end, taken: 0, open };
+            found.entry((key.group.clone(), Arc::clone(&topic.name))).or_default().push((id, progress));
+        }
+        let living: Vec<_> = Quiet::lock(&inner.queues.open).iter().filter_map(Weak::upgrade).collect();
+        for queue in living {
+            if let Some(known) = found.get_mut(&(queue.group.clone(), Arc::clone(&queue.topic.name))) {
+                *known = queue.progress();
+            }
+        }
+        found
     }
 
     /// Forgets what is known of a [queue](Self::queue): who opens it later begins anew. That is durable when this returns. The
@@ -277,12 +302,14 @@ impl SharedQueue {
         ShareKey { group: self.group.clone(), topic: self.topic.id, partition }
     }
 
-    /// Hands out up to `max` records of one partition, which `read` reads: from an offset on, so many of them.
+    /// Hands out up to `max` records of one partition, which `read` reads: from an offset on, so many of them. One that is
+    /// handed out for the last time comes alone: not at all if there are `others` from elsewhere.
     pub(crate) fn take(
         &self,
         at: usize,
         worker: Worker,
         max: usize,
+        others: bool,
         mut read: impl FnMut(Offset, usize) -> Result<Records>,
     ) -> Result<Vec<Handed>> {
         let now = self.inner.context.clock.monotonic();
@@ -294,7 +321,8 @@ impl SharedQueue {
         let mut handed = Vec::new();
         let result = loop {
             let (from, count) = share.wants(max - handed.len());
-            if count == 0 || from >= part.core.end() {
+            let is_alone = share.is_last_chance(from) && (others || !handed.is_empty());
+            if count == 0 || from >= part.core.end() || is_alone {
                 break Ok(());
             }
             let mut records = match read(from, count) {
@@ -306,8 +334,12 @@ impl SharedQueue {
             };
             let end = records.next_offset().max(from);
             let found: Vec<Offset> = records.iter().map(|record| record.offset).collect();
+            let is_last = share.is_last_chance(from);
             for taken in share.take(worker, from..end, found, count, now) {
                 handed.extend(single(&mut records, taken));
+            }
+            if is_last && !handed.is_empty() {
+                break Ok(());
             }
             if share.wants(1).0 == from {
                 // It is there, and may not be seen yet.
@@ -340,7 +372,7 @@ impl SharedQueue {
         verdict: Verdict,
         ack: Ack,
     ) -> Result<()> {
-        let mut errors = FirstError::default();
+        let mut result = Ok(());
         {
             let mut sharing = Quiet::lock(&self.sharing);
             for (partition, offsets) in records {
@@ -349,12 +381,12 @@ impl SharedQueue {
                 for offset in offsets {
                     if let Err(NotTaken) = share.decide(worker, *offset, verdict) {
                         let partition = part.core.id.clone();
-                        errors.keep(Err::<(), _>(Error::LockExpired { partition, offset: *offset }));
+                        result = result.and(Err(Error::LockExpired { partition, offset: *offset }));
                     }
                 }
                 // What is rejected is stored with its letter.
                 if verdict == Verdict::Accept && share.to_state() != part.share.to_state() {
-                    errors.keep(part.change(&self.inner, share));
+                    result = result.and(part.change(&self.inner, share));
                 } else {
                     part.share = share;
                 }
@@ -362,12 +394,12 @@ impl SharedQueue {
         }
         self.bell.ring();
         if verdict != Verdict::Accept {
-            errors.keep(self.bury());
+            result = result.and(self.bury());
         }
         if ack == Ack::Synced && !probe::planted("queues.accept_not_synced") {
-            errors.keep(self.sync(records.keys()));
+            result = result.and(self.sync(records.keys()));
         }
-        errors.into_result()
+        result
     }
 
     /// Makes durable what was stored of these partitions, also by others.
@@ -423,14 +455,14 @@ impl SharedQueue {
         };
         // Not below the lock: it may be gone, and is made anew.
         let letters = letters.map(|name| self.inner.topic_or_create(&name, self.inner.default_config)).transpose()?;
-        let mut errors = FirstError::default();
+        let mut result = Ok(());
         {
             let mut sharing = Quiet::lock(&self.sharing);
             let max_deliveries = sharing.settings.limits.max_deliveries;
             for part in &mut sharing.parts {
                 let mut lost: Vec<Taken> = part.share.lost().collect();
                 if let Some(letters) = &letters {
-                    errors.keep(self.send_letters(part, &lost, max_deliveries, letters));
+                    result = result.and(self.send_letters(part, &lost, max_deliveries, letters));
                     lost.retain(|lost| part.lettered.contains(&lost.offset));
                 }
                 if lost.is_empty() {
@@ -443,21 +475,21 @@ impl SharedQueue {
                 if stored.is_ok() {
                     lost.iter().for_each(|lost| _ = part.lettered.remove(&lost.offset));
                 }
-                errors.keep(stored);
+                result = result.and(stored);
             }
         }
         self.bell.ring();
-        errors.into_result()
+        result
     }
 
     /// Copies records to the topic of dead letters, those that it can. They are on the disk before they count as copied: what
     /// is said to be done must not be nowhere after a power cut.
     fn send_letters(&self, part: &mut Part, lost: &[Taken], max_deliveries: u16, letters: &TopicState) -> Result<()> {
-        let (mut errors, mut sent) = (FirstError::default(), Vec::new());
+        let (mut result, mut sent) = (Ok(()), Vec::new());
         for lost in lost.iter().filter(|lost| !part.lettered.contains(&lost.offset)) {
             match self.send_letter(part, lost, max_deliveries, letters) {
                 Ok(letter) => sent.push((lost.offset, letter)),
-                Err(error) => errors.keep(Err::<(), _>(error)),
+                Err(error) => result = result.and(Err(error)),
             }
         }
         for (offset, letter) in sent {
@@ -468,9 +500,9 @@ impl SharedQueue {
             if synced.is_ok() {
                 part.lettered.insert(offset);
             }
-            errors.keep(synced);
+            result = result.and(synced);
         }
-        errors.into_result()
+        result
     }
 
     /// Appends a letter; none if the record is gone.
@@ -517,6 +549,12 @@ impl SharedQueue {
         }
     }
 
+    /// Whether a record that was handed out so often is handed out no more.
+    pub(crate) fn was_last_chance(&self, deliveries: u16) -> bool {
+        let max = Quiet::lock(&self.sharing).settings.limits.max_deliveries;
+        max > 1 && deliveries >= max
+    }
+
     /// When the next lock is over.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let sharing = Quiet::lock(&self.sharing);
@@ -524,7 +562,7 @@ impl SharedQueue {
     }
 
     /// How far it is, by partition.
-    pub(crate) fn progress(&self) -> Vec<(TopicPartition, Progress)> {
+    pub(crate) fn progress(&self) -> ByPartition {
         let now = self.inner.context.clock.monotonic();
         let mut sharing = Quiet::lock(&self.sharing);
         let mut is_over = false;

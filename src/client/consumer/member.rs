@@ -28,7 +28,8 @@ use std::time::Duration;
 use crate::error::GroupError;
 use crate::group::assign::protocol::{LastAssignment, MemberAssignment};
 use crate::group::{
-    Answer, Caller, Generation, Heartbeat, JoinGroup, Joined, LeaveGroup, LeavingMember, Request, SyncGroup, Synced,
+    Answer, Caller, Generation, Heartbeat, IN_PROCESS, JoinGroup, Joined, LeaveGroup, LeavingMember, Request,
+    SyncGroup, Synced,
 };
 use crate::probe;
 use crate::types::TopicPartition;
@@ -324,6 +325,7 @@ impl Member {
             member_id: self.id.clone(),
             instance_id: self.settings.instance_id.clone(),
             client_id: self.settings.client_id.clone(),
+            client_host: IN_PROCESS.into(),
             session_timeout: self.settings.session_timeout,
             rebalance_timeout: self.settings.rebalance_timeout,
             ..JoinGroup::new(&self.settings.group, 0)

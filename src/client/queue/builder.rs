@@ -12,7 +12,9 @@ use crate::partition::{Ack, Isolation};
 ///
 /// Those of the whole queue hold for all who have it open, and are those of the worker that opened it last:
 /// [`lock`](Self::lock), [`max_deliveries`](Self::max_deliveries), [`max_in_flight`](Self::max_in_flight),
-/// [`dead_letters`](Self::dead_letters). The others are this worker's.
+/// [`dead_letters`](Self::dead_letters). **Who opens it without dead letters takes them from all others.** Keep the builder in one
+/// function; who only wants to look has [`Log::list_queues`](crate::Log::list_queues), which opens nothing. The others are this
+/// worker's.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;

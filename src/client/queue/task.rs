@@ -140,7 +140,8 @@ impl Task {
         self.decide(Verdict::Reject)
     }
 
-    /// Keeps it for another [lock time](crate::QueueBuilder::lock), from now on. After KIP-1222.
+    /// Keeps it for another [lock time](crate::QueueBuilder::lock), from now on. After KIP-1222. Locks are in memory only: whatever
+    /// ends the process ends them.
     ///
     /// # Errors
     ///

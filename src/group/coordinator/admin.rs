@@ -4,11 +4,21 @@ use std::sync::Arc;
 
 use super::action::{Answer, DescribedGroup, DescribedMember, GroupState, ListedGroup};
 use super::group::Phase;
-use super::request::{Generation, ListGroups, Token};
+use super::request::{Generation, LeaveGroup, LeavingMember, ListGroups, Token};
 use super::{Coordinator, Wait};
 use crate::error::GroupError;
 
 impl Coordinator {
+    /// The members of each group that joined from this host.
+    pub(crate) fn members_of_host(&self, host: &str) -> Vec<LeaveGroup> {
+        let leaving = self.groups.iter().map(|(name, entry)| {
+            let members = entry.group.members.iter().filter(|(_, member)| *member.client_host == *host);
+            let leaving = |id: &str| LeavingMember { member_id: id.into(), instance_id: None };
+            LeaveGroup { group: name.clone(), members: members.map(|(id, _)| leaving(id)).collect() }
+        });
+        leaving.filter(|leave| !leave.members.is_empty()).collect()
+    }
+
     pub(super) fn list(&mut self, token: Token, list: &ListGroups) {
         let listed = self.groups().map(|name| ListedGroup {
             group: name.into(),

@@ -206,7 +206,8 @@ impl SharePartition {
         let mut found = found.into_iter();
         let end = loop {
             let Some(offset) = found.next() else { break read.end };
-            if taken.len() == count || (offset >= self.next && self.room() == 0) {
+            let is_last = self.is_last_chance(offset);
+            if taken.len() == count || (is_last && !taken.is_empty()) || (offset >= self.next && self.room() == 0) {
                 break offset;
             }
             self.pass_over(at, offset);
@@ -219,11 +220,22 @@ impl SharePartition {
                 slot.deliveries = slot.deliveries.saturating_add(1);
                 slot.state = State::With { worker, until };
                 taken.push(Taken { offset, deliveries: slot.deliveries });
+                if is_last {
+                    break at;
+                }
             }
         };
         self.pass_over(at, end);
         self.settle();
         taken
+    }
+
+    /// Whether the record is ready, for the last time: it is handed out alone, so that one which kills its worker does not
+    /// take with it what was handed out beside it each time.
+    pub(crate) fn is_last_chance(&self, offset: Offset) -> bool {
+        let max = self.limits.max_deliveries;
+        let slot = self.open.get(&offset).filter(|slot| slot.state == State::Ready);
+        max > 1 && slot.is_some_and(|slot| slot.deliveries + 1 >= max)
     }
 
     /// From `first` to before `end` there is no record: compaction, markers, aborted transactions. What somebody took

@@ -74,11 +74,20 @@ impl ShareKey {
 }
 
 impl ShareState {
+    /// Nothing from here on was handed out; and how many records below are not done.
+    pub(crate) fn progress(&self) -> (Offset, usize) {
+        let open = self
+            .batches
+            .iter()
+            .filter(|batch| !batch.is_done)
+            .map(|batch| (batch.last.0 - batch.first.0 + 1) as usize);
+        (self.batches.last().map_or(self.start, |batch| batch.last + 1), open.sum())
+    }
+
     /// Forgets what lies from `end` on: a power cut took the records, and what comes in their place is new. Whether there was
     /// any.
     pub(crate) fn cut(&mut self, end: Offset) -> bool {
-        let next = self.batches.last().map_or(self.start, |batch| batch.last + 1);
-        if next <= end {
+        if self.progress().0 <= end {
             return false;
         }
         self.start = self.start.min(end);

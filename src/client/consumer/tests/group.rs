@@ -59,6 +59,22 @@ pub(super) fn what_a_member_leaves_is_anothers_at_once() {
     assert_eq!(a.assignment().len(), 4);
 }
 
+#[test]
+fn members_of_a_process_that_died_are_not_waited_for() {
+    let disk = SimDisk::new(DiskOptions::default());
+    let log = builder(&disk).open().unwrap();
+    topic(&log, "t", 2);
+    let mut a = member(&log, &["t"], eager()).join().unwrap();
+    let mut b = member(&log, &["t"], eager()).instance_id("static").join().unwrap();
+    settle(&log, &disk.clock(), &mut [&mut a, &mut b]);
+    let disk = disk.crash(1);
+    let log = builder(&disk).open().unwrap();
+    let mut c = member(&log, &["t"], eager()).join().unwrap();
+    // The clock stands still.
+    admit(&mut c);
+    assert_eq!(c.assignment().len(), 2);
+}
+
 /// Commits what was processed when it has to give it up, and writes down what it is told.
 #[derive(Clone, Default)]
 pub(super) struct HandOver(Arc<Mutex<Vec<String>>>);
