@@ -1,16 +1,18 @@
 //! Entries for the fuzzer: whatever the bytes, nothing panics, and what is accepted means the same when written again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::checksum::crc32;
 use crate::config::TopicConfig;
 use crate::group::assign::protocol::{LastAssignment, MemberAssignment, Subscription, Version};
 use crate::group::assign::{Assignor, CooperativeSticky, GroupView, MemberView, Range, RoundRobin, Sticky};
 use crate::group::world::World;
+use crate::group::share::{MAX_OPEN, ShareKey, ShareLimits, SharePartition, ShareState};
 use crate::group::{GroupValue, Key, LogRecord, OffsetValue, Offsets, offset_key};
 use crate::log::Catalog;
 use crate::txn::{Coordinator, Key as TxnKey, Open, State, Verdict};
-use crate::types::{Offset, ProducerEpoch, ProducerId, TopicId};
+use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicId};
 
 /// Reads `bytes` as a catalog: once as they are, once with the checksum that they lack.
 pub fn catalog(bytes: &[u8]) {
@@ -30,6 +32,24 @@ pub fn group_coordinator(bytes: &[u8]) {
     if let Ok(group) = GroupValue::decode(bytes) {
         assert_eq!(group.encode().as_deref().map(GroupValue::decode), Some(Ok(group)));
     }
+}
+
+/// Reads `bytes` as the key of what is known of a queue, and as the value: what is understood is written again as the same, and
+/// cut where a log may end.
+pub fn queue_records(bytes: &[u8]) {
+    if let Ok(Some(key)) = ShareKey::decode(bytes) {
+        let again = key.encode().map(|again| ShareKey::decode(&again));
+        assert_eq!(again, Some(Ok(Some(key))));
+    }
+    let Ok(mut state) = ShareState::decode(bytes, MAX_OPEN) else { return };
+    let limits = ShareLimits { lock: Duration::from_secs(1), max_deliveries: 5, max_in_flight: MAX_OPEN };
+    let stored = SharePartition::from_state(&state, limits).to_state();
+    assert_eq!(ShareState::decode(&stored.encode(Timestamp(0)), MAX_OPEN), Ok(stored.clone()));
+    assert_eq!(SharePartition::from_state(&stored, limits).to_state(), stored);
+    let end = Offset(state.start.0 + bytes.len() as u64);
+    state.cut(end);
+    let share = SharePartition::from_state(&state, limits);
+    assert!(share.start() <= share.next() && share.next() <= end.max(state.start), "{share:?} of {end}");
 }
 
 /// Reads `bytes` as key, as value, and as a log of records and ends of transactions.
