@@ -18,8 +18,9 @@ async fn add_up(log: Log, count: usize) -> Result<u64> {
     let mut payments = payments.max_poll_records(1).join()?;
     let (mut seen, mut sum) = (0, 0);
     while seen < count {
-        // Waits without a thread: the task is woken by the append that brings the next record.
-        let polled = payments.next().await.ok_or("the log was closed")??;
+        // Waits without a thread: the task is woken by the append that brings the next record. Of a log that is closed the
+        // stream says so by an error, and ends behind that: who stops at the first error sees no end.
+        let polled = payments.next().await.ok_or("polled again after the last error")??;
         for (_, record) in &polled {
             let cents: [u8; 8] = record.value.ok_or("a payment of nothing")?.try_into()?;
             sum += u64::from_be_bytes(cents);

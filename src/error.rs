@@ -273,6 +273,7 @@ impl Error {
     /// | `LowSpace`, and `Io` of a full disk or quota | `Full` |
     /// | any other `Io`, `Poisoned`, `NotSynced`, `OutcomeUnknown` | `Io` |
     /// | `Closed`, `TopicDeleted` | `Closed` |
+    /// | `GroupRefused` | that of its reason: [`GroupError::kind`](crate::group::GroupError::kind) |
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -336,7 +337,8 @@ pub enum ErrorKind {
     OutOfRange,
     /// Try again later, or after reading on.
     Retry,
-    /// Stop: a newer leader, producer or coordinator exists.
+    /// Stop: a newer leader, producer or coordinator exists. Only of a [`Consumer`](crate::Consumer)'s commit it does not mean to
+    /// stop: its group took the member for dead, and the next poll joins again.
     Fenced,
     /// Restore from a replica or a backup.
     Corrupt,

@@ -289,13 +289,8 @@ impl Checker<'_> {
 
     /// Goes back to what the group committed, in each partition that it still has.
     fn go_back(&mut self) -> Result<()> {
-        for partition in self.consumer.assignment() {
-            match self.consumer.committed(&partition)? {
-                Some(committed) => self.consumer.seek(&partition, committed.offset)?,
-                None => self.consumer.seek_to_beginning(std::slice::from_ref(&partition))?,
-            }
-            self.tenures.insert(partition, Tenure::default());
-        }
+        self.consumer.seek_to_committed(&[])?;
+        self.tenures.values_mut().for_each(|tenure| *tenure = Tenure::default());
         Ok(())
     }
 

@@ -15,7 +15,7 @@
 //! | `member` | when to join, what is owned: a machine of values |
 //! | `membership` | its driver: what it asks the log, in polls and in maintenance |
 //! | `rebalance` | what a poll does with what the group decided: partitions taken and given up, the listener |
-//! | `fetch` | what the group committed for partitions that are new |
+//! | `fetch` | what the group committed for partitions that are new, or were sent back |
 //! | `wait`, `timer` | what else than records wakes a poll |
 //! | `places`, `commit`, `faces` | the rest of the public methods: where it reads, what it commits, other ways to poll |
 //!
@@ -278,8 +278,8 @@ impl Consumer {
     }
 
     /// Ends it: commits, if it does so by itself, tells the listener that all is revoked, or lost if the group had taken the
-    /// member for dead, and leaves the group, so that the others take over at once. A static member stays in the group, for as long as its session lasts. Waits until the group
-    /// has stored that it left.
+    /// member for dead, and leaves the group. The others take over in their next polls, for which those that wait are woken. A
+    /// static member stays in the group, for as long as its session lasts. Waits until the group has stored that it left.
     ///
     /// # Errors
     ///
@@ -451,7 +451,7 @@ impl Consumer {
         Ok(self.find_positions(now).err())
     }
 
-    /// Finds out where to begin, of partitions that are new.
+    /// Finds out where to begin, of partitions that are new, or to go back to.
     fn find_positions(&mut self, now: Duration) -> Result<()> {
         let unknown: Vec<_> = self.cursors.unknown().map(|cursor| cursor.id.clone()).collect();
         let (policy, mut first) = (self.policy(), Ok(()));

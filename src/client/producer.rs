@@ -227,7 +227,9 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// The first of what went wrong meanwhile; each record tells its own, and the others were served all the same.
+    /// The first of what went wrong while it waited; the others were served all the same. What failed before, by itself, is not
+    /// told again: keep the [`Sent`] of each record that matters, or use
+    /// [`send_with`](Self::send_with), whose callback is told of each.
     ///
     /// # Example
     ///
@@ -254,7 +256,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// As for [`flush`](Self::flush); the producer is closed all the same. [`Error::Closed`] if it was before, or the log was.
+    /// As for [`flush`](Self::flush), so of nothing that failed before; the producer is closed all the same. [`Error::Closed`] if it was before, or the log was.
     ///
     /// # Example
     ///

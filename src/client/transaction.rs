@@ -101,6 +101,10 @@ impl TransactionalProducer {
 /// After an error of [`send`](Self::send) the transaction is as it was before, and can go on. Only after
 /// [`NotSynced`](crate::Error::NotSynced), of a topic that syncs each append, the record is in the transaction all the same.
 ///
+/// **Aborted, it takes no consumer back**: its positions stay behind what its polls have returned, and the next transaction
+/// would commit them, without what should have come of it. So call
+/// [`Consumer::seek_to_committed`](crate::Consumer::seek_to_committed) after a transaction that was not committed.
+///
 /// ```
 /// # let dir = tempfile::tempdir()?;
 /// use chiplog::{GroupOffset, Log, Offset, Record};
@@ -237,12 +241,15 @@ impl Transaction<'_> {
     /// for dead, others do the same work, and this transaction will not commit. Kafka: `sendOffsetsToTransaction`.
     ///
     /// Let one transaction be about what one poll returned: what a member gave up in a later poll is not among its positions
-    /// any more. The consumer must not commit in other ways.
+    /// any more. The consumer must not commit in other ways. If the transaction is not committed, call
+    /// [`Consumer::seek_to_committed`], or what the poll returned is never delivered again.
     ///
     /// # Errors
     ///
-    /// - [`Error::GroupRefused`](crate::Error::GroupRefused) if the member is out, or between two generations: none of the
-    ///   positions is committed, and the transaction can only be aborted.
+    /// - [`Error::GroupRefused`](crate::Error::GroupRefused) if the member is out (of kind
+    ///   [`Fenced`](crate::ErrorKind::Fenced)), or the group rebalances, as it does whenever a member comes or goes
+    ///   ([`Retry`](crate::ErrorKind::Retry)): none of the positions is committed, and the transaction can only be aborted.
+    ///   Abort it, go back by [`Consumer::seek_to_committed`], and poll on: that joins again if need be.
     /// - As for [`commit_offsets`](Self::commit_offsets).
     ///
     /// # Example
@@ -293,7 +300,7 @@ impl Transaction<'_> {
     ///   settles it one way or the other.
     /// - [`Error::ProducerFenced`](crate::Error::ProducerFenced),
     ///   [`Error::InvalidTransaction`](crate::Error::InvalidTransaction): it was aborted before; the latter also if
-    ///   [`commit_positions`](Self::commit_positions) was refused.
+    ///   [`commit_positions`](Self::commit_positions) was refused, be it for an ordinary rebalance: go on as is said there.
     /// - [`Error::Io`](crate::Error::Io), [`Error::LowSpace`](crate::Error::LowSpace),
     ///   [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Closed`](crate::Error::Closed).
     ///
@@ -354,6 +361,9 @@ impl Transaction<'_> {
 
     /// Aborts: none of the records counts. That is so from the moment this is called, whatever it returns; nothing is
     /// synced, as nothing is lost if a crash comes.
+    ///
+    /// A consumer whose records it was about does not go back by itself: call
+    /// [`Consumer::seek_to_committed`](crate::Consumer::seek_to_committed), or they are never delivered again.
     ///
     /// # Errors
     ///

@@ -77,7 +77,61 @@ pub trait Codec<T> {
 /// Nothing is stored but the bytes, so other programs may append others. A record that cannot be decoded is an error in its
 /// place, with its offset; the next one is read all the same.
 ///
-/// See [`Codec`] for an example.
+/// Consumers, producers and queues have records, and this gives and takes their bytes: [`iter`](Self::iter) what a poll returned,
+/// [`decode`](Self::decode) the record of a [`Task`](crate::Task), [`encode`](Self::encode) for what a
+/// [`Producer`](crate::Producer) or a transaction sends. An error names the offset; the partition is that of the records.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use std::time::Duration;
+/// use chiplog::typed::{Codec, CodecError};
+/// use chiplog::{Log, Record, TopicPartition};
+///
+/// #[derive(Default)]
+/// struct Counts;
+///
+/// impl Codec<u64> for Counts {
+///     fn encode(&self, value: &u64, into: &mut Vec<u8>) -> Result<(), CodecError> {
+///         into.extend(value.to_be_bytes());
+///         Ok(())
+///     }
+///
+///     fn decode(&self, bytes: &[u8]) -> Result<u64, CodecError> {
+///         Ok(u64::from_be_bytes(bytes.try_into()?))
+///     }
+/// }
+///
+/// let log = Log::open(dir.path())?;
+/// let counts = log.topic("counts")?.typed::<u64, Counts>();
+///
+/// let producer = log.producer().build()?;
+/// for count in [17, 4] {
+///     producer.send(Record::new(&counts.encode(&count)?).to("counts"))?;
+/// }
+/// producer.flush()?;
+/// counts.topic().append("many")?; // by somebody else
+///
+/// let mut consumer = log.consumer("sums").assign([TopicPartition::new("counts", 0)])?;
+/// consumer.seek_to_beginning(&[])?;
+/// let (mut sum, mut odd) = (0, Vec::new());
+/// for (partition, records) in consumer.poll(Duration::ZERO)?.partitions() {
+///     for count in counts.iter(records) {
+///         match count.value {
+///             Ok(value) => sum += value.unwrap_or(0), // none of a tombstone
+///             Err(_) => odd.push(format!("{partition}:{}", count.offset)),
+///         }
+///     }
+/// }
+/// assert_eq!((sum, odd), (21, vec!["counts-0:2".to_owned()]));
+///
+/// let mut queue = log.queue("workers", "counts").open()?;
+/// let task = queue.take(Duration::ZERO)?.unwrap();
+/// assert_eq!(counts.decode(&task.record())?, Some(17));
+/// task.accept()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// See [`Codec`] for appends and reads.
 pub struct Typed<T, C> {
     topic: Topic,
     codec: Arc<C>,

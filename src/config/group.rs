@@ -82,7 +82,8 @@ impl GroupConfig {
 
     /// Sets how long the first rebalance of a group without members waits for others to join. Each that joins meanwhile
     /// prolongs it by as much again, up to the rebalance time-out of the members. Members that start together are then
-    /// assigned their partitions once, not once each; a member that starts alone waits for nothing.
+    /// assigned their partitions once, not once each. One that starts alone waits, too, and gets no records meanwhile: set 0 where
+    /// there is one member, or in tests.
     ///
     /// Default: 3 s. Range: 0 to 2^31 - 1 ms. Kafka: `group.initial.rebalance.delay.ms`.
     #[must_use]

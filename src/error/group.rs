@@ -107,6 +107,17 @@ impl GroupError {
 
     /// What can be done about it, in the words of this crate's own errors.
     ///
+    /// | Reason | Kind |
+    /// |---|---|
+    /// | `RebalanceInProgress`, `UnstableOffsetCommit`, `CoordinatorLoadInProgress`, `CoordinatorNotAvailable`, `NotCoordinator` | `Retry` |
+    /// | `MemberIdRequired`, `GroupMaxSizeReached`, `NonEmptyGroup`, `GroupSubscribedToTopic` | `Retry` |
+    /// | `IllegalGeneration`, `UnknownMemberId`, `FencedInstanceId`, `InvalidProducerEpoch` | `Fenced` |
+    /// | `UnknownServerError`, `OffsetMetadataTooLarge`, `InconsistentGroupProtocol`, `InvalidGroupId`, `InvalidSessionTimeout`, `InvalidRequest`, `GroupIdNotFound` | `Invalid` |
+    ///
+    /// `Retry` and `Fenced` of a commit of a [`Consumer`](crate::Consumer) mean the same: poll on. A member that is out joins
+    /// again in polls, but for one whose [instance id](crate::ConsumerBuilder::instance_id) another has: its polls fail with
+    /// `FencedInstanceId`, and it stops.
+    ///
     /// ```
     /// use chiplog::ErrorKind;
     /// use chiplog::group::GroupError;

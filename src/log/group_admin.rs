@@ -91,7 +91,7 @@ impl Log {
 }
 
 impl Group {
-    /// Its state, and its members with what they read: [`MemberAssignment`](crate::group::assign::protocol::MemberAssignment)
+    /// Its state, and its members with what they read: [`DescribedMember::assigned`](crate::group::DescribedMember::assigned)
     /// decodes that.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Group {
     /// # let dir = tempfile::tempdir()?;
     /// use std::time::Duration;
     /// use chiplog::group::GroupState;
-    /// use chiplog::{GroupConfig, Log};
+    /// use chiplog::{GroupConfig, Log, TopicPartition};
     ///
     /// let at_once = GroupConfig::default().initial_rebalance_delay(Duration::ZERO);
     /// let log = Log::builder(dir.path()).groups(at_once).open()?;
@@ -113,7 +113,9 @@ impl Group {
     /// consumer.poll(Duration::ZERO)?;
     /// let billing = log.group("billing")?.describe()?;
     /// assert_eq!(billing.state, Some(GroupState::Stable));
-    /// assert_eq!(&*billing.members[0].client_id, "worker");
+    /// let worker = &billing.members[0];
+    /// assert_eq!(&*worker.client_id, "worker");
+    /// assert_eq!(worker.assigned(), Some(vec![TopicPartition::new("orders", 0)]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn describe(&self) -> Result<DescribedGroup> {
@@ -124,11 +126,19 @@ impl Group {
         }
     }
 
-    /// How far behind it is, in each partition that it committed an offset for. Records of open transactions count.
+    /// How far behind it is, in each partition that it committed an offset for. A partition that it reads and never committed an
+    /// offset for is not among them, however much is in there: compare with what [`describe`](Self::describe) says that its
+    /// members have.
+    ///
+    /// Offsets are counted, not records: those of open and aborted transactions, those that compaction removed, and the marker that
+    /// each transaction leaves in each of its partitions. A group that has read all records of a transaction may so stay behind by
+    /// the marker until its consumers poll and commit again: let an alarm ask for a lag that grows, or stays above the number of
+    /// transactions that end between two commits, not for one that is not 0.
     ///
     /// # Errors
     ///
-    /// As for [`committed`](Self::committed).
+    /// [`Error::GroupRefused`] for the reason [`GroupIdNotFound`](GroupError::GroupIdNotFound) if there is no such group: its id
+    /// may be misspelled. As for [`committed`](Self::committed).
     ///
     /// # Example
     ///
@@ -154,7 +164,17 @@ impl Group {
             let lag = end.map(|end| end.0.saturating_sub(committed.offset.0));
             GroupLag { partition, committed, end, lag }
         };
-        Ok(self.offsets()?.into_iter().map(of).collect())
+        Ok(self.known_offsets()?.into_iter().map(of).collect())
+    }
+
+    /// What it committed; an error if nobody ever heard of it.
+    fn known_offsets(&self) -> Result<Vec<(TopicPartition, Committed)>> {
+        let committed = self.offsets()?;
+        if committed.is_empty() {
+            // It may have members that have committed nothing yet.
+            self.describe()?;
+        }
+        Ok(committed)
     }
 
     /// Finds out where it would go on, in these partitions, or if none is named in all that it committed an offset for and that
@@ -164,6 +184,8 @@ impl Group {
     ///
     /// - [`Error::TopicNotFound`], [`Error::PartitionNotFound`] of a partition that is named.
     /// - [`Error::NoPosition`] if it is to be shifted where it committed nothing.
+    /// - [`Error::GroupRefused`] for the reason [`GroupIdNotFound`](GroupError::GroupIdNotFound) if no partition is named and there
+    ///   is no such group: its id may be misspelled. With partitions, a group may begin by a reset.
     /// - As for [`committed`](Self::committed), and [`Partition::offset_at`].
     ///
     /// # Example
@@ -192,7 +214,7 @@ impl Group {
     /// ```
     pub fn plan_reset(&self, to: OffsetTarget, partitions: &[TopicPartition]) -> Result<ResetPlan> {
         let log = self.log();
-        let committed = self.offsets()?;
+        let committed = if partitions.is_empty() { self.known_offsets()? } else { self.offsets()? };
         let mut plan = ResetPlan { group: self.clone(), moves: Vec::new(), topics: Vec::new() };
         if partitions.is_empty() {
             for (id, committed) in &committed {
@@ -337,6 +359,29 @@ mod tests {
         assert_eq!(plan.moves().len(), 1);
         plan.apply().unwrap();
         assert_eq!(other.committed("t", 0).unwrap().unwrap().offset, Offset(10));
+    }
+
+    #[test]
+    fn a_group_that_nobody_knows_is_an_error() {
+        let (_dir, log) = filled();
+        let misspelled = log.group("biling").unwrap();
+        let is_unknown = |error: Error| {
+            let is_so = matches!(error, Error::GroupRefused { reason: GroupError::GroupIdNotFound, .. });
+            assert!(is_so && error.kind() == ErrorKind::Invalid, "{error}");
+        };
+        is_unknown(misspelled.lag().unwrap_err());
+        is_unknown(misspelled.plan_reset(OffsetTarget::Earliest, &[]).unwrap_err());
+        // One with a member is known, though it committed nothing.
+        let mut member = log.consumer("young").topics(["t"]).join().unwrap();
+        member.poll(Duration::ZERO).unwrap();
+        let young = log.group("young").unwrap();
+        assert_eq!(young.lag().unwrap(), []);
+        assert_eq!(young.plan_reset(OffsetTarget::Earliest, &[]).unwrap().moves(), []);
+        let described = young.describe().unwrap();
+        assert_eq!(
+            described.members[0].assigned(),
+            Some(vec![TopicPartition::new("t", 0), TopicPartition::new("t", 1)])
+        );
     }
 
     #[test]

@@ -233,7 +233,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Sets how often the member says that it is alive, and is told of rebalances.
+    /// Sets how often the member says that it is alive. Of a rebalance it is told when that begins, whatever this is: a poll that
+    /// waits is woken.
     ///
     /// Default: 3 s. Range: 1 ms to less than the session time-out. Kafka: `heartbeat.interval.ms`.
     pub fn heartbeat_interval(mut self, interval: Duration) -> Self {

@@ -24,7 +24,7 @@ impl Consumer {
     /// - [`Error::GroupRefused`] of kind [`Retry`](crate::ErrorKind::Retry): the group is rebalancing. Poll, and commit then; what
     ///   was given up meanwhile is delivered again, to others.
     /// - [`Error::GroupRefused`] of kind [`Fenced`](crate::ErrorKind::Fenced): the member was taken for dead, and others read on.
-    ///   The next poll says what is lost.
+    ///   Do not stop: the next poll says what is lost, and joins again.
     /// - Those of [`Group::commit_all`](crate::Group::commit_all), which also says after which it is not known.
     ///
     /// # Example

@@ -30,7 +30,7 @@ pub(super) struct Cursor {
     pub(super) id: TopicPartition,
     reader: Reader,
     isolation: Isolation,
-    /// None until it is known what was committed, or where else to begin.
+    /// None while it is not known what was committed, or where else to begin.
     position: Option<Offset>,
     held: Option<Records>,
     /// The time of the first record that is held, if somebody asked for it.
@@ -114,6 +114,11 @@ impl Cursor {
             self.held = None;
         }
         (self.head, self.waiting) = (None, None);
+    }
+
+    /// Goes on where the group is, which is to be found out.
+    pub(super) fn unknow(&mut self) {
+        (self.position, self.held, self.head, self.waiting) = (None, None, None, None);
     }
 
     /// Begins where the group is, or where the policy says if it is nowhere.

@@ -231,8 +231,17 @@ impl MergedByTime<'_> {
     }
 }
 
-/// What it reads, for ever: ends behind an error that stays, as that the log is closed, or another took the place of a static
-/// member. Pending, it counts as polling, as [`Consumer::poll_records`] says, and blocks when that does.
+/// What polls return, without end, by the feature `futures`. It is never empty, but where a [waker](Consumer::waker) ends a wait
+/// early, or only [resets](Polled::resets) are to be told.
+///
+/// | Item | Means |
+/// |---|---|
+/// | `Some(Ok(_))` | [records](Polled) |
+/// | `Some(Err(Closed))`, `Some(Err(GroupRefused))` for the reason `FencedInstanceId` | the last one: the log is closed, or another took the place of this static member. `None` follows |
+/// | `Some(Err(_))`, any other | the stream goes on, with the other partitions first. An error that is not mended comes again, as [`NoPosition`](Error::NoPosition) until somebody [seeks](Consumer::seek): do not just step over it |
+/// | `None` | after the last one, and never without it: that the log was closed is not told by `None` alone |
+///
+/// Pending, it counts as polling, as [`Consumer::poll_records`] says, and blocks when that does.
 #[cfg(feature = "futures")]
 impl futures_core::Stream for Consumer {
     type Item = Result<Polled>;

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - Offsets that a transaction may be about to change are waited for (KIP-447): who began below them would do its work again.
 //!   They keep no other partition from being begun.
-//! - What is told was asked for these partitions, since they are new: who replaces one has it forgotten.
+//! - What is told was asked for these partitions, since they are new: who replaces one, or sends it back, has it forgotten.
 
 use std::fmt;
 use std::pin::Pin;
@@ -94,6 +94,12 @@ impl Fetch {
         let answer = self.ask(std::slice::from_ref(id)).wait();
         let mut answered = each(answer, &self.group).into_iter();
         answered.next().map_or(Ok(None), |fetched| fetched.map(|(_, committed)| committed))
+    }
+
+    /// Asks, and leaves the answer for a later poll.
+    #[cfg(all(test, feature = "sim"))]
+    pub(super) fn ask_ahead(&mut self, ids: Vec<TopicPartition>) {
+        self.asked = Some(Asked { reply: self.ask(&ids), ids });
     }
 
     fn ask(&self, ids: &[TopicPartition]) -> Reply {

@@ -159,6 +159,47 @@ impl Consumer {
         Ok(())
     }
 
+    /// Goes back to what the group committed, in these partitions, or in all if none is named: what polls have returned since
+    /// then comes again. That is what to do after a transaction that was aborted, as the positions do not go back by themselves.
+    ///
+    /// Until the next poll, or [`position`](Self::position), has found them out, the positions are unknown, and no
+    /// [`commit`](Self::commit) has them. Where the group committed nothing, [`AutoOffsetReset`](crate::AutoOffsetReset) says
+    /// where to go on: by default at the end, **behind what is to come again**. So choose another with transactions.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAssigned`](crate::Error::NotAssigned): then nothing was moved. What goes wrong when the positions are found
+    /// out is told by the poll.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use chiplog::{AutoOffsetReset, Log, Record, TopicPartition};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// for value in ["paid", "sent"] {
+    ///     log.append(Record::new(value).to("orders"))?;
+    /// }
+    /// let builder = log.consumer("billing").auto_offset_reset(AutoOffsetReset::Earliest).max_poll_records(1);
+    /// let mut consumer = builder.assign([TopicPartition::new("orders", 0)])?;
+    /// consumer.poll(Duration::ZERO)?;
+    /// consumer.commit()?;
+    /// for _ in 0..2 {
+    ///     let polled = consumer.poll(Duration::from_secs(60))?;
+    ///     assert_eq!(polled.iter().next().unwrap().1.value, Some(&b"sent"[..]));
+    ///     consumer.seek_to_committed(&[])?; // it could not be processed
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn seek_to_committed(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        self.cursors.named(partitions)?.iter_mut().for_each(|cursor| cursor.unknow());
+        // An answer on its way may be of before the last commit.
+        self.fetch.forget();
+        Ok(())
+    }
+
     /// Lets polls pass over these partitions, or over all if none is named, until they are [resumed](Self::resume). They stay
     /// its own, and their positions stay where they are. One that is given up and comes back is read again.
     ///

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::request::{Generation, Token, TransactionProducer};
 use crate::error::GroupError;
+use crate::group::assign::protocol::MemberAssignment;
 use crate::group::{Committed, GroupRecord};
+use crate::types::TopicPartition;
 
 /// What the caller is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,8 +205,23 @@ pub struct DescribedMember {
     pub client_id: Box<str>,
     /// Where its client is.
     pub client_host: Box<str>,
-    /// What it says under the chosen protocol; no bytes unless the group is stable.
+    /// What it says under the chosen protocol; no bytes unless the group is stable. Of a consumer,
+    /// [`Subscription::decode`](crate::group::assign::protocol::Subscription::decode) reads them.
     pub metadata: Arc<[u8]>,
-    /// What the leader gave it; no bytes unless the group is stable.
+    /// What the leader gave it; no bytes unless the group is stable. Of a consumer, [`assigned`](Self::assigned) reads them.
     pub assignment: Arc<[u8]>,
+}
+
+impl DescribedMember {
+    /// The partitions that the leader gave it, in order: none unless the group is stable. `None` if the bytes are not those of
+    /// consumers: a group may use a protocol of its own.
+    ///
+    /// # Example
+    ///
+    /// See [`Group::describe`](crate::Group::describe).
+    #[must_use]
+    pub fn assigned(&self) -> Option<Vec<TopicPartition>> {
+        let assignment = MemberAssignment::decode(&self.assignment).ok()?;
+        Some(assignment.partitions.into_iter().collect())
+    }
 }

@@ -95,6 +95,52 @@ fn a_seek_lets_go_of_what_was_read_ahead() {
 }
 
 #[test]
+fn who_goes_back_to_what_was_committed_reads_that_again_and_commits_nothing_meanwhile() {
+    let (log, _) = open();
+    topic(&log, "t", 2);
+    let ids = [0, 1].map(|number| id("t", number));
+    ids.iter().for_each(|id| fill(&log, id, 3));
+    let mut consumer = reader(&log).max_poll_records(2).assign(ids.clone()).unwrap();
+    assert_eq!(values(&poll(&mut consumer)), ["t-0:0=0", "t-0:1=1"]);
+    consumer.commit_offsets(&[GroupOffset::new("t", 0, Offset(1))]).unwrap();
+    assert_eq!(values(&poll(&mut consumer)), ["t-1:0=0", "t-1:1=1"]);
+
+    // The rest of both was read ahead: it is let go of.
+    consumer.seek_to_committed(&[]).unwrap();
+    assert_eq!(consumer.positions(), []);
+    consumer.commit().unwrap();
+    assert_eq!(consumer.committed(&ids[0]).unwrap().unwrap().offset, Offset(1));
+    assert_eq!(values(&poll(&mut consumer)), ["t-0:1=1", "t-0:2=2"], "behind what was committed");
+    assert_eq!(values(&poll(&mut consumer)), ["t-1:0=0", "t-1:1=1"], "where the policy says");
+
+    consumer.seek_to_committed(&ids[..1]).unwrap();
+    assert_eq!(consumer.position(&ids[0]).unwrap(), Offset(1));
+    assert_eq!(consumer.position(&ids[1]).unwrap(), Offset(2), "it was not named");
+    let other = [ids[0].clone(), id("t", 2)];
+    assert!(
+        matches!(consumer.seek_to_committed(&other), Err(Error::NotAssigned { partition }) if partition == other[1])
+    );
+    assert_eq!(consumer.position(&ids[0]).unwrap(), Offset(1));
+}
+
+/// An answer that was asked for before the last commit led back to where the group had been then.
+#[test]
+fn who_goes_back_is_not_led_by_an_answer_of_before() {
+    let (log, _) = open();
+    topic(&log, "t", 1);
+    let t = id("t", 0);
+    fill(&log, &t, 3);
+    log.group("g").unwrap().commit("t", 0, Offset(1)).unwrap();
+    let mut consumer = reader(&log).assign([t.clone()]).unwrap();
+    // Asked, and not looked at any more.
+    consumer.fetch.ask_ahead(vec![t.clone()]);
+    consumer.seek(&t, Offset(2)).unwrap();
+    consumer.commit().unwrap();
+    consumer.seek_to_committed(&[]).unwrap();
+    assert_eq!(values(&poll(&mut consumer)), ["t-0:2=2"]);
+}
+
+#[test]
 fn what_is_paused_keeps_its_place() {
     let (log, _) = open();
     topic(&log, "t", 2);
