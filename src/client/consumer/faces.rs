@@ -231,8 +231,8 @@ impl MergedByTime<'_> {
     }
 }
 
-/// What polls return, without end, by the feature `futures`. It is never empty, but where a [waker](Consumer::waker) ends a wait
-/// early, or only [resets](Polled::resets) are to be told.
+/// What polls return, without end, by the feature `futures`. An item has no records only where a [waker](Consumer::waker) ended the
+/// wait, or where there are but [resets](Polled::resets) to tell.
 ///
 /// | Item | Means |
 /// |---|---|
