@@ -134,6 +134,47 @@ fn a_record_that_kills_whoever_takes_it_is_lost_at_last() {
     assert_eq!(share.lost().count(), 1);
 }
 
+#[test]
+fn a_record_that_is_handed_out_for_the_last_time_comes_alone() {
+    let mut share = SharePartition::new(Offset(0), LIMITS);
+    for delivery in 1..=2 {
+        assert_eq!(taken(&mut share, A, 3, 9, 0), [(0, delivery), (1, delivery), (2, delivery)]);
+        share.release_all(A);
+    }
+    // One that is new does not come with them either.
+    for offset in 0..3 {
+        assert!(share.is_last_chance(Offset(offset)));
+        assert_eq!(taken(&mut share, A, 4, 9, 0), [(offset, 3)]);
+    }
+    assert_eq!(taken(&mut share, A, 4, 9, 0), [(3, 1)]);
+    share.release_all(A);
+    assert_eq!(taken(&mut share, A, 5, 9, 0), [(3, 2), (4, 1)]);
+    share.release_all(A);
+    // Behind one that has more chances.
+    share.decide(A, Offset(3), Verdict::Accept).unwrap_err();
+    assert_eq!(taken(&mut share, A, 5, 9, 0), [(3, 3)]);
+    assert_eq!(taken(&mut share, A, 6, 9, 0), [(4, 2), (5, 1)]);
+    share.release_all(A);
+    assert_eq!(taken(&mut share, A, 6, 1, 0), [(4, 3)]);
+    let once = ShareLimits { max_deliveries: 1, ..LIMITS };
+    let mut share = SharePartition::new(Offset(0), once);
+    assert_eq!(taken(&mut share, A, 3, 9, 0).len(), 3, "where each is the last, all are");
+}
+
+#[test]
+fn a_state_whose_ranges_are_out_of_order_is_refused() {
+    let decode = |ranges: &[(u64, u64)]| {
+        let batches = ranges.iter().map(|(first, last)| StateBatch::new(Offset(*first), Offset(*last), true, 0));
+        let state = ShareState { start: Offset(5), batches: batches.collect() };
+        ShareState::decode(&state.encode(Timestamp(0)), 10).map(|state| state.batches.len())
+    };
+    assert_eq!(decode(&[(5, 6), (7, 9)]), Ok(2));
+    assert_eq!(decode(&[(5, 6), (9, 9)]), Ok(3), "what lies between was not handed out yet");
+    for ranges in [&[(4, 6)][..], &[(7, 6)], &[(5, 7), (7, 9)], &[(7, 9), (5, 6)]] {
+        assert!(decode(ranges).is_err(), "{ranges:?}");
+    }
+}
+
 /// These bytes are what `ShareSnapshotValue` and `ShareSnapshotKey` of Kafka 4.3.1 make of these fields.
 #[test]
 fn a_state_is_stored_as_kafka_stores_it() {
