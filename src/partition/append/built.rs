@@ -7,7 +7,7 @@ use super::super::producers::Origin;
 use super::{Admission, AppendRules, Placement, append_validated};
 use crate::error::Result;
 use crate::probe;
-use crate::record::{BatchBuilder, BatchHeader, BatchOrigin, Codec, Compression, TimestampType};
+use crate::record::{BatchBuilder, BatchOrigin, TimestampType};
 use crate::types::Timestamp;
 
 /// Appends a batch that was built over some time, from its first record on under `rules`, with the times of its sender. It gets
@@ -42,21 +42,4 @@ fn append_finished(core: &Arc<Core>, builder: &mut BatchBuilder, rules: &AppendR
     }
     core.admit(Admission::IfSpace, batch.len() as u64)?;
     core.append_batch(batch, header, None, Origin::Local)
-}
-
-impl AppendRules {
-    /// Whether batches are compressed, if the producer's are by `compression`.
-    pub(crate) fn compresses(&self, compression: Compression) -> bool {
-        self.compression.unwrap_or(compression).codec() != Codec::None
-    }
-
-    /// How long a batch may be before compression, in bytes, so that it is taken whatever `compression` makes of it.
-    pub(crate) fn plain_limit(&self, compression: Compression) -> usize {
-        let most = usize::try_from(self.max_batch_bytes).unwrap_or(usize::MAX);
-        match self.compresses(compression) {
-            false => most,
-            // What cannot be made shorter becomes longer, by a sixth at most.
-            true => (most / 4 * 3).min(BatchHeader::LEN.saturating_add(self.decoded_limit)),
-        }
-    }
 }
