@@ -240,6 +240,28 @@ fn a_partition_that_could_not_be_opened_is_judged() {
 
 /// A broker's partitions were copied without `meta.properties`. What they lay in was called a damaged log of ours, and so
 /// was an empty directory.
+/// Reads refused a batch that verified: records of it lie below the start, and what is below that has no epoch that is known.
+#[test]
+fn the_epoch_of_a_batch_around_the_start_is_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = by_hand(dir.path()).open().unwrap();
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    partition.append_all(["1", "2"]).unwrap();
+    partition.append_all(["3"]).unwrap();
+    log.delete_before("orders", 0, Offset(1)).unwrap();
+    drop(partition);
+    log.close().unwrap();
+    assert_sound(&look(dir.path()));
+    // In the leader epoch, which no checksum covers.
+    edit(&dir.path().join("orders-0/00000000000000000000.log"), |bytes| bytes[13] ^= 8);
+    let log = by_hand(dir.path()).open().unwrap();
+    let read = log.topic("orders").unwrap().partition(0).unwrap().read(Offset(1)).map(drop);
+    assert!(matches!(read, Err(Error::Corrupt(_))), "{read:?}");
+    let report = verify(&log);
+    let found: Vec<_> = report.findings().iter().map(|finding| (finding.kind, finding.position)).collect();
+    assert_eq!(found, [(FindingKind::Epochs, 0)]);
+}
+
 #[test]
 fn what_is_no_log_of_ours_has_no_catalog_to_miss() {
     let dir = tempfile::tempdir().unwrap();
