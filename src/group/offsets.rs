@@ -164,11 +164,13 @@ impl Offsets {
             Key::Offset { group, topic, partition } => {
                 let value = record.value.map(OffsetValue::decode).transpose()?;
                 let committed = value.and_then(|value| Committed::from_value(&value, record.position));
-                let slot = Slot { group: group.into(), topic: topic.into(), partition };
                 let waiting = Waiting { position: record.position, committed };
                 match record.transaction {
-                    None => self.apply(slot, waiting),
-                    Some(producer) => _ = self.waiting.entry(producer).or_default().insert(slot, waiting),
+                    None => self.apply((group, topic, partition), waiting),
+                    Some(producer) => {
+                        let slot = Slot { group: group.into(), topic: topic.into(), partition };
+                        self.waiting.entry(producer).or_default().insert(slot, waiting);
+                    }
                 }
             }
         }
@@ -183,39 +185,54 @@ impl Offsets {
             false => probe::reached("groups.waited_in_vain"),
         }
         if is_committed {
-            waiting.into_iter().for_each(|(slot, waiting)| self.apply(slot, waiting));
+            for (Slot { group, topic, partition }, waiting) in waiting {
+                self.apply((&group, &topic, partition), waiting);
+            }
         }
     }
 
     fn replay_group(&mut self, version: i16, name: &str, is_there: bool) {
-        let mut group = self.groups.remove(name).unwrap_or_default();
+        let group = self.groups.entry(name.into()).or_default();
         if is_there {
             group.own_records.insert(version);
         } else {
             group.own_records.remove(&version);
         }
-        self.put_group(name.into(), group);
+        self.forget_if_empty(name);
     }
 
-    /// Lets a record count, unless one above it in the log did.
-    fn apply(&mut self, slot: Slot, new: Waiting) {
-        let mut group = self.groups.remove(&slot.group).unwrap_or_default();
-        let topic = group.offsets.entry(slot.topic.clone()).or_default();
-        let is_latest = topic.get(&slot.partition).is_none_or(|old| old.position < new.position);
-        if !is_latest {
+    /// Lets a record count for a group, topic and partition, unless one above it in the log did.
+    fn apply(&mut self, (group, topic, partition): (&str, &str, u32), new: Waiting) {
+        let topics = self.groups.get_mut(group).map(|group| &mut group.offsets);
+        let known = topics.and_then(|topics| topics.get_mut(topic)?.get_mut(&partition));
+        if known.as_ref().is_some_and(|known| known.position >= new.position) {
             probe::reached("groups.overtaken");
-        }
-        if is_latest || probe::planted("groups.overtaken_counts") {
-            match new.committed {
-                Some(committed) => _ = topic.insert(slot.partition, committed),
-                None => {
-                    topic.remove(&slot.partition);
-                    group.offsets.retain(|_, partitions| !partitions.is_empty());
-                    self.forget_waiting(&slot, new.position);
-                }
+            if !probe::planted("groups.overtaken_counts") {
+                return;
             }
         }
-        self.put_group(slot.group, group);
+        match (known, new.committed) {
+            (Some(known), Some(committed)) => *known = committed,
+            (None, Some(committed)) => {
+                let topics = &mut self.groups.entry(group.into()).or_default().offsets;
+                topics.entry(topic.into()).or_default().insert(partition, committed);
+            }
+            (_, None) => self.remove(Slot { group: group.into(), topic: topic.into(), partition }, new.position),
+        }
+    }
+
+    /// Lets a tombstone count.
+    fn remove(&mut self, slot: Slot, position: Offset) {
+        if let Some(group) = self.groups.get_mut(&slot.group)
+            && let Some(partitions) = group.offsets.get_mut(&slot.topic)
+        {
+            partitions.remove(&slot.partition);
+            if partitions.is_empty() {
+                group.offsets.remove(&slot.topic);
+            }
+        }
+        self.forget_if_empty(&slot.group);
+        self.forget_waiting(&slot, position);
     }
 
     /// A tombstone leaves no position behind that a commit below it could be compared with later.
@@ -229,9 +246,9 @@ impl Offsets {
         self.waiting.retain(|_, waiting| !waiting.is_empty());
     }
 
-    fn put_group(&mut self, name: Box<str>, group: Group) {
-        if group != Group::default() {
-            self.groups.insert(name, group);
+    fn forget_if_empty(&mut self, name: &str) {
+        if self.groups.get(name).is_some_and(|group| *group == Group::default()) {
+            self.groups.remove(name);
         }
     }
 }

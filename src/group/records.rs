@@ -70,7 +70,8 @@ impl<'a> Key<'a> {
 /// The key of a committed offset; `None` if a name is longer, or the partition higher, than the form can hold.
 pub(crate) fn offset_key(group: &str, topic: &str, partition: u32) -> Option<Vec<u8>> {
     let partition = i32::try_from(partition).ok()?;
-    let mut key = OFFSET_KEY_VERSION.to_be_bytes().to_vec();
+    let mut key = Vec::with_capacity(10 + group.len() + topic.len());
+    key.extend_from_slice(&OFFSET_KEY_VERSION.to_be_bytes());
     if !put_str(&mut key, group) || !put_str(&mut key, topic) {
         return None;
     }
@@ -115,7 +116,8 @@ impl<'a> OffsetValue<'a> {
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         // The version with an expire time has no leader epoch: Kafka drops it, too.
         let version: i16 = if self.expire_time.is_some() { 1 } else { 3 };
-        let mut value = version.to_be_bytes().to_vec();
+        let mut value = Vec::with_capacity(28 + self.metadata.len());
+        value.extend_from_slice(&version.to_be_bytes());
         value.extend_from_slice(&self.offset.to_be_bytes());
         if self.expire_time.is_none() {
             value.extend_from_slice(&self.leader_epoch.0.to_be_bytes());
