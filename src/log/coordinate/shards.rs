@@ -12,14 +12,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::group::{Coordinator, GroupRecord, LogRecord, batches, partition_for_group};
 use crate::log::Inner;
 use crate::log::names::OFFSETS_TOPIC;
-use crate::log::replay::each_batch;
+use crate::log::replay::{Entry, each_entry};
 use crate::log::topic::{Slot, TopicState, again};
 use crate::observe::Quiet;
 use crate::partition::core::{Core, Halt};
 use crate::partition::{Ack, Admission};
 use crate::probe;
-use crate::record::{Control, Header, RecordIter, Sender};
-use crate::types::{Offset, ProducerId};
+use crate::record::{Header, Sender};
+use crate::types::Offset;
 
 /// Where groups are kept.
 impl Inner {
@@ -194,51 +194,23 @@ pub(in crate::log) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
 
 /// Reads a whole partition of the topic into its state.
 fn replay(core: Arc<Core>, config: GroupConfig) -> Result<Shard> {
-    let (mut coordinator, mut scratch) = (Coordinator::new(config), Vec::new());
-    let mut unsynced = BTreeMap::new();
-    let limit = core.config.read().max_decompressed_bytes as usize;
-    let end = each_batch(&core, |batch, place| {
-        let header = *batch.header();
-        if header.attributes.is_control() {
-            match batch.control() {
-                Ok(Some(Control::Commit { .. })) if probe::planted("groups.marker_passed_over") => {}
-                Ok(Some(Control::Commit { .. })) => coordinator.end_transaction(header.producer_id, true),
-                Ok(Some(Control::Abort { .. })) => coordinator.end_transaction(header.producer_id, false),
-                _ => {}
+    let (mut coordinator, mut unsynced) = (Coordinator::new(config), BTreeMap::new());
+    let end = each_entry(&core, |entry| match entry {
+        Entry::Marker { is_commit: true, .. } if probe::planted("groups.marker_passed_over") => {}
+        Entry::Marker { producer, is_commit } => coordinator.end_transaction(producer, is_commit),
+        Entry::Record { record, transaction } => {
+            let (position, key, value) = (record.offset, record.key, record.value);
+            // Of a newer broker, or damaged before it was written: kept in the log, passed over here.
+            if coordinator.replay(LogRecord { position, key, value, transaction }).is_err() {
+                probe::reached("groups.unreadable_record");
             }
-            return Ok(());
+            // Also if another comes behind it: one in a transaction may never count.
+            if let Some(key) = key
+                && record.headers().any(|header| header.key == UNSYNCED.key)
+            {
+                unsynced.insert(key.to_vec(), position);
+            }
         }
-        let records = batch.records(limit, &mut scratch).map_err(|error| error.at(place.path, place.position))?;
-        let transaction = header.attributes.is_transactional().then_some(header.producer_id);
-        replay_batch(&mut coordinator, &mut unsynced, records, transaction, core.start());
-        Ok(())
     })?;
     Ok(Shard { core, coordinator, end, next_token: 0, asked: BTreeMap::new(), unsynced })
-}
-
-fn replay_batch(
-    coordinator: &mut Coordinator,
-    unsynced: &mut BTreeMap<Vec<u8>, Offset>,
-    records: RecordIter<'_>,
-    transaction: Option<ProducerId>,
-    start: Offset,
-) {
-    for record in records.filter(|record| record.offset >= start) {
-        // Of a newer broker, or damaged before it was written: kept in the log, passed over here.
-        let replayed = coordinator.replay(LogRecord {
-            position: record.offset,
-            key: record.key,
-            value: record.value,
-            transaction,
-        });
-        if replayed.is_err() {
-            probe::reached("groups.unreadable_record");
-        }
-        // Also if another comes behind it: one in a transaction may never count.
-        if let Some(key) = record.key
-            && record.headers().any(|header| header.key == UNSYNCED.key)
-        {
-            unsynced.insert(key.to_vec(), record.offset);
-        }
-    }
 }

@@ -10,7 +10,7 @@ use crate::group::partition_for_group;
 use crate::group::share::{MAX_OPEN, ShareKey, ShareState};
 use crate::log::Inner;
 use crate::log::names::QUEUES_TOPIC;
-use crate::log::replay::each_batch;
+use crate::log::replay::{Entry, each_entry};
 use crate::log::topic::Slot;
 use crate::partition::core::{Core, Halt};
 use crate::partition::{Admission, append_records};
@@ -130,25 +130,18 @@ impl Inner {
 const NO_ROOM: &str = "the disk has no room to lower what a queue knows of above its end: free some, and open again";
 
 fn replay(core: &Core) -> Result<BTreeMap<ShareKey, ShareState>> {
-    let (mut states, mut scratch) = (BTreeMap::new(), Vec::new());
-    let limit = core.config.read().max_decompressed_bytes as usize;
-    each_batch(core, |batch, place| {
-        if batch.header().attributes.is_control() {
-            return Ok(());
+    let mut states = BTreeMap::new();
+    each_entry(core, |entry| {
+        let Entry::Record { record, .. } = entry else { return };
+        // Of a newer broker, or an update, which is Kafka's alone: passed over. What it says was done is done again.
+        let Some(Ok(Some(key))) = record.key.map(ShareKey::decode) else { return };
+        match record.value.map(|value| ShareState::decode(value, MAX_OPEN)) {
+            Some(Ok(state)) => _ = states.insert(key, state),
+            Some(Err(_)) => probe::reached("queues.unreadable_record"),
+            None => _ = states.remove(&key),
         }
-        let records = batch.records(limit, &mut scratch).map_err(|error| error.at(place.path, place.position))?;
-        for record in records.filter(|record| record.offset >= core.start()) {
-            // Of a newer broker, or an update, which is Kafka's alone: passed over. What it says was done is done again.
-            let Some(Ok(Some(key))) = record.key.map(ShareKey::decode) else { continue };
-            match record.value.map(|value| ShareState::decode(value, MAX_OPEN)) {
-                Some(Ok(state)) => _ = states.insert(key, state),
-                Some(Err(_)) => probe::reached("queues.unreadable_record"),
-                None => _ = states.remove(&key),
-            }
-        }
-        Ok(())
-    })
-    .map(|_| states)
+    })?;
+    Ok(states)
 }
 
 /// The settings of the topic. Kafka deletes old records by itself; here each says all, so that it can be compacted.

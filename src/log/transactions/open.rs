@@ -7,7 +7,7 @@ use super::settle::sync;
 use super::{Current, Part, Phase, Seat};
 use crate::error::Result;
 use crate::log::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
-use crate::log::replay::each_batch;
+use crate::log::replay::{Entry, each_entry};
 use crate::log::topic::{Slot, TopicState};
 use crate::log::{FirstError, Inner};
 use crate::observe::Quiet;
@@ -222,20 +222,13 @@ impl Inner {
 
 /// What one partition says was decided: all of it, for of an id the last record counts.
 fn replay_decisions(core: &Arc<Core>) -> Result<Coordinator> {
-    let (mut coordinator, mut scratch) = (Coordinator::default(), Vec::new());
-    let limit = core.config.read().max_decompressed_bytes as usize;
-    each_batch(core, |batch, place| {
-        if batch.header().attributes.is_control() {
-            return Ok(());
+    let mut coordinator = Coordinator::default();
+    each_entry(core, |entry| {
+        let Entry::Record { record, .. } = entry else { return };
+        // Of a newer broker: what is open of this id stays open.
+        if coordinator.replay(record.key, record.value, record.offset).is_err() {
+            probe::reached("transactions.unreadable_record");
         }
-        let records = batch.records(limit, &mut scratch).map_err(|error| error.at(place.path, place.position))?;
-        for record in records.filter(|record| record.offset >= core.start()) {
-            // Of a newer broker: what is open of this id stays open.
-            if coordinator.replay(record.key, record.value, record.offset).is_err() {
-                probe::reached("transactions.unreadable_record");
-            }
-        }
-        Ok(())
     })?;
     Ok(coordinator)
 }
