@@ -6,6 +6,10 @@ mod builder;
 mod task;
 
 #[cfg(all(test, feature = "sim"))]
+mod crash_tests;
+#[cfg(all(test, feature = "sim"))]
+mod damage_tests;
+#[cfg(all(test, feature = "sim"))]
 mod tests;
 
 use std::collections::BTreeMap;

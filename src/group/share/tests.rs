@@ -186,8 +186,18 @@ fn a_state_is_stored_as_kafka_stores_it() {
         0000000000000005 0000000000000006 00 0002 00 0000000000000007 0000000000000007 02 0000 00 00";
     let expected: String = expected.split_whitespace().collect();
     assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), expected);
-    assert_eq!(ShareState::decode(&bytes, 100), Ok(state));
+    assert_eq!(ShareState::decode(&bytes, 100).as_ref(), Ok(&state));
     assert!(ShareState::decode(&bytes, 1).is_err(), "more than there may be");
+    for len in 0..bytes.len() {
+        assert!(ShareState::decode(&bytes[..len], 100).is_err(), "cut at {len}");
+    }
+    // Fields that a newer broker added, behind a batch and at the end.
+    let tagged = |at: usize, rest: &[u8]| [&bytes[..at], &[1, 9, 2, 7, 7], rest].concat();
+    let behind_first = bytes.len() - 1 - 20 - 1;
+    for tagged in [tagged(bytes.len() - 1, &[]), tagged(behind_first, &bytes[behind_first + 1..])] {
+        assert_eq!(ShareState::decode(&tagged, 100).as_ref(), Ok(&state));
+        assert!(ShareState::decode(&tagged[..tagged.len() - 1], 100).is_err());
+    }
     let key = ShareKey { group: "g".into(), topic: TopicId::from_bytes([7; 16]), partition: 3 };
     assert_eq!(key.encode().unwrap(), [&b"\0\0\0\x01g"[..], &[7; 16], &[0, 0, 0, 3]].concat());
     assert_eq!(ShareKey::decode(&key.encode().unwrap()), Ok(Some(key)));

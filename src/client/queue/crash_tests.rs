@@ -1,11 +1,17 @@
 //! Queues under crashes, kills and errors at every call: what was accepted is not handed out again, and nothing is forgotten.
 
-use std::collections::{BTreeMap, BTreeSet};
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::Wake;
+
+use super::tests::*;
 use super::*;
-use crate::config::Cleanup;
+use crate::config::{Cleanup, TopicConfig};
+use crate::log::{LogBuilder, Staging};
+use crate::record::Record;
 use crate::segment::pool::Layout;
-use crate::sim::{Errno, Fault, Record as Recording, Times};
+use crate::sim::{DiskOptions, Errno, Fault, Record as Recording, SimDisk, Times};
 
 /// Little slots and batches, so that their ends are near.
 const LAYOUT: Layout = Layout { slot_len: 2048, slot_count: 4, batch_len: 300, stride: 256 };

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
 
-mod crashes;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Wake;
@@ -18,13 +16,13 @@ use crate::record::{Header, Record};
 use crate::sim::{DiskOptions, SimDisk, SimEntropy};
 use crate::types::QUEUES_TOPIC;
 
-const NOW: Duration = Duration::ZERO;
-const LONG: Duration = Duration::from_secs(3600);
+pub(super) const NOW: Duration = Duration::ZERO;
+pub(super) const LONG: Duration = Duration::from_secs(3600);
 
 /// Two lives of a log must not draw the same ids.
 static OPENED: AtomicU64 = AtomicU64::new(1);
 
-fn builder(disk: &Arc<SimDisk>, staging: Staging) -> LogBuilder {
+pub(super) fn builder(disk: &Arc<SimDisk>, staging: Staging) -> LogBuilder {
     Log::builder("/log")
         .disk(Arc::<SimDisk>::clone(disk))
         .clock(disk.clock())
@@ -33,50 +31,50 @@ fn builder(disk: &Arc<SimDisk>, staging: Staging) -> LogBuilder {
         .staging(staging)
 }
 
-fn open() -> (Log, Arc<SimDisk>) {
+pub(super) fn open() -> (Log, Arc<SimDisk>) {
     let disk = SimDisk::new(DiskOptions::default());
     (builder(&disk, Staging::On).open().unwrap(), disk)
 }
 
-fn queue(log: &Log) -> Queue {
+pub(super) fn queue(log: &Log) -> Queue {
     log.queue("g", "a").max_deliveries(3).dead_letters("dead").open().unwrap()
 }
 
-fn append(log: &Log, values: &[&str]) {
+pub(super) fn append(log: &Log, values: &[&str]) {
     values.iter().for_each(|value| drop(log.append(Record::new(value).to("a")).unwrap()));
 }
 
-fn value(task: &Task) -> String {
+pub(super) fn value(task: &Task) -> String {
     String::from_utf8(task.record().value.unwrap_or_default().to_vec()).unwrap()
 }
 
 /// Takes one that is there.
-fn take(queue: &mut Queue) -> Task {
+pub(super) fn take(queue: &mut Queue) -> Task {
     queue.take(NOW).unwrap().expect("there is one")
 }
 
 /// Takes all that is there.
-fn drain(queue: &mut Queue) -> Vec<Task> {
+pub(super) fn drain(queue: &mut Queue) -> Vec<Task> {
     let take = || queue.take_many(100, NOW).unwrap();
     std::iter::repeat_with(take).take_while(|tasks| !tasks.is_empty()).flatten().collect()
 }
 
 /// What is there to be taken, with how often it was handed out.
-fn taken(queue: &mut Queue) -> (Vec<Task>, Vec<(String, u16)>) {
+pub(super) fn taken(queue: &mut Queue) -> (Vec<Task>, Vec<(String, u16)>) {
     let tasks = drain(queue);
     let values = tasks.iter().map(|task| (value(task), task.deliveries())).collect();
     (tasks, values)
 }
 
-fn values(queue: &mut Queue) -> Vec<(String, u16)> {
+pub(super) fn values(queue: &mut Queue) -> Vec<(String, u16)> {
     taken(queue).1
 }
 
-fn of<const N: usize>(values: [(&str, u16); N]) -> Vec<(String, u16)> {
+pub(super) fn of<const N: usize>(values: [(&str, u16); N]) -> Vec<(String, u16)> {
     values.map(|(value, deliveries)| (value.to_owned(), deliveries)).into()
 }
 
-fn is_expired<T: std::fmt::Debug>(result: Result<T>) -> bool {
+pub(super) fn is_expired<T: std::fmt::Debug>(result: Result<T>) -> bool {
     matches!(result, Err(Error::LockExpired { .. }))
 }
 
@@ -139,7 +137,7 @@ fn what_is_accepted_late_counts_if_nobody_else_has_it() {
 }
 
 /// Each letter: the value, and the headers that say where it is from.
-fn letters(log: &Log) -> Vec<(Option<String>, Vec<String>)> {
+pub(super) fn letters(log: &Log) -> Vec<(Option<String>, Vec<String>)> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let records = log.topic("dead").unwrap().partition(0).unwrap().read(Offset::ZERO).unwrap();
     let headers = |record: &crate::record::RecordRef<'_>| {
