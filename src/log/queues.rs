@@ -396,7 +396,7 @@ impl SharedQueue {
         if verdict != Verdict::Accept {
             result = result.and(self.bury());
         }
-        if ack == Ack::Synced && !probe::planted("queues.accept_not_synced") {
+        if ack == Ack::Synced && verdict != Verdict::Release && !probe::planted("queues.accept_not_synced") {
             result = result.and(self.sync(records.keys()));
         }
         result
