@@ -556,7 +556,7 @@ impl Inner {
             let outcome = shard.outcome(&group, answer, &mut told.failure);
             let placed = told.placed;
             let result = outcome.answer.and_then(|answer| {
-                first_refusal(&group, answer)?;
+                all_done(&group, answer)?;
                 Ok(placed.map(|placed| (Arc::clone(&shard.core), placed)))
             });
             (result, shard.leave(told))
@@ -623,12 +623,13 @@ impl Inner {
     }
 }
 
-/// The first offset that was refused, as an error.
-pub(super) fn first_refusal(group: &str, answer: Answer) -> Result<()> {
-    let Answer::Committed(done) = answer else { return Ok(()) };
+/// How many offsets were committed; the first that was refused is an error.
+pub(super) fn all_done(group: &str, answer: Answer) -> Result<usize> {
+    let Answer::Committed(done) = answer else { return Ok(0) };
+    let count = done.len();
     match done.into_iter().find_map(Result::err) {
         Some(reason) => Err(Error::GroupRefused { group: group.into(), reason }),
-        None => Ok(()),
+        None => Ok(count),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::coordinate::first_refusal;
+use super::coordinate::all_done;
 use super::{Inner, Log, Opened};
 use crate::error::{Error, GroupError, Result};
 use crate::group::{Caller, Committed, GroupOffset, OffsetCommit, Request, check_group_id};
@@ -182,9 +182,11 @@ impl Group {
         inner.check_open()?;
         let commit = OffsetCommit::of(&self.id, caller, offsets, &inner.group_config)?;
         let answer = inner.ask_having_read(Request::CommitOffsets(commit), ack, read)?.wait()?;
-        first_refusal(&self.id, answer)?;
-        let (id, count) = (Arc::clone(&self.id), offsets.len());
-        tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));
+        let count = all_done(&self.id, answer)?;
+        if count > 0 {
+            let id = Arc::clone(&self.id);
+            tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));
+        }
         Ok(())
     }
 
