@@ -378,6 +378,16 @@ impl Shard {
     fn ask_with(&mut self, request: Request, ack: Ack, now: &Now) -> (Token, Told) {
         let token = Token(self.next_token);
         self.next_token += 1;
+        let removes =
+            matches!(request, Request::DeleteOffsets(_) | Request::ForgetTopic { .. } | Request::DeleteGroup { .. });
+        if removes
+            && !probe::planted("groups.failed_commit_comes_back")
+            && let Err(error) = self.core.cut_failed()
+        {
+            // Nobody knows of it, so no tombstone would be behind it.
+            let refused = (token, Err(GroupError::CoordinatorNotAvailable));
+            return (token, Told { answers: vec![refused], failure: Some(error), ..Told::default() });
+        }
         (token, self.handle_with(Event::Request { token, request }, ack, now))
     }
 

@@ -142,7 +142,6 @@ impl Group {
     /// With [`Ack::Written`] nothing is synced, and the commit costs about as much as an append. It survives the death of the
     /// process. After a power cut the group may go on from an older offset, and see records again; it passes over none: an
     /// offset above what is left of its partition is lowered to there by the next open.
-    /// That has been tested, and not explored as the rest has: see what is known of it in [`guide::groups`](crate::guide::groups).
     ///
     /// # Errors
     ///

@@ -439,6 +439,17 @@ impl Core {
         }
     }
 
+    /// Sees to it that no append that failed comes back, as it may once the log is opened again. What is done next may go by its
+    /// not being there.
+    pub(crate) fn cut_failed(&self) -> Result<()> {
+        let mut writer = self.lock();
+        if !writer.is_touched() {
+            return Ok(());
+        }
+        self.check_open()?;
+        writer.cut_failed().map_err(|failure| self.fail(failure))
+    }
+
     /// Refuses everything from here on.
     pub(crate) fn fence(&self, halt: Halt) {
         // Under the append lock, so that no append is half way through.

@@ -239,6 +239,16 @@ impl Writer {
         Ok(active)
     }
 
+    /// Whether there may be something of an append that failed.
+    pub(super) fn is_touched(&self) -> bool {
+        self.active.as_ref().is_some_and(ActiveSegment::is_touched)
+    }
+
+    /// Cuts that off.
+    pub(super) fn cut_failed(&mut self) -> Result<(), Failure> {
+        self.active.as_mut().map_or(Ok(()), ActiveSegment::cut)
+    }
+
     /// What recovery planned and is not carried out yet.
     pub(super) fn plan(&self) -> &Plan {
         &self.plan

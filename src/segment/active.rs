@@ -314,9 +314,14 @@ impl ActiveSegment {
         }
     }
 
-    /// Cuts off what an earlier failed write, or a torn tail, left above `position`, and syncs the cut.
+    /// Whether an earlier failed write, or a torn tail, may have left something above `position`.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched != self.position
+    }
+
+    /// Cuts that off, and syncs the cut.
     pub(crate) fn cut(&mut self) -> Result<(), Failure> {
-        let is_touched = self.touched != self.position;
+        let is_touched = self.is_touched();
         let has_unsynced_cut = self.has_unsynced_cut && !probe::planted("segment.inherited_cut_unsynced");
         if !is_touched && !has_unsynced_cut {
             return Ok(());

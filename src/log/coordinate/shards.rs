@@ -161,6 +161,7 @@ impl Shard {
         if above.is_empty() {
             return Ok(());
         }
+        probe::reached("groups.lowered");
         let records: Vec<_> = above.iter().map(|(_, record)| record.clone()).collect();
         for batch in batches(&records) {
             let placed = self.append_if(Admission::Always, batch, Sender::NONE, Ack::Written)?;

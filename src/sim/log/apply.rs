@@ -69,6 +69,7 @@ impl Call<'_> {
                 let keys = commits(*group, *at, *count);
                 self.commit(*group, &keys, *offset)
             }
+            Op::CommitEnd(group, at) => self.commit_end(*group, *at),
             Op::DeleteGroup(group) => self.delete_group(*group),
             Op::Read(at, seed) => self.read(*at, *seed),
             Op::OffsetAt(at, seed) => self.offset_at(*at, *seed),
@@ -240,6 +241,14 @@ impl Call<'_> {
     ) -> Result<Option<Appended<'a>>, Violation> {
         let is_each = topic.config().sync_rule() == Durability::Each;
         let is_append_time = self.subject.options.is_append_time;
+        if let (Ok(_), Some((number, partition))) = (&appended, self.model.partition(at)) {
+            let (name, number, end) = (TOPICS[at.topic as usize], number as u32, partition.end());
+            if self.model.groups.pass_over_none(name, number, end).is_err() {
+                // Of an earlier topic of this name, perhaps, whose offsets were removed before this one was made.
+                self.absorb_orphans()?;
+            }
+            self.model.groups.pass_over_none(name, number, end)?;
+        }
         let Some(partition) = self.model.partition_mut(at) else {
             return Err(Violation::new("L2", "appended to a topic that is not there"));
         };
@@ -396,6 +405,8 @@ impl Call<'_> {
         match outcome {
             Ok(()) if (was_there || may_be_left) && is_gone => {
                 self.model.topics[topic as usize].may_be_left = false;
+                // What failed does not come back, for whoever has the name next.
+                self.model.groups.doubt.clear();
                 self.absorb_groups().and_then(|()| self.no_offsets_of(name))
             }
             Ok(()) => Err(Violation::new("L2", "a topic that was not there was deleted, or still is")),
@@ -439,6 +450,21 @@ impl Call<'_> {
         self.written(outcome)
     }
 
+    /// A group goes on from where the partition ends, if no power is cut.
+    fn commit_end(&mut self, group: u8, at: At) -> Verdict {
+        let Some((number, partition)) = self.model.partition(at) else { return Ok(()) };
+        let (number, end) = (number as u32, partition.end());
+        if !self.has_groups()? {
+            return Ok(());
+        }
+        let offset = GroupOffset::new(TOPICS[at.topic as usize], number, Offset(end));
+        let outcome =
+            self.log.group(GROUPS[group as usize]).and_then(|group| group.commit_with(&[offset], Ack::Written));
+        self.note_write(outcome.is_ok(), None)?;
+        // Nobody asks what is committed: that would sync it.
+        outcome.map_or_else(|error| self.explain(error).map(drop), Ok)
+    }
+
     /// A group goes on from `offset`: what lies below must not be lost, nor anything be appended in its place.
     pub(super) fn is_synced_below(&self, topic: &str, partition: u32, offset: Offset) -> Verdict {
         let topic = self.log.find_topic(topic);
@@ -455,7 +481,12 @@ impl Call<'_> {
             return Ok(());
         }
         let outcome = self.log.group(GROUPS[group as usize]).and_then(|group| group.delete());
-        self.written(outcome)
+        let is_gone = outcome.is_ok();
+        self.written(outcome)?;
+        if is_gone {
+            self.model.groups.doubt.clear();
+        }
+        Ok(())
     }
 
     fn written(&mut self, outcome: Result<(), Error>) -> Verdict {

@@ -11,7 +11,7 @@ use super::look::{Blind, Found, groups};
 use super::model::Model;
 use super::op::At;
 use super::subject::Explored;
-use super::transactions::{Outcomes, says_commit};
+use super::transactions::{Outcomes, is_marker, says_commit};
 use super::{GROUPS, OFFSETS, TOPICS};
 use crate::group::{Key as StoredKey, OffsetValue};
 use crate::record::RecordRef;
@@ -48,6 +48,8 @@ pub(super) struct GroupRec {
     pub(super) transaction: Option<usize>,
     /// As whose it is stored, if it belongs to a transaction, or ends one.
     pub(super) sender: Option<i64>,
+    /// Whether it says that what it tells of need not be on the disk.
+    pub(super) is_unsynced: bool,
 }
 
 /// One as it was found.
@@ -81,8 +83,15 @@ pub(super) fn setting(keys: Vec<Key>, offset: u64, transaction: Option<usize>) -
     batch(keys.into_iter().map(|key| What::Set(key, offset)), transaction)
 }
 
+/// One that sets an offset, and waits for no sync.
+pub(super) fn setting_unsynced(key: Key, offset: u64) -> Vec<GroupRec> {
+    let batch = setting(vec![key], offset, None);
+    batch.into_iter().map(|rec| GroupRec { is_unsynced: true, ..rec }).collect()
+}
+
 fn batch(whats: impl Iterator<Item = What>, transaction: Option<usize>) -> Vec<GroupRec> {
-    let mut batch: Vec<_> = whats.map(|what| GroupRec { what, is_last: false, transaction, sender: None }).collect();
+    let mut batch: Vec<_> =
+        whats.map(|what| GroupRec { what, is_last: false, transaction, sender: None, is_unsynced: false }).collect();
     batch.iter_mut().next_back().into_iter().for_each(|last| last.is_last = true);
     batch
 }
@@ -94,6 +103,29 @@ impl Groups {
 
     /// What counts.
     pub(super) fn fold(&self) -> Fold {
+        self.counting().map(|(key, _, offset)| (key, offset)).collect()
+    }
+
+    /// What counts, and that need not be on the disk.
+    fn unsynced(&self) -> impl Iterator<Item = (Key, u64)> {
+        let unsynced = self.counting().filter(|(_, at, _)| self.records[*at].is_unsynced);
+        unsynced.map(|(key, _, offset)| (key, offset))
+    }
+
+    /// Refuses a record that a group passes over: it was appended at `end`, and the offset of the group is above. What that
+    /// counted is lost.
+    pub(super) fn pass_over_none(&self, topic: &str, partition: u32, end: u64) -> Verdict {
+        if !self.records.iter().any(|rec| rec.is_unsynced) {
+            return Ok(());
+        }
+        let over = self.unsynced().find(|(key, offset)| (key.1, key.2) == (topic, partition) && *offset > end);
+        over.map_or(Ok(()), |over| {
+            Err(Violation::new("G1", format!("{over:?} passes over what is appended at {end}")))
+        })
+    }
+
+    /// Each key that has an offset: where the record is that sets it, and the offset.
+    fn counting(&self) -> impl Iterator<Item = (Key, usize, u64)> {
         let mut counts = BTreeMap::<Key, (usize, Option<u64>)>::new();
         let mut waiting = BTreeMap::<_, Vec<(usize, What)>>::new();
         let mut apply = |at: usize, what: What| {
@@ -116,7 +148,7 @@ impl Groups {
                 (what, sender) => waiting.entry(sender).or_default().push((at, what)),
             }
         }
-        counts.into_iter().filter_map(|(key, (_, value))| Some((key, value?))).collect()
+        counts.into_iter().filter_map(|(key, (at, value))| Some((key, at, value?)))
     }
 
     /// The records of transactions without an outcome.
@@ -200,7 +232,8 @@ impl Groups {
             return Err(format!("groups end at {kept}, inside a batch"));
         }
         let mut coming: Vec<_> = [&self.doubt, &maybe].into_iter().filter(|_| lost.is_empty()).cloned().collect();
-        self.follow(rest, &mut coming)?;
+        let by_the_log = self.follow(rest, &mut coming)?;
+        self.lowered_no_more_than_lost(&by_the_log, found)?;
         if self.end() != end {
             return Err(format!("groups end at {end}, where {} were written", self.end()));
         }
@@ -220,15 +253,31 @@ impl Groups {
         Ok(())
     }
 
-    /// Takes in what was found behind what is known. Of `coming`, batches that are there are emptied.
-    fn follow(&mut self, mut rest: &[FoundGroupRec], coming: &mut [Vec<GroupRec>]) -> Result<(), String> {
+    /// Of what the log set by itself: there is nothing that a group would see again though it need not.
+    fn lowered_no_more_than_lost(&self, by_the_log: &[u64], found: &Found) -> Result<(), String> {
+        let lowered = self.counting().filter(|(_, at, _)| by_the_log.contains(&(*at as u64)));
+        for ((_, topic, partition), _, offset) in lowered {
+            let partition = found.topics.get(topic).and_then(|topic| topic.partitions.get(partition as usize));
+            let mut records = partition.into_iter().flat_map(|partition| &partition.records);
+            if let Some(record) = records.find(|record| record.offset >= offset && !is_marker(record.id)) {
+                return Err(format!("a group of {topic} is set to {offset}, and {} is there", record.offset));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what was found behind what is known. Of `coming`, batches that are there are emptied. Returns where the records
+    /// are that the log wrote by itself.
+    fn follow(&mut self, mut rest: &[FoundGroupRec], coming: &mut [Vec<GroupRec>]) -> Result<Vec<u64>, String> {
+        let mut by_the_log = Vec::new();
         while let [next, behind @ ..] = rest {
             if next.offset != self.end() {
                 return Err(format!("no record of groups at {}: {next:?}", self.end()));
             }
             let begins = |batch: &&mut Vec<GroupRec>| {
                 let is_same = |(rec, found): (&GroupRec, &FoundGroupRec)| {
-                    rec.what == found.rec.what && rec.transaction.is_some() == found.rec.sender.is_some()
+                    (rec.what, rec.is_unsynced) == (found.rec.what, found.rec.is_unsynced)
+                        && rec.transaction.is_some() == found.rec.sender.is_some()
                 };
                 !batch.is_empty() && batch.len() <= rest.len() && batch.iter().zip(rest).all(is_same)
             };
@@ -242,13 +291,14 @@ impl Groups {
             if !self.is_of_the_log(&next.rec) {
                 return Err(format!("{next:?}, which nobody wrote, of {:?}", self.records));
             }
+            by_the_log.push(self.end());
             self.push(&[next.rec]);
             rest = behind;
         }
-        Ok(())
+        Ok(by_the_log)
     }
 
-    /// Whether the log may write this record by itself: a marker, or the removal of what is past its time.
+    /// Whether the log may write this record by itself: a marker, the removal of what is past its time, or a lower offset.
     fn is_of_the_log(&self, rec: &GroupRec) -> bool {
         match rec.what {
             What::Ended(_) => !self.open_of(rec.sender).is_empty(),
@@ -258,7 +308,11 @@ impl Groups {
                 // What a transaction is about to replace does not expire.
                 is_orphan && (is_there || waits) || self.may_expire && is_there && !waits
             }
-            What::Set(..) => false,
+            // An open lowers what lies above the end.
+            What::Set(key, offset) => {
+                let mut unsynced = self.unsynced();
+                rec.is_unsynced && unsynced.any(|(known, before)| known == key && offset < before)
+            }
         }
     }
 
@@ -279,7 +333,7 @@ impl GroupRec {
     }
 
     fn is_same(&self, found: &Self) -> bool {
-        (self.what, self.sender) == (found.what, found.sender)
+        (self.what, self.sender, self.is_unsynced) == (found.what, found.sender, found.is_unsynced)
     }
 }
 
@@ -301,7 +355,8 @@ pub(super) fn read_groups(partition: &Partition, from: u64) -> Result<Vec<FoundG
                     return Err(Blind::Wrong(Violation::new("G1", what)));
                 };
                 let is_last = record.offset == header.last_offset();
-                let rec = GroupRec { what, is_last, transaction: None, sender };
+                let is_unsynced = record.headers().any(|header| header.key == "unsynced");
+                let rec = GroupRec { what, is_last, transaction: None, sender, is_unsynced };
                 all.push(FoundGroupRec { offset: record.offset.0, rec });
             }
         }
@@ -353,7 +408,9 @@ impl Explored {
             Err(Blind::Wrong(violation)) => return Err(violation),
         };
         for FoundGroupRec { offset, rec } in &read {
-            if *offset != model.groups.end() || !model.groups.is_of_the_log(rec) {
+            // Offsets are lowered by opens alone.
+            let is_known = !matches!(rec.what, What::Set(..)) && model.groups.is_of_the_log(rec);
+            if *offset != model.groups.end() || !is_known {
                 let what = format!("{rec:?} at {offset}, which nobody wrote, of {:?}", model.groups.records);
                 return Err(Violation::new("G1", what));
             }
@@ -414,7 +471,7 @@ impl Call<'_> {
         if !maybe.is_empty() && offsets.end.0 == groups.end() + maybe.len() as u64 {
             groups.doubt.clear();
             groups.push(&maybe);
-            if is_done && sender.is_none() {
+            if is_done && sender.is_none() && !maybe.iter().any(|rec| rec.is_unsynced) {
                 if offsets.synced < offsets.end {
                     return Err(Violation::new("G1", "committed, and not synced"));
                 }

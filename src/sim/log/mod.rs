@@ -27,9 +27,7 @@ mod transactions;
 
 pub use model::Model;
 pub use op::{Op, Options};
-pub use planted::{
-    ADOPTION, BATCHING, COMPACTION, CONSUMER, ELUSIVE, GROUP_COORDINATOR, GROUP_DRIVER, QUEUES, TRANSACTIONS,
-};
+pub use planted::{ADOPTION, BATCHING, COMPACTION, CONSUMER, ELUSIVE, GROUP_COORDINATOR, QUEUES, TRANSACTIONS};
 pub use subject::Explored;
 
 const DIR: &str = "/log";

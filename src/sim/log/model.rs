@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::TOPICS;
-use super::groups::{Groups, commits, setting};
+use super::groups::{Groups, commits, setting, setting_unsynced};
 use super::look::FoundRecord;
 use super::op::{At, Batch, Op, Options, Sent, is_tombstone, key};
 use super::transactions::{Transactions, is_commit, is_marker};
@@ -204,6 +204,12 @@ impl Model {
             }
             Op::Commit(group, at, count, offset) => {
                 self.groups.maybe = setting(commits(*group, *at, *count), *offset, None);
+            }
+            Op::CommitEnd(group, at) => {
+                let end = self.partition(*at).map(|(number, partition)| (number as u32, partition.end()));
+                self.groups.maybe = end.map_or(Vec::new(), |(number, end)| {
+                    setting_unsynced((*group, TOPICS[at.topic as usize], number), end)
+                });
             }
             Op::DeleteGroup(group) => self.groups.maybe = self.groups.without_group(*group),
             Op::Sync | Op::Advance(_) | Op::Read(..) | Op::OffsetAt(..) | Op::ReadLast(..) => {}

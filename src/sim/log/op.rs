@@ -120,6 +120,8 @@ pub enum Op {
     Delete(u8),
     /// A group commits an offset for so many partitions, from this one on.
     Commit(u8, At, u8, u64),
+    /// A group commits where a partition ends, and waits for no sync.
+    CommitEnd(u8, At),
     /// A group is removed.
     DeleteGroup(u8),
     /// Reading from somewhere, with limits.
@@ -291,6 +293,7 @@ impl Options {
             8 => Op::Alter(at.topic, self.change(rng)),
             9 => Op::Create(at.topic),
             10 => Op::Delete(at.topic),
+            11 if rng.chance(1, 3) => Op::CommitEnd(rng.below(2) as u8, at),
             11 => Op::Commit(rng.below(2) as u8, at, 1 + rng.below(3) as u8, rng.below(1 << 40)),
             12 => Op::DeleteGroup(rng.below(2) as u8),
             13 => Op::Read(at, rng.draw()),

@@ -9,7 +9,9 @@ pub(super) const PLANTED: &[&str] = &[
     "disk.rename_before_sync",
     "groups.aborted_counts",
     "groups.counts_at_once",
+    "groups.failed_commit_comes_back",
     "groups.marker_passed_over",
+    "groups.not_lowered",
     "groups.overtaken_counts",
     "groups.waiting_not_removed",
     "log.checkpoint_ahead",
@@ -100,10 +102,7 @@ pub const GROUP_COORDINATOR: &[&str] = &[
     "group.subscribed_topic_expired",
 ];
 
-/// Mistakes in what drives those coordinators: `src/log/coordinate_tests.rs` cuts the power.
-pub const GROUP_DRIVER: &[&str] = &["groups.not_lowered"];
-
-/// Mistakes in queues: `src/client/queue/tests/crashes.rs` crashes them at every call.
+/// Mistakes in queues: `src/client/queue/crash_tests.rs` crashes them at every call.
 pub const QUEUES: &[&str] =
     &["queues.accept_not_synced", "queues.letter_not_synced", "queues.not_lowered", "queues.take_not_stored"];
 
@@ -172,6 +171,7 @@ pub(super) const MARKS: &[&str] = &[
     "delete.hidden",
     "files.too_many_maps",
     "groups.expired",
+    "groups.lowered",
     "groups.overtaken",
     "groups.removed_while_waiting",
     "groups.waited",

@@ -87,6 +87,9 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
         add("topics", &used, End::Close, topics);
         let groups = vec![commit(2), commit(3), Op::DeleteGroup(0), commit(4)];
         add("groups", &used, End::Crash(3), groups);
+        let end = Op::CommitEnd(0, HERE);
+        let unsynced = vec![append(50, 20), end, Op::Delete(0), append(51, 20), end, append(52, 20), end];
+        add("groups, not synced", &used, End::Crash(3), unsynced);
         add("reads", &used, End::Close, vec![Op::Read(HERE, 77), Op::OffsetAt(HERE, 5), Op::ReadLast(HERE, 4)]);
         add("read-only", &used, End::Close, vec![append(50, 20), Op::LookOnly, append(51, 20)]);
     }

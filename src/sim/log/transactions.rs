@@ -483,6 +483,8 @@ impl Call<'_> {
                     if let Some(transaction) = self.model.transactions.get(number) {
                         (transaction.is_prepared, transaction.may_abort) = (true, false);
                     }
+                    // What was thought to be in the seat, as nobody could tell, is not.
+                    self.model.transactions.prepared[transact.seat as usize] = Some(number);
                     return Ok(());
                 }
                 Err(error) => Err(error),
