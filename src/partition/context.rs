@@ -87,8 +87,10 @@ impl CleanMark {
         Self { path, is_gone: AtomicBool::new(!is_there), erasing: Mutex::new(()) }
     }
 
-    /// Whether nothing was changed since a close that left the mark.
+    /// Whether nothing was changed since a close that left the mark. Waits for who is erasing it: between the removal of the file
+    /// and the end of that neither answer would be right.
     pub(crate) fn is_there(&self) -> bool {
+        let _erasing = self.erasing.lock();
         !self.is_gone.load(Ordering::Acquire)
     }
 
@@ -234,5 +236,21 @@ mod tests {
         disk.set_capacity(None);
         assert!(admit().is_ok() && admit().is_ok());
         assert_eq!(*notes.0.lock(), ["low: true of 1048576", "recovered: true"]);
+    }
+
+    /// A verification found no file, and was told that it is there: it called the mark damaged.
+    #[test]
+    fn who_asks_for_the_clean_mark_waits_for_who_erases_it() {
+        for _ in 0..200 {
+            let mark = CleanMark::new("clean".into(), true);
+            let erasing = mark.erasing.lock();
+            std::thread::scope(|scope| {
+                let asked = scope.spawn(|| mark.is_there());
+                std::thread::yield_now();
+                mark.is_gone.store(true, Ordering::Release);
+                drop(erasing);
+                assert!(!asked.join().is_ok_and(|is_there| is_there));
+            });
+        }
     }
 }
