@@ -135,6 +135,19 @@ fn a_record_that_kills_whoever_takes_it_is_lost_at_last() {
 }
 
 #[test]
+fn what_compaction_took_between_two_records_is_passed_over_with_them() {
+    let mut share = SharePartition::new(Offset(0), LIMITS);
+    assert_eq!(taken(&mut share, A, 4, 9, 0).len(), 4);
+    share.release_all(A);
+    assert_eq!(take_found(&mut share, 0..4, &[0, 3]), [0, 3]);
+    assert_eq!((share.wants(9).0, share.in_flight()), (Offset(4), (2, 2)));
+    // No more than was asked for, and all up to the next record.
+    let mut share = SharePartition::new(Offset(0), LIMITS);
+    let taken = share.take(A, Offset(0)..Offset(9), [0, 5].map(Offset), 1, at(0));
+    assert_eq!((taken.len(), share.next()), (1, Offset(5)));
+}
+
+#[test]
 fn a_record_that_is_handed_out_for_the_last_time_comes_alone() {
     let mut share = SharePartition::new(Offset(0), LIMITS);
     for delivery in 1..=2 {
@@ -150,12 +163,20 @@ fn a_record_that_is_handed_out_for_the_last_time_comes_alone() {
     share.release_all(A);
     assert_eq!(taken(&mut share, A, 5, 9, 0), [(3, 2), (4, 1)]);
     share.release_all(A);
-    // Behind one that has more chances.
     share.decide(A, Offset(3), Verdict::Accept).unwrap_err();
     assert_eq!(taken(&mut share, A, 5, 9, 0), [(3, 3)]);
     assert_eq!(taken(&mut share, A, 6, 9, 0), [(4, 2), (5, 1)]);
     share.release_all(A);
     assert_eq!(taken(&mut share, A, 6, 1, 0), [(4, 3)]);
+    // Not behind one that has more chances, nor before one.
+    let mut share = SharePartition::new(Offset(0), LIMITS);
+    assert_eq!(taken(&mut share, A, 3, 9, 0), [(0, 1), (1, 1), (2, 1)]);
+    share.decide(A, Offset(1), Verdict::Release).unwrap();
+    assert_eq!(taken(&mut share, A, 2, 9, 0), [(1, 2)]);
+    share.release_all(A);
+    assert_eq!(taken(&mut share, A, 3, 9, 0), [(0, 2)]);
+    assert_eq!(taken(&mut share, A, 3, 9, 0), [(1, 3)]);
+    assert_eq!(taken(&mut share, A, 3, 9, 0), [(2, 2)]);
     let once = ShareLimits { max_deliveries: 1, ..LIMITS };
     let mut share = SharePartition::new(Offset(0), once);
     assert_eq!(taken(&mut share, A, 3, 9, 0).len(), 3, "where each is the last, all are");
