@@ -238,8 +238,6 @@ fn a_partition_that_could_not_be_opened_is_judged() {
     assert!(report.findings().iter().any(|finding| finding.kind == FindingKind::NotOpened), "{report:?}");
 }
 
-/// A broker's partitions were copied without `meta.properties`. What they lay in was called a damaged log of ours, and so
-/// was an empty directory.
 /// Reads refused a batch that verified: records of it lie below the start, and what is below that has no epoch that is known.
 #[test]
 fn the_epoch_of_a_batch_around_the_start_is_judged() {
@@ -262,6 +260,8 @@ fn the_epoch_of_a_batch_around_the_start_is_judged() {
     assert_eq!(found, [(FindingKind::Epochs, 0)]);
 }
 
+/// A broker's partitions were copied without `meta.properties`. What they lay in was called a damaged log of ours, and so
+/// was an empty directory.
 #[test]
 fn what_is_no_log_of_ours_has_no_catalog_to_miss() {
     let dir = tempfile::tempdir().unwrap();
