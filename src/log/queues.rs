@@ -372,7 +372,7 @@ impl SharedQueue {
         verdict: Verdict,
         ack: Ack,
     ) -> Result<()> {
-        let mut result = Ok(());
+        let (mut result, mut is_lost) = (Ok(()), false);
         {
             let mut sharing = Quiet::lock(&self.sharing);
             for (partition, offsets) in records {
@@ -390,13 +390,18 @@ impl SharedQueue {
                 } else {
                     part.share = share;
                 }
+                is_lost |= part.share.lost().next().is_some();
             }
         }
         self.bell.ring();
-        if verdict != Verdict::Accept {
+        if is_lost {
             result = result.and(self.bury());
         }
-        if ack == Ack::Synced && verdict != Verdict::Release && !probe::planted("queues.accept_not_synced") {
+        // What is given back is stored nowhere: what is stored knows no locks.
+        if ack == Ack::Synced
+            && (is_lost || verdict == Verdict::Accept)
+            && !probe::planted("queues.accept_not_synced")
+        {
             result = result.and(self.sync(records.keys()));
         }
         result
