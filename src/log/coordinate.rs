@@ -355,6 +355,13 @@ impl Inner {
     }
 }
 
+/// Offsets that count once a transaction is committed: where they are, and of which partitions.
+pub(super) struct Waiting {
+    pub(super) core: Arc<Core>,
+    pub(super) placed: Placement,
+    pub(super) partitions: Vec<TopicPartition>,
+}
+
 /// What is told, and to whom.
 pub(super) struct Spread {
     answers: Vec<(Arc<Desk>, Outcome)>,
@@ -382,7 +389,7 @@ impl Shard {
             matches!(request, Request::DeleteOffsets(_) | Request::ForgetTopic { .. } | Request::DeleteGroup { .. });
         if removes
             && !probe::planted("groups.failed_commit_comes_back")
-            && let Err(error) = self.core.cut_failed()
+            && let Err(error) = self.core.cut_what_failed()
         {
             // Nobody knows of it, so no tombstone would be behind it.
             let refused = (token, Err(GroupError::CoordinatorNotAvailable));
@@ -555,19 +562,21 @@ impl Inner {
         &self,
         mut commit: OffsetCommit,
         read: &[TopicRead],
-    ) -> Result<Option<(Arc<Core>, Placement)>> {
+    ) -> Result<Option<Waiting>> {
         let group = commit.group.clone();
         let shard = self.shard_or_create(&group)?;
         let (result, told) = {
             let mut shard = Quiet::lock(&shard);
             self.leave_out_gone(&mut commit, read);
+            let kept =
+                commit.offsets.iter().map(|offset| TopicPartition::new(&*offset.topic, offset.partition)).collect();
             let (token, mut told) = shard.ask(Request::CommitOffsets(commit), &self.now());
             let answer = told.take(token).unwrap_or(Err(GroupError::CoordinatorNotAvailable));
             let outcome = shard.outcome(&group, answer, &mut told.failure);
             let placed = told.placed;
             let result = outcome.answer.and_then(|answer| {
-                all_done(&group, answer)?;
-                Ok(placed.map(|placed| (Arc::clone(&shard.core), placed)))
+                committed_count(&group, answer)?;
+                Ok(placed.map(|placed| Waiting { core: Arc::clone(&shard.core), placed, partitions: kept }))
             });
             (result, shard.leave(told))
         };
@@ -634,7 +643,7 @@ impl Inner {
 }
 
 /// How many offsets were committed; the first that was refused is an error.
-pub(super) fn all_done(group: &str, answer: Answer) -> Result<usize> {
+pub(super) fn committed_count(group: &str, answer: Answer) -> Result<usize> {
     let Answer::Committed(done) = answer else { return Ok(0) };
     let count = done.len();
     match done.into_iter().find_map(Result::err) {

@@ -517,16 +517,16 @@ fn an_offset_above_the_end_that_was_synced_stays() {
 #[test]
 fn a_commit_that_failed_does_not_outlive_its_topic_nor_its_group() {
     let appended = |log: &Log| _ = log.append(Record::new("x").to("a")).unwrap();
-    let mut failed = 0;
+    let mut came_to_it = [0; 2];
     for (call, deletes_topic) in (0..6).flat_map(|call| [(call, true), (call, false)]) {
         let disk = disk();
         let log = open(&disk).unwrap();
         (0..3).for_each(|_| appended(&log));
-        log.group("other").unwrap().commit("a", 0, Offset(1)).unwrap();
+        // Of nothing that goes: to remove it would write over what failed.
+        log.group("other").unwrap().commit("b", 0, Offset(1)).unwrap();
         disk.inject(disk.calls() + call, Fault::Partly(usize::MAX), Times::Next(2));
         let committed = log.group("g").unwrap().commit("a", 0, Offset(3));
         disk.heal();
-        failed += u64::from(committed.is_err());
         let deleted = match deletes_topic {
             true => log.delete_topic("a"),
             false => log.group("g").unwrap().delete(),
@@ -534,11 +534,37 @@ fn a_commit_that_failed_does_not_outlive_its_topic_nor_its_group() {
         drop(log);
         let log = open(&disk.kill()).unwrap();
         if deleted.is_ok() {
+            came_to_it[usize::from(deletes_topic)] += u64::from(committed.is_err());
             let found = log.group("g").unwrap().committed("a", 0).unwrap();
             assert!(found.is_none(), "{found:?}, call {call}, of the topic: {deletes_topic}");
         }
     }
-    assert!(failed > 1, "{failed}");
+    assert!(came_to_it.iter().all(|count| *count > 0), "{came_to_it:?}");
+}
+
+/// The same, where the process died before what it cut off was synced.
+#[test]
+fn a_commit_that_was_cut_off_does_not_come_back_from_the_disk() {
+    let disk = disk();
+    let log = open(&disk).unwrap();
+    log.group("other").unwrap().commit("b", 0, Offset(1)).unwrap();
+    // The write fails behind its last byte, and the cut is not synced.
+    let calls = disk.calls();
+    disk.inject(calls, Fault::Partly(usize::MAX), Times::Once);
+    disk.inject(calls + 2, Fault::Error(Errno::Io), Times::Once);
+    log.group("g").unwrap().commit("a", 0, Offset(3)).unwrap_err();
+    drop(log);
+    let mut lost = 0;
+    for seed in 0..20 {
+        let disk = disk.kill();
+        let log = open(&disk).unwrap();
+        log.delete_topic("a").unwrap();
+        drop(log);
+        let found = open(&disk.crash(seed)).unwrap().group("g").unwrap().committed("a", 0).unwrap();
+        assert!(found.is_none(), "{found:?}, seed {seed}");
+        lost += 1;
+    }
+    assert!(lost > 0);
 }
 
 /// Offsets that are committed in a transaction, at a moment at which another group has something to store, too.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::coordinate::all_done;
+use super::coordinate::committed_count;
 use super::{Inner, Log, Opened};
 use crate::error::{Error, GroupError, Result};
 use crate::group::{Caller, Committed, GroupOffset, OffsetCommit, Request, check_group_id};
@@ -114,8 +114,8 @@ impl Group {
     /// - [`Error::Corrupt`] if the group's offsets could not be read when the log was opened.
     /// - [`Error::ReadOnly`], [`Error::Closed`].
     ///
-    /// [`Error::Io`] and [`Error::Poisoned`] leave it open if the sync of the commit failed: it may be there when the
-    /// log is reopened. Both are of the partition whose records the offset points past, too, if those could not be
+    /// [`Error::Io`] and [`Error::Poisoned`] leave it open if the write or the sync of the commit failed: it may be there when
+    /// the log is reopened, unless something was committed after it. Both are of the partition whose records the offset points past, too, if those could not be
     /// synced; nothing was committed then.
     ///
     /// # Example
@@ -181,7 +181,7 @@ impl Group {
         inner.check_open()?;
         let commit = OffsetCommit::of(&self.id, caller, offsets, &inner.group_config)?;
         let answer = inner.ask_having_read(Request::CommitOffsets(commit), ack, read)?.wait()?;
-        let count = all_done(&self.id, answer)?;
+        let count = committed_count(&self.id, answer)?;
         if count > 0 {
             let id = Arc::clone(&self.id);
             tell(&inner.context.observer, move |observer| observer.offsets_committed(&id, count));

@@ -695,6 +695,52 @@ fn a_written_commit_is_refused_if_one_of_its_partitions_is_poisoned() {
     assert!(Seen::of(&log).records.is_empty());
 }
 
+/// A transaction in which something fails, so that what it left can be cut off only later, goes on and is committed, or
+/// prepared. Whenever the process dies, and whatever it could write of the markers, what failed is no part of it.
+fn go_on() -> Result<usize, String> {
+    let mut dead = 0;
+    for (call, end) in (0..3).flat_map(|call| [(call, SYNCED), (call, WRITTEN), (call, End::Prepare(true))]) {
+        let disk = disk(Staging::Off);
+        let log = builder(&disk, Staging::Off).open().unwrap();
+        let mut producer = log.producer().transactional("id").unwrap();
+        let group = log.group("g").unwrap();
+        let mut transaction = producer.begin().unwrap();
+        TOPICS.iter().for_each(|topic| drop(transaction.send(Record::new("10").to(topic)).unwrap()));
+        transaction.commit_offsets(&group, &[GroupOffset::new("other", 0, Offset(10))]).unwrap();
+        disk.inject(disk.calls() + call, Fault::Partly(usize::MAX), Times::Next(2));
+        let sent = transaction.send(Record::new("11").to("a")).is_ok();
+        let committed = transaction.commit_offsets(&group, &[GroupOffset::new("other", 0, Offset(11))]).is_ok();
+        disk.heal();
+        disk.record(Recording::All);
+        match end {
+            End::Prepare(_) => drop(transaction.prepare().unwrap()),
+            End::Commit(ack) => transaction.commit_with(ack).unwrap(),
+            _ => {}
+        }
+        let moments = disk.take_moments();
+        for moment in &moments {
+            let disk = SimDisk::on(moment.image.clone(), disk.clock().fork());
+            let log =
+                builder(&disk, Staging::Off).open().map_err(|error| format!("call {call}, {end:?}: {error}"))?;
+            for ticket in log.prepared().unwrap() {
+                log.commit_prepared(&ticket).unwrap();
+            }
+            let seen = Seen::of(&log);
+            if !sent && seen.records.contains_key(&11) || !committed && seen.committed == 11 {
+                return Err(format!("call {call}, {end:?}, after call {}: {seen:?}", moment.call));
+            }
+            dead += usize::from(!sent || !committed);
+        }
+    }
+    Ok(dead)
+}
+
+#[test]
+fn what_failed_in_a_transaction_that_goes_on_is_no_part_of_it() {
+    let dead = go_on().unwrap();
+    assert!(dead > 50, "{dead}");
+}
+
 /// A test that cannot fail is none.
 #[cfg(feature = "planted-bugs")]
 #[test]
@@ -705,6 +751,7 @@ fn each_planted_mistake_of_transactions_is_found() {
         time_out,
         lose_a_part,
         || die_in_doubt().map(drop),
+        || go_on().map(drop),
         || crash_everywhere(&QUICK, Staging::On, 0).map(drop),
         || fail_everywhere(Errno::Io, Times::Once, Staging::Off).map(drop),
         || crash_everywhere(&DURABLE, Staging::Off, 6).map(drop),

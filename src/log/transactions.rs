@@ -258,11 +258,10 @@ impl Holder {
         let current = work.open(number, self.sender)?;
         let mut commit = OffsetCommit::of(group.id(), caller, offsets, &inner.group_config)?;
         commit.transaction = Some(TransactionProducer { id: self.sender.producer, epoch: self.sender.epoch });
-        let Some((core, placed)) = inner.commit_in_transaction(commit, read)? else { return Ok(()) };
-        current.add(&core, placed.offset, placed.last_offset + 1);
+        let Some(waiting) = inner.commit_in_transaction(commit, read)? else { return Ok(()) };
+        current.add(&waiting.core, waiting.placed.offset, waiting.placed.last_offset + 1);
         inner.cores_below(offsets).into_iter().for_each(|(core, end)| raise(&mut current.below, &core, end));
-        let committed = current.groups.entry(group.id().into()).or_default();
-        committed.extend(offsets.iter().map(|commit| TopicPartition::new(commit.topic, commit.partition)));
+        current.groups.entry(group.id().into()).or_default().extend(waiting.partitions);
         Ok(())
     }
 

@@ -439,15 +439,15 @@ impl Core {
         }
     }
 
-    /// Sees to it that no append that failed comes back, as it may once the log is opened again. What is done next may go by its
-    /// not being there.
-    pub(crate) fn cut_failed(&self) -> Result<()> {
+    /// Sees to it that no append that failed comes back, as it may once the log is opened again, nor one of a process before
+    /// whose cut may be in memory only. What is done next may go by its not being there.
+    pub(crate) fn cut_what_failed(&self) -> Result<()> {
         let mut writer = self.lock();
-        if !writer.is_touched() {
+        if !writer.needs_cut() {
             return Ok(());
         }
         self.check_open()?;
-        writer.cut_failed().map_err(|failure| self.fail(failure))
+        writer.cut_what_failed(self).map_err(|failure| self.fail(failure))
     }
 
     /// Refuses everything from here on.

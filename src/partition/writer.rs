@@ -23,7 +23,7 @@ use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::probe;
 use crate::record::{BatchHeader, Compressor, OpenBatch, Record, Sender};
-use crate::segment::active::{ActiveSegment, Failure, Found, Shape, SyncTarget};
+use crate::segment::active::{ActiveSegment, Failure, Found, Shape, SyncTarget, sync_as_found};
 use crate::segment::data::SegmentData;
 use crate::segment::index::IndexWriter;
 use crate::segment::{FileKind, file_path};
@@ -240,13 +240,21 @@ impl Writer {
     }
 
     /// Whether there may be something of an append that failed.
-    pub(super) fn is_touched(&self) -> bool {
-        self.active.as_ref().is_some_and(ActiveSegment::is_touched)
+    pub(super) fn needs_cut(&self) -> bool {
+        match (&self.active, &self.found) {
+            (Some(active), _) => active.needs_cut(),
+            (None, Some(found)) => !found.is_closed,
+            (None, None) => false,
+        }
     }
 
-    /// Cuts that off.
-    pub(super) fn cut_failed(&mut self) -> Result<(), Failure> {
-        self.active.as_mut().map_or(Ok(()), ActiveSegment::cut)
+    /// Cuts that off, and syncs the cut.
+    pub(super) fn cut_what_failed(&mut self, core: &Core) -> Result<(), Failure> {
+        let Some(active) = &mut self.active else {
+            // What recovery did not find is not in memory either: that has to be so on the disk.
+            return core.last_segment().map_or(Ok(()), |last| sync_as_found(&last));
+        };
+        active.cut()
     }
 
     /// What recovery planned and is not carried out yet.

@@ -315,8 +315,13 @@ impl ActiveSegment {
     }
 
     /// Whether an earlier failed write, or a torn tail, may have left something above `position`.
-    pub(crate) fn is_touched(&self) -> bool {
+    fn is_touched(&self) -> bool {
         self.touched != self.position
+    }
+
+    /// Whether there may be something there, in memory or on the disk.
+    pub(crate) fn needs_cut(&self) -> bool {
+        self.is_touched() || self.has_unsynced_cut
     }
 
     /// Cuts that off, and syncs the cut.
@@ -542,6 +547,15 @@ pub(crate) fn trim(segment: &SegmentData) -> Result<(), Failure> {
     let file = disk.open(path, Open::Write).map_err(refused("open"))?;
     file.set_len(segment.len()).map_err(refused("trim"))?;
     file.sync().map_err(|error| Failure::Fatal(Error::io("sync", path)(error)))
+}
+
+/// Makes durable what recovery found, and what it did not find: a cut of the process before may be in memory only.
+pub(crate) fn sync_as_found(segment: &SegmentData) -> Result<(), Failure> {
+    let path = segment.path();
+    let file =
+        segment.files().disk.open(path, Open::Write).map_err(Error::io("open", path)).map_err(Failure::Refused)?;
+    segment.check_ours().map_err(Failure::Refused)?;
+    file.sync().map_err(Error::io("sync", path)).map_err(Failure::Fatal)
 }
 
 /// Writes the batches of `segment` from `position` on again, unchanged, and syncs them: the system may have dropped

@@ -169,8 +169,8 @@ pub struct JoinGroup {
     pub uuid: u128,
     /// What the client calls itself; a new dynamic member's id begins with it.
     pub client_id: Box<str>,
-    /// Where the client is. `in-process` is taken: members of that host are this crate's own, and leave when the log is opened
-    /// again.
+    /// Where the client is. A server must not say `in-process`: members of that host are this crate's own consumers, and leave
+    /// when the log is opened again.
     pub client_host: Box<str>,
     /// How long the member may be silent before it is taken for dead. Default: 45 s. Range: that of the settings.
     pub session_timeout: Duration,

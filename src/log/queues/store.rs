@@ -73,6 +73,11 @@ impl Inner {
 
     /// Forgets the queues of a topic, or that of one group. That is durable when this returns. Whether there was any.
     pub(in crate::log) fn forget_queues(&self, topic: TopicId, group: Option<&str>) -> Result<bool> {
+        if let (Some(_), Ok(kept_in)) = (group, self.find(QUEUES_TOPIC)) {
+            // Nobody knows of what was to begin a queue and failed.
+            let cores: Vec<_> = kept_in.partitions.read().iter().flat_map(Slot::core).map(Arc::clone).collect();
+            cores.iter().try_for_each(|core| core.cut_what_failed())?;
+        }
         let is_one = |key: &&ShareKey| key.topic == topic && group.is_none_or(|group| *key.group == *group);
         let keys: Vec<ShareKey> = self.queues.states.lock().keys().filter(is_one).cloned().collect();
         let mut stored = Vec::new();

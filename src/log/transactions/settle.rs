@@ -85,7 +85,9 @@ impl Inner {
                 match ack {
                     Ack::Synced => self.sync_data(work, current)?,
                     // Of one that is poisoned nobody knows what is on the disk.
-                    Ack::Written => parts.iter().try_for_each(|part| unless_deleted(part.core.check()))?,
+                    Ack::Written => parts
+                        .iter()
+                        .try_for_each(|part| unless_deleted(part.core.check().and_then(|()| no_more_than(part))))?,
                 }
                 self.decide(seat, work, Status::PrepareCommit, parts, None, ack)?;
                 self.tell_parts(work, producer, parts.clone(), true);
@@ -109,6 +111,7 @@ impl Inner {
     fn sync_data(&self, work: &mut Work, current: &Current) -> Result<()> {
         if !probe::planted("transactions.data_not_synced") {
             for part in &current.parts {
+                unless_deleted(no_more_than(part))?;
                 sync(&part.core, part.end)?;
             }
         }
@@ -470,6 +473,14 @@ impl Log {
 /// Makes a partition durable up to `end`. With a topic that was deleted went what was to be durable.
 pub(super) fn sync(core: &Core, end: Offset) -> Result<()> {
     unless_deleted(core.sync_to(end))
+}
+
+/// Sees to it that what the producer was told is not in the transaction is not found in it by the next open.
+fn no_more_than(part: &Part) -> Result<()> {
+    match probe::planted("transactions.failed_append_counts") {
+        true => Ok(()),
+        false => part.core.cut_what_failed(),
+    }
 }
 
 fn unless_deleted(done: Result<()>) -> Result<()> {

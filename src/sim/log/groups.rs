@@ -257,8 +257,15 @@ impl Groups {
     fn lowered_no_more_than_lost(&self, by_the_log: &[u64], found: &Found) -> Result<(), String> {
         let lowered = self.counting().filter(|(_, at, _)| by_the_log.contains(&(*at as u64)));
         for ((_, topic, partition), _, offset) in lowered {
-            let partition = found.topics.get(topic).and_then(|topic| topic.partitions.get(partition as usize));
-            let mut records = partition.into_iter().flat_map(|partition| &partition.records);
+            let number = partition as usize;
+            let Some(partition) = found.topics.get(topic).and_then(|topic| topic.partitions.get(number)) else {
+                return Err(format!("a group of {topic}-{number}, which is not there, is set to {offset}"));
+            };
+            let (start, end) = (partition.offsets.start.0, partition.offsets.end.0);
+            if !(start..=end).contains(&offset) {
+                return Err(format!("a group of {topic} is set to {offset}, outside of {start}..{end}"));
+            }
+            let mut records = partition.records.iter();
             if let Some(record) = records.find(|record| record.offset >= offset && !is_marker(record.id)) {
                 return Err(format!("a group of {topic} is set to {offset}, and {} is there", record.offset));
             }

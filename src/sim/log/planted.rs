@@ -80,6 +80,7 @@ pub const TRANSACTIONS: &[&str] = &[
     "transactions.decision_ignored",
     "transactions.decision_not_synced",
     "transactions.doubt_forgotten",
+    "transactions.failed_append_counts",
     "transactions.found_decision_not_synced",
     "transactions.loss_not_synced",
     "transactions.markers_first",
