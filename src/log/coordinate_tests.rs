@@ -557,7 +557,7 @@ fn a_commit_that_was_cut_off_does_not_come_back_from_the_disk() {
     disk.inject(disk.calls(), Fault::Partly(usize::MAX), Times::Once);
     disk.record(Recording::All);
     log.group("g").unwrap().commit("a", 0, Offset(3)).unwrap_err();
-    let moments = disk.take_moments();
+    let (moments, mut cut) = (disk.take_moments(), 0);
     for (moment, seed) in moments.iter().flat_map(|moment| (0..100).map(move |seed| (moment, seed))) {
         let disk = SimDisk::on(moment.image.clone(), disk.clock().fork());
         let log = open(&disk).unwrap();
@@ -569,7 +569,9 @@ fn a_commit_that_was_cut_off_does_not_come_back_from_the_disk() {
         log.delete_topic("a").unwrap();
         let found = open(&disk.crash(seed)).unwrap().group("g").unwrap().committed("a", 0).unwrap();
         assert!(found.is_none(), "{found:?}, call {}, seed {seed}", moment.call);
+        cut += 1;
     }
+    assert!(cut >= 100, "{cut}");
 }
 
 /// Offsets that are committed in a transaction, at a moment at which another group has something to store, too.

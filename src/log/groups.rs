@@ -115,8 +115,8 @@ impl Group {
     /// - [`Error::ReadOnly`], [`Error::Closed`].
     ///
     /// [`Error::Io`] and [`Error::Poisoned`] leave it open if the write or the sync of the commit failed: it may be there when
-    /// the log is reopened, unless something was committed after it. Both are of the partition whose records the offset points past, too, if those could not be
-    /// synced; nothing was committed then.
+    /// the log is reopened, unless something was committed after it. Both are of the partition whose records the offset points
+    /// past, too, if those could not be synced; nothing was committed then.
     ///
     /// # Example
     ///
