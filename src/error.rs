@@ -9,7 +9,7 @@ mod group;
 
 pub use group::GroupError;
 
-use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicPartition};
+use crate::types::{NodeId, Offset, ProducerEpoch, ProducerId, Timestamp, TopicPartition};
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -102,6 +102,25 @@ pub enum Error {
     /// A newer transaction coordinator has written: this one must stop.
     #[error("coordinator epoch {epoch} for producer {producer} is fenced by epoch {current}")]
     CoordinatorFenced { producer: ProducerId, epoch: i32, current: i32 },
+
+    /// This node does not lead the partition, so it takes no appends. Ask the leader, if one is known here.
+    #[error("this node does not lead {partition}{}", leader.map_or(String::new(), |leader| format!(": node {leader} does")))]
+    NotLeader { partition: TopicPartition, leader: Option<NodeId> },
+
+    /// Fewer replicas are in sync than a record needs to be committed. It is appended, and is committed once enough are in
+    /// sync again, if this node still leads then. Kafka: `NOT_ENOUGH_REPLICAS_AFTER_APPEND`.
+    #[error("{partition} has {in_sync} replicas in sync, and a record needs {needed} to be committed")]
+    NotEnoughReplicas { partition: TopicPartition, in_sync: u32, needed: u32 },
+
+    /// No topic here has the id of the partition, or this node has no role in it. Create the topic with this id, then
+    /// [assume](crate::Log::assume) a role.
+    #[error("no partition {id} is known here")]
+    UnknownPartition { id: Box<str> },
+
+    /// This node is to lead the partition, and has less of it than it acknowledged. Elect another one: the controller is
+    /// told of it.
+    #[error("this node has lost records of {partition} that it had acknowledged")]
+    NotElectable { partition: TopicPartition },
 
     /// An append under the epoch of a former leader.
     #[error("leader epoch {epoch} is fenced by epoch {current}")]
@@ -305,9 +324,13 @@ impl Error {
             Self::EndMismatch { .. } | Self::Locked { .. } | Self::Undecided { .. } | Self::BufferFull { .. } => {
                 ErrorKind::Retry
             }
-            Self::ProducerFenced { .. } | Self::CoordinatorFenced { .. } | Self::LeaderFenced { .. } => {
-                ErrorKind::Fenced
+            Self::NotLeader { .. } | Self::NotEnoughReplicas { .. } | Self::UnknownPartition { .. } => {
+                ErrorKind::Retry
             }
+            Self::ProducerFenced { .. }
+            | Self::CoordinatorFenced { .. }
+            | Self::LeaderFenced { .. }
+            | Self::NotElectable { .. } => ErrorKind::Fenced,
             Self::GroupRefused { reason, .. } => reason.kind(),
             Self::OffsetOutOfRange { .. } | Self::NoPosition { .. } => ErrorKind::OutOfRange,
             Self::Closed | Self::TopicDeleted { .. } => ErrorKind::Closed,

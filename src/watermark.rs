@@ -48,6 +48,10 @@ pub(crate) enum Stop {
     Poisoned,
     /// The watermark was lowered, to this.
     Truncated(u64),
+    /// Another node leads the partition.
+    NotLeader,
+    /// Fewer nodes are in sync than must be.
+    NotEnough,
 }
 
 impl Watermark {
@@ -114,7 +118,6 @@ impl Watermark {
 
     /// Lowers the value, after a truncation, and fails those who wait for more; a higher one changes nothing. As with
     /// [`raise`](Self::raise), dropping the result wakes them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for replication, to come"))]
     pub(crate) fn lower(&self, value: u64) -> Woken {
         let mut waiters = self.waiters.lock();
         if value >= self.value.load(Ordering::Relaxed) {
@@ -127,16 +130,33 @@ impl Watermark {
         woken
     }
 
+    /// Fails everyone who waits for more than the current value, now and until [`unbar`](Self::unbar). As with
+    /// [`raise`](Self::raise), dropping the result wakes them.
+    pub(crate) fn bar(&self, reason: Stop) -> Woken {
+        let mut waiters = self.waiters.lock();
+        waiters.barred = Some(reason);
+        self.fail_all(&mut waiters, reason)
+    }
+
+    /// Lets everyone wait again.
+    pub(crate) fn unbar(&self) {
+        self.waiters.lock().barred = None;
+    }
+
     /// Fails everyone, now and later, who waits for more than the current value. The first reason stays. As with
     /// [`raise`](Self::raise), dropping the result wakes them.
     pub(crate) fn stop(&self, reason: Stop) -> Woken {
         let mut waiters = self.waiters.lock();
         let reason = *waiters.stopped.get_or_insert(reason);
+        self.fail_all(&mut waiters, reason)
+    }
+
+    fn fail_all(&self, waiters: &mut Waiters, reason: Stop) -> Woken {
         let all = mem::take(&mut waiters.waiting);
         // A thread that is just raising the value may not have come to the lock yet.
         let value = self.get();
         let woken = waiters.settle(all, |at_least| if at_least <= value { Ok(()) } else { Err(reason) });
-        self.note_lowest(&waiters);
+        self.note_lowest(waiters);
         woken
     }
 
@@ -193,7 +213,7 @@ impl Watermark {
         if !weakened("watermark.wait.fence") {
             fence(Ordering::SeqCst);
         }
-        let known = match waiters.stopped {
+        let known = match waiters.stopped.or(waiters.barred) {
             _ if self.get() >= at_least => Ok(()),
             Some(reason) if !weakened("watermark.wait.stopped") => Err(reason),
             _ => return Entered::Waiting(ticket),
@@ -325,6 +345,8 @@ struct Waiters {
     settled: BTreeMap<u64, Result<(), Stop>>,
     next_ticket: u64,
     stopped: Option<Stop>,
+    /// The same, for a while.
+    barred: Option<Stop>,
 }
 
 impl Waiters {

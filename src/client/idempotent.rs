@@ -181,10 +181,11 @@ impl IdempotentProducer {
 
     #[inline]
     fn append_to(&mut self, core: &Arc<Core>, record: &Record<'_>) -> Result<Placement> {
+        let cuts = core.cuts();
         match join_one(core, record, self.sender) {
             Some((offset, timestamp)) => {
                 self.stored = Some((offset, Some(timestamp)));
-                Ok(Placement::one(offset, timestamp))
+                Ok(Placement::one(offset, timestamp, cuts))
             }
             None => self.append_slowly(core, record),
         }

@@ -53,6 +53,17 @@ pub enum Ack {
     Written,
     /// The record survives a power cut and a crash of the system, too, and what [`Written`](Self::Written) excepts.
     Synced,
+    /// The record is committed: every in-sync replica has it, at least as many as the topic asks for, each as the topic's
+    /// [`Durability`] says. It survives the loss of all of these but one. In a log without a
+    /// [`Replicator`](crate::Replicator) the same as [`Written`](Self::Written). Kafka: `acks=all`.
+    Replicated,
+}
+
+impl Ack {
+    /// What it comes to in a log that no other node holds.
+    pub(crate) fn alone(self) -> Self {
+        if self == Self::Replicated { Self::Written } else { self }
+    }
 }
 
 /// Records that were appended, and the way to wait for more to be promised of them.
@@ -76,6 +87,8 @@ pub struct Appended<'p> {
     last_offset: Offset,
     timestamp: Timestamp,
     is_duplicate: bool,
+    /// How often the log had been cut before.
+    cuts: u64,
 }
 
 impl fmt::Debug for Appended<'_> {
@@ -153,10 +166,14 @@ impl Appended<'_> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait(&self, ack: Ack) -> Result<()> {
+        self.core.core().check_uncut(self.cuts)?;
         match ack {
             Ack::Written => Ok(()),
             Ack::Synced => self.core.core().sync_to(self.last_offset + 1),
-        }
+            Ack::Replicated => self.core.core().wait_committed(self.last_offset + 1),
+        }?;
+        // Others may have its offset by now.
+        self.core.core().check_uncut(self.cuts)
     }
 
     /// Resolves once `ack` holds. Runs on any runtime; the sync itself is done by the log's background thread, or by
@@ -188,12 +205,16 @@ impl Appended<'_> {
     /// ```
     pub fn acked(&self, ack: Ack) -> impl Future<Output = Result<()>> + Send + 'static {
         let core = Arc::clone(self.core.core());
-        let end = self.last_offset + 1;
+        let (end, cuts) = (self.last_offset + 1, self.cuts);
         async move {
-            if ack == Ack::Written {
-                return Ok(());
-            }
-            let mut reached = pin!(core.synced.reached(end.0));
+            core.check_uncut(cuts)?;
+            let mark = match ack {
+                Ack::Written => return Ok(()),
+                Ack::Synced => &core.synced,
+                Ack::Replicated if !core.context.is_replicated => return Ok(()),
+                Ack::Replicated => &core.replicated.acked,
+            };
+            let mut reached = pin!(mark.reached(end.0));
             let mut has_rung = false;
             let reached = poll_fn(|context| {
                 let polled = reached.as_mut().poll(context);
@@ -203,7 +224,8 @@ impl Appended<'_> {
                 }
                 polled
             });
-            reached.await.map_err(|stop| core.stopped(stop))
+            reached.await.map_err(|stop| core.stopped(stop))?;
+            core.check_uncut(cuts)
         }
     }
 }
@@ -239,13 +261,13 @@ impl Partition {
     /// ```
     #[inline]
     pub fn append<'r>(&self, record: impl Into<Record<'r>>) -> Result<Appended<'_>> {
-        let record = record.into();
+        let (record, cuts) = (record.into(), self.core.cuts());
         let (offset, timestamp) = match self.core.join(&record, Sender::NONE).place() {
             Some(placed) => placed,
             None => self.append_slowly(&record)?,
         };
         let core = Held::Borrowed(&self.core);
-        Ok(Appended { core, offset, last_offset: offset, timestamp, is_duplicate: false })
+        Ok(Appended { core, offset, last_offset: offset, timestamp, is_duplicate: false, cuts })
     }
 
     /// Appends several records as one batch: all of them or none, at consecutive offsets. Takes what
@@ -375,16 +397,18 @@ pub(crate) struct Placement {
     pub(crate) last_offset: Offset,
     pub(crate) timestamp: Timestamp,
     is_duplicate: bool,
+    /// How often the log had been cut before.
+    cuts: u64,
 }
 
 impl Placement {
-    pub(crate) fn one(offset: Offset, timestamp: Timestamp) -> Self {
-        Self { offset, last_offset: offset, timestamp, is_duplicate: false }
+    pub(crate) fn one(offset: Offset, timestamp: Timestamp, cuts: u64) -> Self {
+        Self { offset, last_offset: offset, timestamp, is_duplicate: false, cuts }
     }
 
     pub(crate) fn into_appended(self, core: Held<'_>) -> Appended<'_> {
-        let Self { offset, last_offset, timestamp, is_duplicate } = self;
-        Appended { core, offset, last_offset, timestamp, is_duplicate }
+        let Self { offset, last_offset, timestamp, is_duplicate, cuts } = self;
+        Appended { core, offset, last_offset, timestamp, is_duplicate, cuts }
     }
 }
 
@@ -429,8 +453,9 @@ pub(crate) fn join_one(core: &Core, record: &Record<'_>, sender: Sender) -> Opti
 
 /// Appends one record: into the open batch if it can be staged.
 pub(crate) fn append_one(core: &Arc<Core>, record: &Record<'_>, sender: Sender) -> Result<Placement> {
+    let cuts = core.cuts();
     match core.join(record, sender).place() {
-        Some((offset, timestamp)) => Ok(Placement::one(offset, timestamp)),
+        Some((offset, timestamp)) => Ok(Placement::one(offset, timestamp, cuts)),
         None => append_slowly(core, record, sender),
     }
 }
@@ -448,7 +473,7 @@ pub(crate) fn repeat_one(core: &Core, offset: Offset, timestamp: Option<Timestam
         records.iter().find(|record| record.offset == offset).map(|record| record.timestamp)
     };
     let timestamp = timestamp.or_else(read).unwrap_or(Timestamp::NONE);
-    Ok(Placement { is_duplicate: true, ..Placement::one(offset, timestamp) })
+    Ok(Placement { is_duplicate: true, ..Placement::one(offset, timestamp, core.cuts()) })
 }
 
 /// As [`append_one`], for a record that cannot simply join the open batch.
@@ -532,7 +557,7 @@ impl Core {
         let now = self.context.clock.now();
         // Nothing is reported from here, so the bare lock will do.
         let mut writer = self.writer.lock();
-        let is_stopped = self.has_stopped() || self.context.closing.load(Ordering::Relaxed);
+        let is_stopped = self.has_stopped() || self.context.closing.load(Ordering::Relaxed) || !writer.takes_appends;
         if is_stopped || self.context.space.is_low() {
             return Joined::NOT;
         }
@@ -556,6 +581,7 @@ impl Core {
         self.admit(Admission::IfSpace, len + joining)?;
         let mut writer = self.lock();
         self.check_open()?;
+        self.check_leads(&writer)?;
         writer.rules.check(record, 0, now)?;
         if len > writer.rules.max_batch_bytes {
             // Whoever makes a batch of it says what is wrong, before anything is changed.
@@ -575,14 +601,14 @@ impl Core {
         }
         self.assign_epoch(&mut writer, offset);
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
-        let raised = self.raise_end(end);
+        let (raised, cuts) = (self.raise_end(end), self.cuts());
         drop(writer);
         // Before the sync: what is appended can be read.
         drop(raised);
         if sync_now {
             self.sync_to(end).map_err(|error| self.not_synced(offset, &error))?;
         }
-        Ok(Some(Placement::one(offset, at)))
+        Ok(Some(Placement::one(offset, at, cuts)))
     }
 
     /// Notes under which epoch the record at `offset` was appended, if it is a new one.
@@ -631,6 +657,7 @@ impl Core {
     ) -> Result<(Placement, bool, Option<Raised<'_>>)> {
         let mut writer = self.lock();
         self.check_open()?;
+        self.check_leads(&writer)?;
         // The settings may have changed since the batch was made.
         let (len, limit) = (batch.len() as u64, writer.config.max_batch_bytes());
         if len > limit {
@@ -659,7 +686,8 @@ impl Core {
         {
             probe::reached("append.duplicate");
             let (offset, last_offset) = (placed.base_offset, placed.last_offset);
-            let placement = Placement { offset, last_offset, timestamp: placed.timestamp, is_duplicate: true };
+            let (timestamp, cuts) = (placed.timestamp, self.cuts());
+            let placement = Placement { offset, last_offset, timestamp, is_duplicate: true, cuts };
             return Ok((placement, writer.config.sync_rule() == Durability::Each, None));
         }
         let count = header.last_offset_delta as u64 + 1;
@@ -668,7 +696,7 @@ impl Core {
         self.place(&mut writer, batch, &header).map_err(|failure| self.fail(failure))?;
         writer.followed.apply(&header, marker);
         if header.producer_id.is_some() {
-            writer.followed.producers.committed_to(header.next_offset());
+            self.committed_at_once(&mut writer, header.next_offset());
             self.publish_transactions(&writer);
         }
         let sync_now = writer.config.flush_messages <= writer.unsynced_records as i64;
@@ -679,9 +707,17 @@ impl Core {
             last_offset: header.last_offset(),
             timestamp: header.max_timestamp,
             is_duplicate: false,
+            cuts: self.cuts(),
         };
         drop(writer);
         Ok((placement, sync_now, Some(raised)))
+    }
+
+    /// Where no other node is asked, what is appended is committed.
+    pub(super) fn committed_at_once(&self, writer: &mut Writer, end: Offset) {
+        if !self.context.is_replicated {
+            writer.followed.producers.committed_to(end);
+        }
     }
 
     /// Puts a stamped batch behind everything else: into the slot if it is small, else into the file.

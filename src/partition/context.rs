@@ -49,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) producer_expiry: Duration,
     pub(crate) recovery: RecoveryMode,
     pub(crate) read_only: bool,
+    /// Whether other nodes hold the partitions, too: then who leads one is told, and what is committed is found out.
+    pub(crate) is_replicated: bool,
     pub(crate) clean_mark: CleanMark,
     pub(crate) space: Space,
     pub(crate) doorbell: Doorbell,

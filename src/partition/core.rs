@@ -20,6 +20,7 @@ use super::context::Context;
 use super::counters::{AppendCounter, AppendCounts, Counters};
 use super::hints::Hints;
 use super::recover::recover;
+use super::replicate::Replicated;
 use super::report::{Report, Reports};
 use super::stage::Tail;
 use super::writer::{Writer, WriterParts};
@@ -41,6 +42,8 @@ use crate::watermark::{Stop, Watermark};
 pub(crate) struct Core {
     pub(crate) id: TopicPartition,
     pub(crate) topic: TopicId,
+    /// Whether all was there, when it was opened, that had been appended.
+    pub(crate) was_whole: bool,
     pub(crate) dir: PathBuf,
     pub(crate) home: Arc<Home>,
     /// Only the log itself appends to it.
@@ -54,12 +57,15 @@ pub(crate) struct Core {
     pub(crate) context: Arc<Context>,
     start: AtomicU64,
     pub(crate) end: Arc<Watermark>,
+    /// What every in-sync node has, if there are others; see [`super::replicate`].
+    pub(super) replicated: Replicated,
     pub(crate) synced: Arc<Watermark>,
     /// The first offset of the earliest transaction without an outcome; `u64::MAX` if there is none.
     first_unstable: AtomicU64,
     segments: RwLock<Arc<[Arc<SegmentData>]>>,
     /// Rises with each change of the segment list.
     generation: AtomicU64,
+    cuts: AtomicU64,
     pub(super) aborted: RwLock<AbortedTxns>,
     /// Below this offset they are not known yet; 0: all are.
     pub(super) aborted_from: AtomicU64,
@@ -150,6 +156,7 @@ impl Core {
             is_clean: recovered.is_clean,
             names_are_durable: recovered.names_are_durable,
             tail: Tail::adopted(staged, context.clock.monotonic()),
+            takes_appends: !context.is_replicated,
         };
         let writer = Writer::new(config, parts, &recovered.segments);
         let appended = Arc::clone(&writer.appended);
@@ -157,6 +164,7 @@ impl Core {
         Ok(Self {
             id: hints.id.clone(),
             topic: hints.topic,
+            was_whole: recovered.is_whole,
             dir,
             home,
             is_internal,
@@ -169,10 +177,14 @@ impl Core {
             context: Arc::clone(context),
             start: AtomicU64::new(recovered.start.0),
             end: Arc::new(Watermark::new(recovered.end.0)),
+            replicated: Replicated::new(
+                hints.committed.unwrap_or(recovered.start).clamp(recovered.start, recovered.end),
+            ),
             synced: Arc::new(Watermark::new(recovered.proven.0)),
             first_unstable: AtomicU64::new(unstable.map_or(u64::MAX, |offset| offset.0)),
             segments: RwLock::new(recovered.segments.into()),
             generation: AtomicU64::new(0),
+            cuts: AtomicU64::new(0),
             aborted: RwLock::new(aborted),
             aborted_from: AtomicU64::new(recovered.aborted_from.0),
             finding_aborted: Mutex::new(()),
@@ -200,7 +212,11 @@ impl Core {
     }
 
     pub(crate) fn committed(&self) -> Offset {
-        self.end()
+        match self.context.is_replicated {
+            true if probe::planted("replica.reads_uncommitted") => self.end(),
+            true => self.replicated.committed(),
+            false => self.end(),
+        }
     }
 
     pub(crate) fn synced(&self) -> Offset {
@@ -350,6 +366,41 @@ impl Core {
         true
     }
 
+    /// Takes other segments for those there are, after the log was cut. Under the append lock.
+    pub(super) fn set_segments(&self, segments: Vec<Arc<SegmentData>>) {
+        *self.segments.write() = segments.into();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// As [`publish_transactions`](Self::publish_transactions), after the log was cut.
+    pub(super) fn set_first_unstable(&self, unstable: Option<Offset>) {
+        self.first_unstable.store(unstable.map_or(u64::MAX, |offset| offset.0), Ordering::Release);
+    }
+
+    /// As [`publish_epoch`](Self::publish_epoch), after the log was cut.
+    pub(super) fn set_latest_epoch(&self, epoch: LeaderEpoch) {
+        self.latest_epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// Lets the log start elsewhere, after all of it was removed. The caller has made it durable.
+    pub(super) fn set_start(&self, to: Offset) {
+        self.start.store(to.0, Ordering::Release);
+    }
+
+    pub(super) fn lower_cleaned(&self, to: Offset) {
+        self.cleaned.fetch_min(to.0, Ordering::AcqRel);
+    }
+
+    /// How often the log was cut: what was appended before may be gone, and others have its offsets.
+    #[inline]
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
+    }
+
+    pub(super) fn count_cut(&self) {
+        self.cuts.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Whether `segment` is no longer in the list: its files go, or are gone.
     pub(crate) fn has_dropped(&self, segment: &SegmentData) -> bool {
         !self.segments.read().iter().any(|kept| std::ptr::eq(&**kept, segment))
@@ -434,7 +485,7 @@ impl Core {
             // After the reason is known: who finds the directory left asks for it.
             self.home.leave();
         }
-        for waiters in [&self.synced, &self.end] {
+        for waiters in [&self.synced, &self.end, &self.replicated.committed, &self.replicated.acked] {
             self.reports.push(Report::Woken(waiters.stop(stop)));
         }
     }
@@ -508,6 +559,8 @@ impl Core {
             Stop::Closed => Error::Closed,
             Stop::Deleted => Error::TopicDeleted { topic: (*self.id.topic).into() },
             Stop::Poisoned => self.halted(),
+            Stop::NotLeader => self.not_leader(),
+            Stop::NotEnough => self.not_enough(),
         }
     }
 }

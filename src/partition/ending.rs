@@ -54,6 +54,7 @@ impl Core {
     fn end_locked(&self, ending: &Ending) -> Result<(Option<Offset>, Option<Raised<'_>>)> {
         let mut writer = self.lock();
         self.check_open()?;
+        self.check_leads(&writer)?;
         let is_this = |open: &OpenTransaction| open.first == ending.first || probe::planted("ending.any_transaction");
         let Some(open) = writer.followed.producers.open_of(ending.producer).filter(is_this) else {
             probe::reached("ending.not_open");
@@ -88,7 +89,7 @@ impl Core {
             kind: if ending.is_commit { MarkerKind::Commit } else { MarkerKind::Abort },
         };
         writer.followed.apply(&header, Some(ended));
-        writer.followed.producers.committed_to(header.next_offset());
+        self.committed_at_once(&mut writer, header.next_offset());
         self.publish_transactions(&writer);
         self.assign_epoch(&mut writer, end);
         let raised = self.raise_end(writer.end);

@@ -107,7 +107,6 @@ impl Epochs {
 }
 
 /// What replication does with them.
-#[cfg_attr(not(any(fuzzing, test)), expect(dead_code, reason = "for replication, to come"))]
 impl Epochs {
     /// Where the batches of `epoch` end, in a log that ends at `log_end`, and which epoch that really is: the largest
     /// known one not above. `None` if that cannot be told.

@@ -18,6 +18,8 @@ pub(crate) struct Hints {
     pub(crate) start: Option<Offset>,
     /// From the checkpoint of recovery points: everything below was synced.
     pub(crate) recovery_point: Option<Offset>,
+    /// From the checkpoint of high watermarks: what was committed; of a log without other nodes, none.
+    pub(crate) committed: Option<Offset>,
     /// From the mark of an orderly close.
     pub(crate) clean: Option<CleanPartition>,
     /// If a broker wrote the directory, and no process of ours since: how it stopped.

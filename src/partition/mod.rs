@@ -37,6 +37,7 @@ mod read;
 mod reader;
 mod records;
 pub(crate) mod recover;
+pub(crate) mod replicate;
 mod report;
 mod retention;
 pub(crate) mod salvage;
@@ -48,6 +49,7 @@ pub(crate) mod testing;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod transactions;
+mod truncate;
 pub(crate) mod verify;
 mod writer;
 
@@ -128,6 +130,8 @@ pub struct ReadOptions {
     isolation: Isolation,
     /// Whether the markers of transactions are returned, which have an offset and a time as records have.
     pub(crate) markers: bool,
+    /// Whether what is not committed is returned, too: for followers.
+    pub(crate) to_end: bool,
 }
 
 #[cfg(feature = "sim")]
@@ -139,9 +143,23 @@ impl ReadOptions {
     }
 }
 
+impl ReadOptions {
+    /// What is not committed, too.
+    pub(crate) const fn to_end(mut self) -> Self {
+        self.to_end = true;
+        self
+    }
+}
+
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { max_bytes: 1 << 20, max_records: usize::MAX, isolation: Isolation::Uncommitted, markers: false }
+        Self {
+            max_bytes: 1 << 20,
+            max_records: usize::MAX,
+            isolation: Isolation::Uncommitted,
+            markers: false,
+            to_end: false,
+        }
     }
 }
 
@@ -255,7 +273,7 @@ impl Partition {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait_readable(&self, at: Offset, timeout: Duration) -> Result<bool> {
-        let reached = self.core.end.wait(at.0.saturating_add(1), Some(timeout));
+        let reached = self.core.readable().wait(at.0.saturating_add(1), Some(timeout));
         reached.map_err(|stop| self.core.stopped(stop))
     }
 
@@ -286,7 +304,7 @@ impl Partition {
     /// ```
     pub fn readable(&self, at: Offset) -> impl Future<Output = Result<()>> + Send + 'static {
         let core = Arc::clone(&self.core);
-        let reached = core.end.reached(at.0.saturating_add(1));
+        let reached = core.readable().reached(at.0.saturating_add(1));
         async move { reached.await.map_err(|stop| core.stopped(stop)) }
     }
 

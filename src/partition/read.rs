@@ -229,7 +229,7 @@ impl Partition {
 impl Core {
     /// Records from `from` on, of the segments given: the caller's cached list, or the current one.
     pub(crate) fn read(&self, segments: &[Arc<SegmentData>], from: Offset, options: ReadOptions) -> Result<Records> {
-        let mut limit = self.check_range(from, options.isolation)?;
+        let mut limit = self.check_range(from, options)?;
         let mut at = from;
         let mut newer = None;
         while at < limit {
@@ -243,7 +243,7 @@ impl Core {
                 // A segment may have been begun after the list was taken and before the limit was, or written. And what
                 // was staged then may be in the file by now, in a batch that grew past the limit.
                 let (current, limit_then) = (self.segments(), limit);
-                limit = self.check_range(at, options.isolation)?;
+                limit = self.check_range(at, options)?;
                 let is_same = std::ptr::eq(segments, &*current) && limit == limit_then;
                 if is_same && current.last().map(|last| last.end()) == written {
                     at = self.behind_nothing(&current, at, limit, options.isolation)?;
@@ -264,7 +264,7 @@ impl Core {
     }
 
     pub(crate) fn fetch(&self, from: Offset, options: ReadOptions) -> Result<Batches> {
-        let limit = self.check_range(from, options.isolation)?;
+        let limit = self.check_range(from, options)?;
         let none =
             Batches { stored: Bytes::empty(), next_offset: from, place: None, file: None, aborted: Vec::new() };
         if from >= limit {
@@ -305,7 +305,7 @@ impl Core {
         loop {
             let segments = self.segments();
             // After the list: none of the segments closed in it reaches beyond.
-            let limit = self.check_range(from, options.isolation)?;
+            let limit = self.check_range(from, options)?;
             let written = segments.last().map(|last| last.end());
             if let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? {
                 return Ok(Ok((Some(Arc::clone(segment)), piece)));
@@ -314,7 +314,7 @@ impl Core {
                 return Ok(Ok((None, piece)));
             }
             // As in `read`: it may have been written meanwhile, in a batch that had grown past the limit.
-            let limit_now = self.check_range(from, options.isolation)?;
+            let limit_now = self.check_range(from, options)?;
             if limit == limit_now && self.last_segment().map(|last| last.end()) == written {
                 return self.behind_nothing(&self.segments(), from, limit, options.isolation).map(Err);
             }
@@ -335,6 +335,11 @@ impl Core {
         if self.is_poisoned() {
             return Ok(at);
         }
+        // A batch that is committed in part: it was being filled when it was.
+        if self.context.is_replicated && limit < self.end() {
+            probe::reached("read.committed_in_part");
+            return Ok(at);
+        }
         // Compaction may leave nothing before an empty segment, or before a transaction that is open.
         if !self.is_dense() && (isolation == Isolation::Committed || last.len() == 0) {
             probe::reached("read.gap_at_the_end");
@@ -351,7 +356,7 @@ impl Core {
         }
         let mut writer = self.lock();
         // Records may have joined the batch since the limit was taken: it is returned whole.
-        let limit = self.check_range(from, options.isolation)?;
+        let limit = self.check_range(from, options)?;
         if self.last_segment().is_some_and(|last| from < last.end()) {
             return Ok(None);
         }
@@ -359,7 +364,7 @@ impl Core {
     }
 
     /// Refuses an offset outside the log; else the offset that a read may reach.
-    fn check_range(&self, from: Offset, isolation: Isolation) -> Result<Offset> {
+    fn check_range(&self, from: Offset, options: ReadOptions) -> Result<Offset> {
         let is_poisoned = self.is_poisoned();
         if !is_poisoned {
             self.check()?;
@@ -369,7 +374,8 @@ impl Core {
             probe::reached("read.out_of_range");
             return Err(Error::OffsetOutOfRange { requested: from, start, end });
         }
-        let limit = match isolation {
+        let limit = match options.isolation {
+            _ if options.to_end => end,
             Isolation::Uncommitted => self.committed(),
             Isolation::Committed => self.decided(from, self.stable())?,
         };
@@ -531,7 +537,7 @@ impl Core {
     fn offset_at(&self, time: Timestamp) -> Result<Option<Offset>> {
         self.unless_removed(|| {
             let start = self.start();
-            self.check_range(start, Isolation::Uncommitted)?;
+            self.check_range(start, ReadOptions::default())?;
             match time.0 {
                 0.. => {}
                 LATEST => return Ok(Some(self.committed())),
@@ -557,7 +563,7 @@ impl Core {
     fn largest_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
         self.unless_removed(|| {
             let start = self.start();
-            self.check_range(start, Isolation::Uncommitted)?;
+            self.check_range(start, ReadOptions::default())?;
             let mut best: Option<(Offset, Timestamp)> = None;
             let segments = self.segments();
             // No further than this: an appender may be faster than this.
@@ -672,8 +678,13 @@ pub(super) fn last_batch(segment: &Arc<SegmentData>) -> Result<Option<(u64, u32)
 }
 
 /// The markers of transactions have times as records have: a look-up may answer with one, as Kafka's does.
-const WITH_MARKERS: ReadOptions =
-    ReadOptions { max_bytes: 1 << 20, max_records: usize::MAX, isolation: Isolation::Uncommitted, markers: true };
+const WITH_MARKERS: ReadOptions = ReadOptions {
+    max_bytes: 1 << 20,
+    max_records: usize::MAX,
+    isolation: Isolation::Uncommitted,
+    markers: true,
+    to_end: false,
+};
 
 /// Kafka's special timestamps.
 const LATEST: i64 = -1;

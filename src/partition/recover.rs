@@ -72,6 +72,8 @@ pub(crate) struct Recovered {
     pub(crate) stale_snapshots: Vec<Offset>,
     /// Whether an orderly close left it, and nothing differs.
     pub(crate) is_clean: bool,
+    /// Whether all is there that was appended: an orderly close says so, or the machine was not restarted since.
+    pub(crate) is_whole: bool,
     /// What the process before had staged, and goes on from where the files end.
     pub(crate) staged: Option<Adopted>,
     /// From here on the aborted transactions are known, by their markers. Below, they are in the batches.
@@ -94,6 +96,7 @@ impl Recovered {
             unfinished: Vec::new(),
             stale_snapshots: Vec::new(),
             is_clean: false,
+            is_whole: false,
             staged: None,
             aborted_from: Offset::ZERO,
         }
@@ -234,7 +237,10 @@ impl Recovery<'_> {
             return Err(Error::corrupt(self.dir, 0, reason));
         }
         let followed = Followed::load(self.context, self.dir, Vec::new(), start)?;
-        Ok(Recovered { plan: Plan { drops_staged, ..Plan::default() }, ..Recovered::empty(start, followed) })
+        // A node that has a role in a partition has a segment of it, under a durable name: this one never had.
+        let is_whole = self.context.recovery != RecoveryMode::Salvage;
+        let plan = Plan { drops_staged, ..Plan::default() };
+        Ok(Recovered { plan, is_whole, ..Recovered::empty(start, followed) })
     }
 
     fn proven_hint(&self) -> Offset {
@@ -318,7 +324,8 @@ impl Recovery<'_> {
         let mut walk = Walk { recovery: self, candidates: &candidates, followed, restored, progress, unfinished };
         let found = walk.run(from)?;
         let Walk { mut followed, progress: Progress { scanned, .. }, unfinished, .. } = walk;
-        followed.producers.committed_to(found.offset);
+        let committed = |end: Offset| self.hints.committed.map_or(end, |committed| committed.min(end));
+        followed.producers.committed_to(committed(found.offset));
         for (at, candidate) in candidates.iter_mut().enumerate() {
             match found.ends.iter().find(|(base, _)| *base == candidate.base) {
                 Some((_, end)) => candidate.believe_page(*end)?,
@@ -353,7 +360,7 @@ impl Recovery<'_> {
             for (at, header) in staged.replayed.batches.iter().filter(|(at, _)| *at >= staged.done) {
                 recovered.followed.replay(header, left.bytes.get(*at..));
             }
-            recovered.followed.producers.committed_to(staged.replayed.end);
+            recovered.followed.producers.committed_to(committed(staged.replayed.end));
         }
         let recovered = Recovered {
             end: staged.as_ref().map_or(recovered.end, |staged| staged.replayed.end),
@@ -363,6 +370,8 @@ impl Recovery<'_> {
         let bases = |base: &Offset| recovered.segments.iter().any(|segment| segment.base() == *base);
         let snapshots = listing.iter().filter(|(_, kind)| *kind == FileKind::Snapshot).map(|(base, _)| *base);
         Ok(Recovered {
+            is_whole: (known.same_boot || self.hints.clean.as_ref().is_some_and(|clean| clean.end == recovered.end))
+                && self.context.recovery != RecoveryMode::Salvage,
             plan: Plan { expired: expired.into_iter().chain(recovered.plan.expired).collect(), ..recovered.plan },
             stale_snapshots: snapshots.filter(|base| !bases(base)).collect(),
             aborted_from: if is_foreign && from.segment > 0 { from.offset } else { Offset::ZERO },
@@ -695,6 +704,7 @@ impl Recovery<'_> {
                 .map(|(base, _)| *base)
                 .collect(),
             is_clean: true,
+            is_whole: true,
             ..Recovered::empty(clean.start, followed)
         }))
     }

@@ -73,6 +73,11 @@ impl Tail {
         std::mem::take(self).staged
     }
 
+    /// What waits, the open batch left out, in the form it will have in the file.
+    pub(super) fn batches(&self) -> Option<&[u8]> {
+        self.staged.as_ref().map(|staged| self.packed.as_deref().unwrap_or(staged.sealed()))
+    }
+
     /// What has joined the open batch.
     pub(crate) fn joined(&self) -> AppendCounts {
         self.staged.as_ref().map_or_else(AppendCounts::default, |staged| {

@@ -62,6 +62,7 @@ impl Bed {
             cleaned: Offset::ZERO,
             start: None,
             recovery_point: None,
+            committed: None,
             clean: None,
             broker: None,
         };
@@ -100,6 +101,7 @@ impl Bed {
             observer: Arc::clone(&self.observer),
             recovery: self.recovery,
             read_only: self.read_only,
+            is_replicated: false,
             clean_mark: CleanMark::new(log.join("clean"), false),
             space: Space::new(log.to_owned(), 0),
             doorbell: Doorbell::default(),

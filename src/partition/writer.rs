@@ -37,6 +37,8 @@ pub(crate) struct Writer {
     pub(super) rules: AppendRules,
     pub(crate) end: Offset,
     pub(crate) epoch: LeaderEpoch,
+    /// Whether this node appends; else it has what another one appends: see [`super::replicate`].
+    pub(super) takes_appends: bool,
     pub(crate) followed: Followed,
     /// None until the first write of a partition without segments.
     pub(super) active: Option<ActiveSegment>,
@@ -113,6 +115,7 @@ impl Writer {
             rules: AppendRules::of(&config),
             end: recovered.end,
             epoch,
+            takes_appends: recovered.takes_appends,
             followed: recovered.followed,
             active: None,
             found: recovered.found,
@@ -200,6 +203,29 @@ impl Writer {
         Ok(active)
     }
 
+    /// Takes what was recovered anew for what there is.
+    pub(super) fn replace(&mut self, recovered: Self) {
+        let appended = Arc::clone(&self.appended);
+        *self = Self { appended, ..recovered };
+    }
+
+    /// Lets a log that holds nothing go on at `base`, which lies below its start: in a segment of that base.
+    pub(super) fn restart(&mut self, core: &Core, base: Offset) -> Result<(), Failure> {
+        // A crash finds no segment, or one that ends below the start: the log goes on at its start then.
+        if let Some(empty) = self.active.take() {
+            let of = empty.data().base();
+            core.drop_segments_below(Offset(u64::MAX));
+            self.forget_below(Offset(u64::MAX));
+            remove_segment_files(core, of).map_err(Failure::Refused)?;
+            core.keep_names()?;
+        }
+        self.end = base;
+        let active = self.create_segment(core, base).map_err(Failure::Refused)?;
+        core.push_segment(Arc::clone(active.data()));
+        self.active = Some(active);
+        self.sync_names(core)
+    }
+
     /// Removes what is left of a segment that could not be made ready. Until it is gone nothing is appended: whoever
     /// opens next would take it for a part of the log.
     fn remove_stray(&mut self, core: &Core) -> Result<()> {
@@ -212,7 +238,7 @@ impl Writer {
         Ok(())
     }
 
-    fn shape(&self) -> Shape {
+    pub(super) fn shape(&self) -> Shape {
         Shape {
             segment_bytes: self.config.segment_bytes as u64,
             index_bytes: self.config.segment_index_bytes as usize,
@@ -610,6 +636,7 @@ pub(crate) struct WriterParts {
     pub(crate) is_clean: bool,
     pub(crate) names_are_durable: bool,
     pub(crate) tail: Tail,
+    pub(crate) takes_appends: bool,
 }
 
 /// Takes the files of a segment that is to be written on away from whoever has them under other names: a backup, if this
@@ -689,7 +716,7 @@ pub(super) fn unused_name(disk: &dyn Disk, dir: &Path, what: &str) -> Result<Pat
 }
 
 /// Renames the data file of a segment out of the way, and removes what was derived from it.
-fn set_aside(core: &Core, base: Offset) -> Result<(), Failure> {
+pub(super) fn set_aside(core: &Core, base: Offset) -> Result<(), Failure> {
     let path = file_path(&core.dir, base, FileKind::Log);
     let refused = Failure::Refused;
     let aside = unused_name(core.context.disk(), &core.dir, &format!("{:020}.log", base.0)).map_err(refused)?;

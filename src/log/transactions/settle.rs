@@ -67,7 +67,7 @@ impl Inner {
         current: &Current,
         ack: Ack,
     ) -> Result<(), Failed> {
-        let parts = &current.parts;
+        let (parts, ack) = (&current.parts, ack.alone());
         // Whatever is waited for: else a power cut could take the records and leave the offsets, and a group would pass over
         // what is appended in their place.
         self.sync_below_groups(current)?;
@@ -85,7 +85,7 @@ impl Inner {
                 match ack {
                     Ack::Synced => self.sync_data(work, current)?,
                     // Of one that is poisoned nobody knows what is on the disk.
-                    Ack::Written => parts
+                    Ack::Written | Ack::Replicated => parts
                         .iter()
                         .try_for_each(|part| unless_deleted(part.core.check().and_then(|()| no_more_than(part))))?,
                 }

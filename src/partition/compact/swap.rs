@@ -118,6 +118,19 @@ impl Core {
         Ok(NamesHeld(Arc::clone(self)))
     }
 
+    /// Refuses if somebody needs the names as they are. For who has the lock of maintenance, which keeps others from it.
+    ///
+    /// # Errors
+    ///
+    /// Also those of finishing a swap that failed before.
+    pub(crate) fn check_names(&self) -> Result<()> {
+        self.finish_swap()?;
+        match *self.names.holders.lock() {
+            0 => Ok(()),
+            _ => Err(Error::io("change the files of", &*self.dir)(ErrorKind::WouldBlock.into())),
+        }
+    }
+
     /// Waits until nobody needs the names as they are, or for `timeout`.
     pub(crate) fn wait_for_names(&self, timeout: Duration) {
         let mut holders = self.names.holders.lock();
