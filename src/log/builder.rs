@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::adopt::Adoption;
 use super::compact::CompactionSettings;
+use super::replicate::{ReplicationSettings, Replicator};
 use super::{Log, check_codec, open};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{GroupConfig, TopicConfig};
@@ -13,8 +14,10 @@ use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
 use crate::observe::{NoObserver, Observer};
 use crate::partition::RecoveryMode;
+use crate::replica::ReplicaTiming;
 use crate::segment::ReadPath;
 use crate::segment::pool::Layout;
+use crate::types::NodeId;
 
 /// Who does the work that nobody waits for: syncs by time, retention, compaction, finishing sealed segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,9 +95,40 @@ pub struct LogBuilder {
     pub(super) read_only: bool,
     pub(super) strict: bool,
     pub(super) adoption: Option<Adoption>,
+    pub(super) replication: Option<ReplicationSettings>,
 }
 
 impl LogBuilder {
+    /// Makes the log one of several that hold the same topics: the one of `node`. What is appended on the leader of a
+    /// partition comes to its followers by `replicator`; see [`guide::replication`](crate::guide::replication).
+    ///
+    /// From then on no partition takes appends before a role is [assumed](Log::assume) in it, and readers see what is
+    /// committed. The directory remembers its node: another one is refused.
+    pub fn replicated(mut self, node: NodeId, replicator: Arc<dyn Replicator>) -> Self {
+        let (timing, catch_up_rate) = (ReplicaTiming::default(), None);
+        self.replication = Some(ReplicationSettings { node, replicator, timing, catch_up_rate });
+        self
+    }
+
+    /// Sets how long replication waits for what. Has no effect unless the log is [replicated](Self::replicated).
+    pub fn replica_timing(mut self, timing: ReplicaTiming) -> Self {
+        if let Some(replication) = &mut self.replication {
+            replication.timing = timing;
+        }
+        self
+    }
+
+    /// Sets how many bytes per second are sent, at most, to followers that are not in sync, of all partitions together;
+    /// `None`: as many as they take. Has no effect unless the log is [replicated](Self::replicated).
+    ///
+    /// Default: `None`. Kafka: `leader.replication.throttled.rate`.
+    pub fn catch_up_rate(mut self, bytes_per_second: impl Into<Option<u64>>) -> Self {
+        if let Some(replication) = &mut self.replication {
+            replication.catch_up_rate = bytes_per_second.into();
+        }
+        self
+    }
+
     /// Sets what the lock is signed with: in a simulation the same every time.
     #[cfg(feature = "sim")]
     pub(crate) fn process(mut self, id: u32) -> Self {
@@ -153,6 +187,7 @@ impl LogBuilder {
             read_only: false,
             strict: false,
             adoption: None,
+            replication: None,
         }
     }
 

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The last two numbers are of a partition that is compacted: everything below the first was, and below the second
-//! offsets may be missing.
+//! offsets may be missing. In a log that other nodes hold, too, `committed 20` behind `synced 24` is the high watermark.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -47,6 +47,8 @@ pub(super) struct Checkpoint {
     pub(super) cleaned: Offset,
     /// From here on no offset is missing; none if nobody knows that of a topic in which some are.
     pub(super) gaps: Option<Offset>,
+    /// Everything below was committed; 0 in a log that no other node holds.
+    pub(super) committed: Offset,
 }
 
 impl Checkpoint {
@@ -97,6 +99,7 @@ impl Checkpoints {
             synced: known.synced.max(to.synced),
             cleaned: known.cleaned.max(to.cleaned),
             gaps: known.gaps.max(to.gaps),
+            committed: known.committed.max(to.committed),
         };
     }
 
@@ -104,6 +107,24 @@ impl Checkpoints {
     pub(super) fn lower(&mut self, topic: TopicId, partition: u32, synced: Offset) -> bool {
         let entry = self.entries.get_mut(&(topic, partition)).filter(|entry| entry.synced > synced);
         entry.map(|entry| (entry.synced, entry.cleaned) = (synced, entry.cleaned.min(synced))).is_some()
+    }
+
+    /// Lowers all that is known of a partition above `end`, where it is cut. Returns whether there was any.
+    pub(super) fn cut(&mut self, topic: TopicId, partition: u32, end: Offset) -> bool {
+        let Some(known) = self.entries.get_mut(&(topic, partition)) else { return false };
+        let cut = Checkpoint {
+            synced: known.synced.min(end),
+            cleaned: known.cleaned.min(end),
+            committed: known.committed.min(end),
+            ..*known
+        };
+        std::mem::replace(known, cut) != cut
+    }
+
+    /// Says of a partition that it holds nothing, and where it goes on.
+    pub(super) fn restart(&mut self, topic: TopicId, partition: u32, at: Offset) {
+        let known = Checkpoint { committed: at, ..Checkpoint::new(at, at) };
+        self.entries.insert((topic, partition), known);
     }
 
     /// Below where offsets may be missing in a partition of a topic in which some are; `None` if nobody knows. Of one that
@@ -129,8 +150,11 @@ impl Checkpoints {
 
     fn to_text(&self, log: LogId) -> String {
         let mut text = FORM.begin(log);
-        for ((topic, partition), Checkpoint { start, synced, cleaned, gaps }) in &self.entries {
+        for ((topic, partition), Checkpoint { start, synced, cleaned, gaps, committed }) in &self.entries {
             let _ = write!(text, "partition {topic} {partition} start {start} synced {synced}");
+            if *committed > Offset::ZERO {
+                let _ = write!(text, " committed {committed}");
+            }
             if *cleaned > Offset::ZERO || gaps.is_some() {
                 let _ = write!(text, " cleaned {cleaned}");
             }
@@ -154,6 +178,10 @@ impl Checkpoints {
             let ["partition", topic, partition, "start", start, "synced", synced, ref rest @ ..] = words[..] else {
                 return None;
             };
+            let (committed, rest) = match *rest {
+                ["committed", committed, ref rest @ ..] => (committed, rest),
+                ref rest => ("0", rest),
+            };
             let (cleaned, gaps) = match *rest {
                 [] => ("0", None),
                 ["cleaned", cleaned] => (cleaned, None),
@@ -167,6 +195,7 @@ impl Checkpoints {
                 synced: offset(synced)?,
                 cleaned: offset(cleaned)?,
                 gaps: gaps.map(|gaps| offset(gaps).ok_or(())).transpose().ok()?,
+                committed: offset(committed)?,
             };
             checkpoints.entries.insert(key, entry);
         }

@@ -168,7 +168,12 @@ impl Inner {
             return Ok((done, None));
         }
         let mut errors = FirstError::default();
+        // First: a follower waits for it, and whoever appended for the follower.
+        self.serve_grown();
         let now = self.context.clock.monotonic();
+        if let Some(next) = self.tend_replicas(now) {
+            done.next = done.next.min(next.saturating_sub(now));
+        }
         // Whoever is woken by a sync may call this: then somebody is at it, and has passed what is due since, perhaps.
         match self.unsynced.try_lock() {
             Some(mut unsynced) => unsynced.sync_due(&self.cores(), now, &mut done, &mut errors),
@@ -239,6 +244,7 @@ impl Inner {
         let reached = |core: &Arc<Core>| Checkpoint {
             cleaned: core.cleaned(),
             gaps: core.known_gaps(),
+            committed: if core.context.is_replicated { core.committed() } else { Offset::ZERO },
             ..Checkpoint::new(core.start(), synced(core))
         };
         self.raise_checkpoints(cores.iter().map(|core| (core, reached(core))))

@@ -33,6 +33,7 @@ mod partitioner;
 mod producer_ids;
 mod queues;
 mod replay;
+mod replicate;
 mod stats;
 mod text;
 mod topic;
@@ -68,6 +69,7 @@ pub use groups::Group;
 pub(crate) use groups::TopicRead;
 pub use maintain::Maintained;
 pub use partitioner::{Partitioner, Partitioning, Unplaced};
+pub use replicate::{ReplicationState, Replicator};
 pub use topic::{Damage, Topic};
 pub use verify::{InvalidVerifyPosition, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport};
 
@@ -177,6 +179,7 @@ pub(crate) struct Inner {
     retention_interval: Duration,
     checkpoint_interval: Duration,
     compaction: compact::CompactionSettings,
+    replication: Option<replicate::Replication>,
     /// How often the doorbell had rung when `wait_due` returned last.
     heard: AtomicU64,
     closed: AtomicBool,
@@ -296,6 +299,34 @@ impl Log {
     /// ```
     pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
         Ok(self.handle(self.opened.inner.create_topic(name, config)?))
+    }
+
+    /// Creates a topic with an id that was given to it elsewhere: the same topic on several nodes. One that is there, of this name
+    /// and id, is returned as it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`create_topic`](Self::create_topic); [`Error::RepeatedEntropy`] if another topic has the id.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::{Log, TopicConfig, TopicId};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let id = TopicId::from_bytes(*b"drawn elsewhere.");
+    /// let orders = log.create_topic_with_id(id, "orders", TopicConfig::default())?;
+    /// assert_eq!(orders.id(), id);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn create_topic_with_id(&self, id: TopicId, name: &str, config: TopicConfig) -> Result<Topic> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        if let Some(known) = self.find_topic(name).filter(|known| known.id() == id) {
+            return Ok(known);
+        }
+        Ok(self.handle(inner.create_topic_of(name, config, || id)?))
     }
 
     /// The topic of this name, if there is one.
@@ -670,13 +701,22 @@ impl Inner {
         }
     }
 
-    fn create_topic(&self, name: &str, mut config: TopicConfig) -> Result<Arc<TopicState>> {
+    fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
+        self.create_topic_of(name, config, || self.new_topic_id())
+    }
+
+    fn create_topic_of(
+        &self,
+        name: &str,
+        mut config: TopicConfig,
+        id: impl FnMut() -> TopicId,
+    ) -> Result<Arc<TopicState>> {
         if let Some((own, _)) = self.own_config(name) {
             config = own.partitions(config.partitions);
         }
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
-        let id = with.create(|| self.new_topic_id(), name, config)?;
+        let id = with.create(id, name, config)?;
         check_codec(&config)?;
         self.context.before_change()?;
         let name: Arc<str> = name.into();

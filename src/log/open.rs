@@ -20,6 +20,7 @@ use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
 use super::producer_ids::ProducerIds;
 use super::queues::{Queues, queues_config};
+use super::replicate::Replication;
 use super::text::LogId;
 use super::topic::{Damage, Slot, TopicState};
 use super::transactions::{Transactions, transactions_config};
@@ -79,11 +80,14 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         broker::remove_clean_mark(disk, dir)?;
     }
     sign_lock(locks.first().map(|lock| &**lock), &settings, found.catalog.log_id());
-    let (inner, _) = build(&settings, found, settings.read_only)?;
+    let (mut inner, _) = build(&settings, found, settings.read_only)?;
     *inner.locks.lock() = locks;
-    inner.load_transactions();
-    inner.load_groups();
-    inner.load_queues();
+    let is_alone = settings.replication.is_none();
+    if is_alone {
+        inner.load_transactions();
+        inner.load_groups();
+        inner.load_queues();
+    }
     // Before the first change.
     if let Some(damage) = inner.damaged.read().first().filter(|_| settings.strict) {
         return Err(super::topic::again(&damage.error));
@@ -92,7 +96,10 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         // Before anything takes the place of what was given up: a marker that is not synced must not count as synced.
         inner.lower_checkpoints()?;
     }
-    if !settings.read_only {
+    if let Some(replication) = settings.replication.as_ref().filter(|_| !settings.read_only) {
+        inner.replication = Some(Replication::begin(&inner, replication)?);
+    }
+    if !settings.read_only && is_alone {
         inner.revoke_lost()?;
         match inner.settle_open().and_then(|()| inner.abort_open()) {
             // A full log can be read. Maintenance goes on with it.
@@ -165,6 +172,7 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
         retention_interval: settings.retention_interval,
         checkpoint_interval: settings.checkpoint_interval,
         compaction: settings.compaction,
+        replication: None,
         heard: std::sync::atomic::AtomicU64::new(0),
         closed: std::sync::atomic::AtomicBool::new(false),
     };
@@ -339,6 +347,7 @@ fn context(
         producer_expiry: settings.producer_expiry,
         recovery: settings.recovery,
         read_only,
+        is_replicated: settings.replication.is_some(),
         clean_mark: CleanMark::new(dir.join(CLEAN_FILE), has_mark),
         space: Space::new(dir.to_owned(), settings.min_free_bytes),
         doorbell: Doorbell::default(),
@@ -507,6 +516,7 @@ impl Inner {
                 // What an orderly close said is true even if the files differ now, and if the checkpoints are damaged.
                 start: start.max(clean.as_ref().map(|clean| clean.start)),
                 recovery_point: recovery_point.max(clean.as_ref().map(|clean| clean.end)),
+                committed: self.context.is_replicated.then(|| checkpoint.unwrap_or_default().committed),
                 clean,
                 id,
             };
@@ -559,7 +569,8 @@ impl Inner {
             PartitionMetadata { topic }.write(disk, &dir.join(METADATA_FILE))?;
             let (dense_from, cleaned) = (Offset::ZERO, Offset::ZERO);
             let (start, recovery_point, clean, broker) = (None, None, None, None);
-            let hints = Hints { id, topic, dense_from, cleaned, start, recovery_point, clean, broker };
+            let committed = self.context.is_replicated.then_some(Offset::ZERO);
+            let hints = Hints { id, topic, dense_from, cleaned, start, recovery_point, committed, clean, broker };
             slots.push(Slot::Open(Arc::new(Core::open(&self.context, dir, config, &hints)?)));
         }
         disk.sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))?;

@@ -1,0 +1,710 @@
+//! The driver of replication: the machines of [`crate::replica`] on one side, partitions and a transport on the other.
+//!
+//! ```text
+//!   assume, receive, the clock ----> machine of a partition ----> append, cut, commit
+//!        appends of others, by                 |
+//!        who waits for the end                 v
+//!                                     outbox, sent with no lock held
+//! ```
+//!
+//! A partition has one machine, behind a lock of its own; what it wants done is done under that lock, one after the other.
+//! What is to be sent leaves when the lock is gone: a transport may call back.
+//!
+//! Order of locks: that of a machine comes before those of maintenance and of the partition.
+
+mod cut;
+mod node;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use self::node::Node;
+use super::{Inner, Log};
+use crate::config::Durability;
+use crate::error::{Error, Result};
+use crate::partition::core::Core;
+use crate::partition::replicate::Standing;
+use crate::partition::{Batches, ReadOptions};
+use crate::probe;
+use crate::replica::{
+    Answer, Assignment, Command, EpochEnd, Fetch, Fetched, Follower, FollowerAction, FollowerEvent, FollowerProgress,
+    Halt, Incarnation, Leader, LeaderAction, LeaderEvent, LocalLog, Loss, Member, Message, PartitionId, Payload,
+    Refusal, ReplicaTiming,
+};
+use crate::types::{LeaderEpoch, NodeId};
+use crate::watermark::Reached;
+
+/// Carries messages to other nodes, and commands to the controller. Implemented by the application.
+///
+/// Both calls are made with no lock held, and may call back into the log. Loss, delay, repetition and any order are fine:
+/// what matters is said again.
+pub trait Replicator: fmt::Debug + Send + Sync {
+    /// Hands `message` over for delivery to [`Log::receive`] of the node `to`, and returns promptly.
+    fn send(&self, to: NodeId, message: Message);
+
+    /// Hands `command` over to whoever runs the [`Controller`](crate::replica::Controller), and returns promptly.
+    fn command(&self, command: Command);
+}
+
+/// How a log is replicated.
+#[derive(Debug, Clone)]
+pub(super) struct ReplicationSettings {
+    pub(super) node: NodeId,
+    pub(super) replicator: Arc<dyn Replicator>,
+    pub(super) timing: ReplicaTiming,
+    /// Bytes per second that are sent to followers which are not in sync; none: no limit.
+    pub(super) catch_up_rate: Option<u64>,
+}
+
+/// What a node is to a partition, and how the others do. See [`Log::replication`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplicationState {
+    /// Who holds the partition, as this node knows it.
+    pub assignment: Assignment,
+    /// Whether this node leads it.
+    pub is_leader: bool,
+    /// Of a leader: how far each follower has come.
+    pub followers: Vec<FollowerProgress>,
+    /// Why this node follows no more, if it stopped.
+    pub halted: Option<Halt>,
+    /// Whether this node has less than it acknowledged, and the controller has not answered that yet.
+    pub has_lost: bool,
+}
+
+/// Replication of a log.
+#[derive(Debug)]
+pub(super) struct Replication {
+    member: Member,
+    replicator: Arc<dyn Replicator>,
+    timing: ReplicaTiming,
+    node: Mutex<Node>,
+    /// What partitions had lost when the log was opened.
+    lost: Vec<PartitionId>,
+    replicas: RwLock<BTreeMap<PartitionId, Arc<Mutex<Replica>>>>,
+    throttle: Mutex<Throttle>,
+    /// Partitions whose end was raised while a follower waited for it.
+    rung: Arc<Rung>,
+}
+
+/// The machine of one partition.
+#[derive(Debug)]
+struct Replica {
+    id: PartitionId,
+    core: Arc<Core>,
+    role: Role,
+    /// The version of the last assignment that was taken.
+    version: Option<u64>,
+    has_lost: bool,
+    /// Damage was found in its files: they are put aside before it follows.
+    is_damaged: bool,
+    halted: Option<Halt>,
+    /// Rings when the log grows, if a follower waits for that.
+    watch: Option<Pin<Box<Reached>>>,
+}
+
+#[derive(Debug)]
+enum Role {
+    None,
+    Leader(Box<Leader>),
+    Follower(Box<Follower>),
+}
+
+/// What is to be said once no lock is held.
+#[derive(Debug, Default)]
+struct Outbox {
+    messages: Vec<(NodeId, Message)>,
+    commands: Vec<Command>,
+}
+
+/// Bytes for those who are catching up, refilled by time.
+#[derive(Debug)]
+struct Throttle {
+    rate: Option<u64>,
+    /// When what was sent so far has been paid for.
+    paid_at: Duration,
+}
+
+/// Rung by appends.
+#[derive(Debug)]
+struct Rung {
+    has_any: AtomicBool,
+    ids: Mutex<Vec<PartitionId>>,
+    inner: Mutex<Weak<crate::partition::context::Context>>,
+}
+
+struct Bell {
+    id: PartitionId,
+    rung: Arc<Rung>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.ids.lock().push(self.id);
+        self.rung.has_any.store(true, Ordering::Release);
+        if let Some(context) = self.rung.inner.lock().upgrade() {
+            context.doorbell.ring();
+        }
+    }
+}
+
+/// What nodes that replicate a log tell each other.
+impl Log {
+    /// What the controller is to hear of this node first: [`Command::NodeUp`], with what this life of it goes on from and
+    /// what was lost. `None` if the log has no [`Replicator`].
+    ///
+    /// To be handed over again until it is known to be applied; then call [`registered`](Self::registered).
+    #[must_use]
+    pub fn registration(&self) -> Option<Command> {
+        let replication = self.opened.inner.replication.as_ref()?;
+        let continues = replication.node.lock().continues().to_vec();
+        let lost =
+            if replication.lost.is_empty() { Loss::Nothing } else { Loss::Partitions(replication.lost.clone()) };
+        Some(Command::NodeUp { member: replication.member, continues, lost })
+    }
+
+    /// Notes that the controller has applied the [`registration`](Self::registration): lives before this one are of no
+    /// interest any more. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk: nothing was changed; call again.
+    pub fn registered(&self) -> Result<()> {
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        let Some(replication) = &inner.replication else { return Ok(()) };
+        replication.node.lock().heard(inner.context.disk(), &replication.lost)
+    }
+
+    /// Who this node is, and in which life; `None` if the log has no [`Replicator`].
+    #[must_use]
+    pub fn member(&self) -> Option<Member> {
+        self.opened.inner.replication.as_ref().map(|replication| replication.member)
+    }
+
+    /// Takes a role in a partition: what the [`Controller`](crate::replica::Controller) decided. One that is older than the
+    /// last, or the same, changes nothing.
+    ///
+    /// When this returns for a leader, the partition takes appends, and that its epoch began is durable. A follower begins to
+    /// ask its leader.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::UnknownPartition`] if no topic here has the id.
+    /// - [`Error::NotElectable`] if this node is to lead and has less than it acknowledged: the controller is told so.
+    /// - [`Error::LeaderFenced`] if the log knows a later epoch. Those of writing, of a damaged partition; [`Error::Closed`].
+    pub fn assume(&self, assignment: &Assignment) -> Result<()> {
+        self.opened.inner.assume(assignment)
+    }
+
+    /// Takes a message of another node, and does what it asks for: appends, cuts, answers. Blocks while the disk works.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPartition`] if no partition here has the id or a role was never [assumed](Self::assume) in it; and
+    /// [`Error::Closed`]. What fails inside is tried again, and told to the [`Observer`](crate::Observer).
+    pub fn receive(&self, from: NodeId, message: Message) -> Result<()> {
+        self.opened.inner.receive(from, message)
+    }
+
+    /// What this node is to a partition; `None` if it has no role.
+    #[must_use]
+    pub fn replication(&self, id: PartitionId) -> Option<ReplicationState> {
+        let inner = &self.opened.inner;
+        let replica = inner.replication.as_ref()?.replicas.read().get(&id).map(Arc::clone)?;
+        let (replica, now) = (replica.lock(), inner.context.clock.monotonic());
+        let (assignment, is_leader, followers) = match &replica.role {
+            Role::None => return None,
+            Role::Leader(leader) => (leader.assignment(), true, leader.followers(now).collect()),
+            Role::Follower(follower) => (follower.assignment(), false, Vec::new()),
+        };
+        let (halted, has_lost) = (replica.halted, replica.has_lost);
+        Some(ReplicationState { assignment: assignment.clone(), is_leader, followers, halted, has_lost })
+    }
+}
+
+impl Replication {
+    /// Begins a life of the node.
+    pub(super) fn begin(inner: &Inner, settings: &ReplicationSettings) -> Result<Self> {
+        let context = &inner.context;
+        // The mark of an orderly close stays until a partition is written: without it nobody could tell, if this fails, that
+        // nothing was lost.
+        let life = Incarnation(context.entropy.random());
+        let node = Node::begin(context.disk(), &inner.dir, inner.log_id, settings.node, life)?;
+        let mut lost: Vec<PartitionId> = node.lost().to_vec();
+        for topic in inner.topics.read().values() {
+            for (number, slot) in topic.partitions.read().iter().enumerate() {
+                let id = PartitionId { topic: topic.id, partition: number as u32 };
+                let is_whole = slot.core().is_ok_and(|core| core.was_whole || is_synced_at_once(core));
+                if !is_whole && !lost.contains(&id) {
+                    lost.push(id);
+                }
+            }
+        }
+        let rung = Rung {
+            has_any: AtomicBool::new(false),
+            ids: Mutex::default(),
+            inner: Mutex::new(Arc::downgrade(context)),
+        };
+        Ok(Self {
+            member: node.member(),
+            replicator: Arc::clone(&settings.replicator),
+            timing: settings.timing,
+            node: Mutex::new(node),
+            lost,
+            replicas: RwLock::default(),
+            throttle: Mutex::new(Throttle { rate: settings.catch_up_rate, paid_at: Duration::ZERO }),
+            rung: Arc::new(rung),
+        })
+    }
+
+    fn replica(&self, id: PartitionId) -> Result<Arc<Mutex<Replica>>> {
+        self.replicas.read().get(&id).map(Arc::clone).ok_or(Error::UnknownPartition { id: id.to_string().into() })
+    }
+
+    fn send(&self, outbox: Outbox) {
+        for command in outbox.commands {
+            self.replicator.command(command);
+        }
+        for (to, message) in outbox.messages {
+            self.replicator.send(to, message);
+        }
+    }
+}
+
+/// Whether nothing is acknowledged before it is synced.
+fn is_synced_at_once(core: &Core) -> bool {
+    core.config.read().sync_rule() == Durability::Each
+}
+
+impl Inner {
+    fn replication(&self) -> Result<&Replication> {
+        self.check_open()?;
+        self.replication.as_ref().ok_or(Error::Unsupported { what: "replication of a log without a replicator" })
+    }
+
+    fn assume(&self, assignment: &Assignment) -> Result<()> {
+        let replication = self.replication()?;
+        let replica = match replication.replica(assignment.id) {
+            Ok(replica) => replica,
+            Err(_) => self.new_replica(replication, assignment.id)?,
+        };
+        let mut outbox = Outbox::default();
+        let assumed = replica.lock().assume(self, replication, assignment, &mut outbox);
+        replication.send(outbox);
+        assumed
+    }
+
+    fn new_replica(&self, replication: &Replication, id: PartitionId) -> Result<Arc<Mutex<Replica>>> {
+        let topic = self.topics.read().values().find(|topic| topic.id == id.topic).map(Arc::clone);
+        let core = topic.ok_or(Error::UnknownPartition { id: id.to_string().into() })?.core(id.partition)?;
+        let replica = Replica {
+            id,
+            core,
+            role: Role::None,
+            version: None,
+            has_lost: false,
+            is_damaged: replication.node.lock().lost().contains(&id),
+            halted: None,
+            watch: None,
+        };
+        let mut replicas = replication.replicas.write();
+        Ok(Arc::clone(replicas.entry(id).or_insert_with(|| Arc::new(Mutex::new(replica)))))
+    }
+
+    fn receive(&self, from: NodeId, message: Message) -> Result<()> {
+        let replication = self.replication()?;
+        let id = match &message {
+            Message::Fetch(fetch) => fetch.id,
+            Message::Fetched(fetched) => fetched.id,
+        };
+        let mut outbox = Outbox::default();
+        match (replication.replica(id), message) {
+            (Ok(replica), message) => replica.lock().receive(self, replication, from, message, &mut outbox),
+            // Who asks is to ask again.
+            (Err(_), Message::Fetch(fetch)) => outbox.messages.push((from, refusal(&fetch, Refusal::NotLeader))),
+            (Err(unknown), Message::Fetched(_)) => return Err(unknown),
+        }
+        replication.send(outbox);
+        Ok(())
+    }
+
+    /// Does what is due, for partitions that grew and by time. Returns when there is something to do again.
+    pub(super) fn tend_replicas(&self, now: Duration) -> Option<Duration> {
+        let replication = self.replication.as_ref()?;
+        let replicas: Vec<_> = replication.replicas.read().values().map(Arc::clone).collect();
+        if replication.rung.has_any.swap(false, Ordering::AcqRel) {
+            replication.rung.ids.lock().clear();
+        }
+        let (mut outbox, mut next) = (Outbox::default(), None);
+        for replica in replicas {
+            let mut replica = replica.lock();
+            replica.tick(self, replication, now, &mut outbox);
+            next = replica.next_deadline().into_iter().chain(next).min();
+        }
+        replication.send(outbox);
+        next
+    }
+
+    /// Serves those who wait for partitions that grew, and nothing else: quick, if there are none.
+    pub(super) fn serve_grown(&self) {
+        let Some(replication) = &self.replication else { return };
+        while replication.rung.has_any.swap(false, Ordering::AcqRel) {
+            let ids = std::mem::take(&mut *replication.rung.ids.lock());
+            let (mut outbox, now) = (Outbox::default(), self.context.clock.monotonic());
+            for id in ids {
+                if let Ok(replica) = replication.replica(id) {
+                    replica.lock().tick(self, replication, now, &mut outbox);
+                }
+            }
+            replication.send(outbox);
+        }
+    }
+}
+
+fn refusal(fetch: &Fetch, refusal: Refusal) -> Message {
+    let Fetch { id, leader_epoch, incarnation, number, .. } = *fetch;
+    Message::Fetched(Fetched { id, leader_epoch, incarnation, number, answer: Answer::Refused(refusal) })
+}
+
+impl Replica {
+    fn assume(
+        &mut self,
+        inner: &Inner,
+        replication: &Replication,
+        assignment: &Assignment,
+        outbox: &mut Outbox,
+    ) -> Result<()> {
+        if Some(assignment.version) <= self.version {
+            probe::reached("replicate.late_role");
+            return Ok(());
+        }
+        let (local, now) = (replication.member, inner.context.clock.monotonic());
+        if !assignment.in_sync.iter().any(|member| member.node == local.node) {
+            // The controller has heard. From here on what is acknowledged is there.
+            self.has_lost = false;
+            if std::mem::take(&mut self.is_damaged) {
+                self.step_down(None);
+                self.is_damaged = true;
+                inner.renew(&self.core)?;
+                replication.node.lock().set_lost(inner.context.disk(), self.id, false)?;
+                self.is_damaged = false;
+            }
+        }
+        let is_mine = match assignment.leader {
+            Some(leader) => leader.node == local.node,
+            None => false,
+        };
+        let leads = is_mine && (assignment.leader == Some(local) || probe::planted("replica.role_of_other_life"));
+        if leads && self.has_lost {
+            outbox.commands.push(Command::Lost { member: local, id: self.id });
+            self.step_down(None);
+            return Err(Error::NotElectable { partition: self.core.id.clone() });
+        }
+        if leads {
+            self.lead(replication, assignment, now)?;
+        } else {
+            self.follow(replication, assignment, now)?;
+        }
+        self.version = Some(assignment.version);
+        self.run(inner, replication, now, outbox);
+        Ok(())
+    }
+
+    fn lead(&mut self, replication: &Replication, assignment: &Assignment, now: Duration) -> Result<()> {
+        match &mut self.role {
+            Role::Leader(leader) if leader.epoch() == assignment.leader_epoch => {
+                leader.handle(LeaderEvent::Assigned(assignment.clone()), now);
+            }
+            _ => {
+                self.step_down(None);
+                self.core.lead(assignment.leader_epoch)?;
+                if is_synced_at_once(&self.core) {
+                    // What a life before this one appended: it is to be held, and nobody waits for its sync any more.
+                    self.core.sync_to(self.core.end())?;
+                }
+                let (log, committed) = (local_log(&self.core), self.core.committed());
+                let leader =
+                    Leader::new(replication.member, assignment.clone(), replication.timing, log, committed, now);
+                self.role = Role::Leader(Box::new(leader));
+            }
+        }
+        self.stand(assignment, replication.member);
+        Ok(())
+    }
+
+    fn follow(&mut self, replication: &Replication, assignment: &Assignment, now: Duration) -> Result<()> {
+        let local = replication.member;
+        if let Role::Follower(follower) = &mut self.role {
+            let known = follower.assignment();
+            if (known.leader, known.leader_epoch) == (assignment.leader, assignment.leader_epoch) {
+                follower.handle(FollowerEvent::Assigned(assignment.clone()), now);
+                return Ok(());
+            }
+        }
+        let leader = assignment.leader.filter(|leader| leader.node != local.node);
+        self.step_down(leader.map(|leader| leader.node));
+        if leader.is_none() || !assignment.replicas.contains(&local.node) {
+            return Ok(());
+        }
+        self.core.settle_in()?;
+        let (log, committed) = (local_log(&self.core), self.core.committed());
+        let follower = Follower::new(local, assignment.clone(), replication.timing, log, committed, now);
+        self.role = Role::Follower(Box::new(follower));
+        Ok(())
+    }
+
+    fn step_down(&mut self, leader: Option<NodeId>) {
+        self.core.stand_back(leader);
+        (self.role, self.watch, self.halted) = (Role::None, None, None);
+    }
+
+    fn stand(&self, assignment: &Assignment, local: Member) {
+        self.core.set_standing(Standing {
+            is_leader: true,
+            leader: Some(local.node),
+            in_sync: assignment.in_sync.len() as u32,
+            needed: assignment.min_in_sync,
+        });
+    }
+
+    fn receive(
+        &mut self,
+        inner: &Inner,
+        replication: &Replication,
+        from: NodeId,
+        message: Message,
+        outbox: &mut Outbox,
+    ) {
+        let now = inner.context.clock.monotonic();
+        match (&mut self.role, message) {
+            (Role::Leader(leader), Message::Fetch(fetch)) => {
+                leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
+                let epoch_end = fetch.last_epoch.and_then(|epoch| epoch_end(&self.core, epoch));
+                leader.handle(LeaderEvent::Fetch { from, fetch, epoch_end }, now);
+            }
+            (Role::Follower(follower), Message::Fetched(fetched)) => {
+                let epoch_end = match &fetched.answer {
+                    Answer::Diverging(leaders) => epoch_end(&self.core, leaders.epoch),
+                    _ => None,
+                };
+                follower.handle(FollowerEvent::Fetched { from, fetched, epoch_end }, now);
+            }
+            (_, Message::Fetch(fetch)) => outbox.messages.push((from, refusal(&fetch, Refusal::NotLeader))),
+            (_, Message::Fetched(_)) => probe::reached("replicate.late_answer"),
+        }
+        self.run(inner, replication, now, outbox);
+    }
+
+    fn tick(&mut self, inner: &Inner, replication: &Replication, now: Duration, outbox: &mut Outbox) {
+        if self.core.has_stopped() {
+            return self.notice_stop(replication, outbox);
+        }
+        match &mut self.role {
+            Role::None => {}
+            Role::Leader(leader) => {
+                leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
+                leader.handle(LeaderEvent::Tick, now);
+            }
+            Role::Follower(follower) => follower.handle(FollowerEvent::Tick, now),
+        }
+        self.run(inner, replication, now, outbox);
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        match &self.role {
+            Role::None => None,
+            Role::Leader(leader) => Some(leader.next_deadline()),
+            Role::Follower(follower) => follower.next_deadline(),
+        }
+    }
+
+    /// Does all that the machine wants done.
+    fn run(&mut self, inner: &Inner, replication: &Replication, now: Duration, outbox: &mut Outbox) {
+        loop {
+            let is_done = match &mut self.role {
+                Role::None => true,
+                Role::Leader(leader) => match leader.poll() {
+                    Some(action) => {
+                        self.lead_on(inner, replication, action, now, outbox);
+                        false
+                    }
+                    None => true,
+                },
+                Role::Follower(follower) => match follower.poll() {
+                    Some(action) => {
+                        self.follow_on(inner, replication, action, now, outbox);
+                        false
+                    }
+                    None => true,
+                },
+            };
+            if is_done && !self.has_grown_meanwhile(replication, now) {
+                return;
+            }
+        }
+    }
+
+    /// Has the bell rung by the next append, if a follower waits for one; whether one came meanwhile.
+    fn has_grown_meanwhile(&mut self, replication: &Replication, now: Duration) -> bool {
+        let Role::Leader(leader) = &mut self.role else { return false };
+        if !leader.has_parked() {
+            self.watch = None;
+            return false;
+        }
+        let log = local_log(&self.core);
+        let bell = Bell { id: self.id, rung: Arc::clone(&replication.rung) };
+        let waker = Waker::from(Arc::new(bell));
+        let mut watch = Box::pin(self.core.end.reached(log.end.0.saturating_add(1)));
+        let has_grown = watch.as_mut().poll(&mut TaskContext::from_waker(&waker)) != Poll::Pending;
+        self.watch = Some(watch);
+        if has_grown && !self.core.has_stopped() {
+            leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
+            return true;
+        }
+        false
+    }
+
+    fn lead_on(
+        &mut self,
+        inner: &Inner,
+        replication: &Replication,
+        action: LeaderAction,
+        now: Duration,
+        outbox: &mut Outbox,
+    ) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        match action {
+            LeaderAction::Read { to, fetch, is_catching_up } => {
+                if is_catching_up && let Some(until) = replication.throttle.lock().wait(now) {
+                    return leader.postpone(to, fetch, until);
+                }
+                let options = ReadOptions::default().max_bytes(fetch.max_bytes as usize).to_end();
+                let answer = match self.core.fetch(fetch.next, options) {
+                    Ok(batches) => {
+                        if is_catching_up {
+                            replication.throttle.lock().spend(batches.bytes().len() as u64, now);
+                        }
+                        leader.batches(to, &fetch, Payload::new(Stored(batches)))
+                    }
+                    Err(error) => {
+                        let is_damaged = matches!(error, Error::Corrupt(_));
+                        let answer = leader.answer(
+                            &fetch,
+                            Answer::Refused(if is_damaged { Refusal::Damaged } else { Refusal::Failed }),
+                        );
+                        if is_damaged {
+                            self.is_damaged = true;
+                            // If it cannot be written, a later life that sees the damage says it again.
+                            let _ = replication.node.lock().set_lost(inner.context.disk(), self.id, true);
+                            self.lose(replication, outbox);
+                        }
+                        answer
+                    }
+                };
+                outbox.messages.push((to, Message::Fetched(answer)));
+            }
+            LeaderAction::Answer { to, answer } => outbox.messages.push((to, Message::Fetched(answer))),
+            LeaderAction::Commit(to) => self.core.commit_to(to),
+            LeaderAction::Propose(change) => outbox.commands.push(Command::InSync(change)),
+        }
+    }
+
+    fn follow_on(
+        &mut self,
+        inner: &Inner,
+        replication: &Replication,
+        action: FollowerAction,
+        now: Duration,
+        outbox: &mut Outbox,
+    ) {
+        let core = &self.core;
+        let done = match action {
+            FollowerAction::Send { to, fetch } => {
+                // One that has less than it said is silent, until the controller has heard.
+                if !self.has_lost {
+                    outbox.messages.push((to, Message::Fetch(fetch)));
+                }
+                return;
+            }
+            FollowerAction::Commit(to) => return core.commit_to(to),
+            FollowerAction::Halt(halt) => {
+                self.halted = Some(halt);
+                return inner.tell_halted(core, halt);
+            }
+            FollowerAction::Append(batches) => core.append_replicated(batches.as_slice()),
+            FollowerAction::Sync => core.sync_to(core.end()),
+            FollowerAction::Truncate(to) => inner.truncate(core, to),
+            FollowerAction::Reset(to) => inner.reset(core, to),
+            FollowerAction::RaiseStart(to) => inner.delete_before(core, to),
+        };
+        let Role::Follower(follower) = &mut self.role else { return };
+        let log = local_log(&self.core);
+        let event = if done.is_ok() { FollowerEvent::Done(log) } else { FollowerEvent::Failed(log) };
+        follower.handle(event, now);
+        if self.core.has_stopped() {
+            self.notice_stop(replication, outbox);
+        }
+    }
+
+    /// A poisoned partition may not have what it acknowledged.
+    fn notice_stop(&mut self, replication: &Replication, outbox: &mut Outbox) {
+        if self.core.is_poisoned() && !matches!(self.role, Role::None) {
+            self.lose(replication, outbox);
+        }
+        self.role = Role::None;
+        self.watch = None;
+    }
+
+    /// Says that this node has less than it acknowledged.
+    fn lose(&mut self, replication: &Replication, outbox: &mut Outbox) {
+        probe::reached("replicate.lost");
+        self.has_lost = true;
+        outbox.commands.push(Command::Lost { member: replication.member, id: self.id });
+    }
+}
+
+impl Throttle {
+    /// Until when nothing is to be sent; `None` if something may be now.
+    fn wait(&self, now: Duration) -> Option<Duration> {
+        Some(self.paid_at).filter(|paid_at| *paid_at > now)
+    }
+
+    /// Notes that so much was sent.
+    fn spend(&mut self, bytes: u64, now: Duration) {
+        if let Some(rate) = self.rate {
+            self.paid_at = self.paid_at.max(now) + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        }
+    }
+}
+
+/// Batches as they are stored, for as long as a message lives.
+struct Stored(Batches);
+
+impl AsRef<[u8]> for Stored {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// What the machines must know of a partition.
+fn local_log(core: &Core) -> LocalLog {
+    let (synced, last_epoch) = (core.synced(), core.last_epoch());
+    let end = core.end();
+    let held = if is_synced_at_once(core) { end.min(synced) } else { end };
+    LocalLog { start: core.start().min(end), end, held, last_epoch }
+}
+
+fn epoch_end(core: &Core, epoch: LeaderEpoch) -> Option<EpochEnd> {
+    core.epoch_end(epoch).map(|(epoch, end)| EpochEnd { epoch, end })
+}

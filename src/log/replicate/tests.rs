@@ -1,0 +1,397 @@
+//! Logs on simulated disks, with a network that loses nothing, step by step.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
+
+use std::path::Path;
+
+use super::*;
+use crate::config::{Durability, TopicConfig};
+use crate::log::{Background, LogBuilder, Staging};
+use crate::partition::{Ack, Partition};
+use crate::replica::Controller;
+use crate::sim::{DiskOptions, Rot, SimClock, SimDisk, SimEntropy};
+use crate::types::{Offset, Timestamp, TopicId};
+
+const TOPIC: TopicId = TopicId::from_bytes(*b"a topic of tests");
+const ID: PartitionId = PartitionId { topic: TOPIC, partition: 0 };
+
+#[derive(Debug, Default)]
+struct Outbox(Mutex<Vec<(NodeId, Message)>>, Mutex<Vec<Command>>);
+
+impl Replicator for Outbox {
+    fn send(&self, to: NodeId, message: Message) {
+        self.0.lock().push((to, message));
+    }
+
+    fn command(&self, command: Command) {
+        self.1.lock().push(command);
+    }
+}
+
+struct Node {
+    disk: Arc<SimDisk>,
+    log: Option<Log>,
+    outbox: Arc<Outbox>,
+    lives: u64,
+}
+
+/// Three nodes, and who decides.
+struct Trio {
+    nodes: BTreeMap<NodeId, Node>,
+    controller: Controller,
+    clock: Arc<SimClock>,
+    config: TopicConfig,
+    /// Neither sends nor hears.
+    cut_off: Vec<NodeId>,
+}
+
+fn builder(node: &Node, id: NodeId, clock: &Arc<SimClock>) -> LogBuilder {
+    Log::builder(Path::new("/log"))
+        .disk(node.disk.clone())
+        .clock(clock.clone())
+        .entropy(Arc::new(SimEntropy::new(u64::from(id.0) * 1_000 + node.lives)))
+        .process(7)
+        .background(Background::Caller)
+        .staging(Staging::Off)
+        .replicated(id, Arc::clone(&node.outbox) as Arc<dyn Replicator>)
+}
+
+impl Trio {
+    fn new(config: TopicConfig) -> Self {
+        let clock = Arc::new(SimClock::new(Timestamp(1_700_000_000_000)));
+        let node = |_| {
+            let disk = SimDisk::on(SimDisk::new(DiskOptions::default()).image(), clock.clone());
+            Node { disk, log: None, outbox: Arc::default(), lives: 0 }
+        };
+        let nodes = (1..=3).map(|id| (NodeId(id), node(id))).collect();
+        let mut trio =
+            Self { nodes, controller: Controller::default(), clock: clock.clone(), config, cut_off: Vec::new() };
+        for id in 1..=3 {
+            trio.start(id);
+        }
+        let replicas = vec![NodeId(1), NodeId(2), NodeId(3)];
+        trio.apply(&Command::Create { id: ID, replicas, min_in_sync: 2 });
+        trio.settle();
+        trio
+    }
+
+    fn start(&mut self, id: u32) {
+        let node = self.nodes.get_mut(&NodeId(id)).unwrap();
+        node.lives += 1;
+        node.outbox = Arc::default();
+        let log = builder(node, NodeId(id), &self.clock).open().unwrap();
+        log.create_topic_with_id(TOPIC, "t", self.config).unwrap();
+        let registration = log.registration().unwrap();
+        node.log = Some(log.clone());
+        self.apply(&registration);
+        log.registered().unwrap();
+        let known = self.controller.assignment(ID).cloned();
+        known.into_iter().for_each(|known| drop(log.assume(&known)));
+    }
+
+    /// The power of a node is cut.
+    fn crash(&mut self, id: u32, seed: u64) {
+        let node = self.nodes.get_mut(&NodeId(id)).unwrap();
+        let image = node.disk.image().crash(seed);
+        let member = node.log.as_ref().and_then(Log::member).unwrap();
+        node.disk.power_off();
+        node.log = None;
+        node.disk = SimDisk::on(image, self.clock.clone());
+        self.apply(&Command::NodeDown { member });
+    }
+
+    fn log(&self, id: u32) -> &Log {
+        self.nodes[&NodeId(id)].log.as_ref().unwrap()
+    }
+
+    fn partition(&self, id: u32) -> Partition {
+        self.log(id).topic("t").unwrap().partition(0).unwrap()
+    }
+
+    fn apply(&mut self, command: &Command) {
+        let Ok(outcome) = self.controller.apply(command) else { return };
+        for assignment in outcome.changed {
+            for (id, node) in self.nodes.iter().filter(|(id, _)| !self.cut_off.contains(id)) {
+                let _ = (id, node.log.as_ref().map(|log| log.assume(&assignment)));
+            }
+        }
+    }
+
+    /// Delivers until there is nothing to deliver.
+    fn settle(&mut self) {
+        loop {
+            let mut messages = Vec::new();
+            let mut commands = Vec::new();
+            for (id, node) in &self.nodes {
+                let _ = node.log.as_ref().map(Log::maintain);
+                messages.extend(node.outbox.0.lock().drain(..).map(|(to, message)| (*id, to, message)));
+                commands.extend(node.outbox.1.lock().drain(..));
+            }
+            if messages.is_empty() && commands.is_empty() {
+                return;
+            }
+            commands.iter().for_each(|command| self.apply(command));
+            for (from, to, message) in messages {
+                let is_cut = self.cut_off.contains(&from) || self.cut_off.contains(&to);
+                if let Some(log) = self.nodes[&to].log.as_ref().filter(|_| !is_cut) {
+                    let _ = log.receive(from, message);
+                }
+            }
+        }
+    }
+
+    /// Lets time pass, so that what waits for it comes.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 50 {
+            self.clock.advance(Duration::from_millis(50));
+            self.settle();
+        }
+    }
+
+    fn append(&mut self, id: u32, values: &[&str]) {
+        for value in values {
+            self.partition(id).append(*value).unwrap();
+        }
+        self.settle();
+    }
+
+    fn values(&self, id: u32) -> Vec<String> {
+        let (partition, mut values) = (self.partition(id), Vec::new());
+        let mut from = partition.offsets().start;
+        loop {
+            let records = partition.read(from).unwrap();
+            values.extend(records.iter().map(|record| String::from_utf8(record.value.unwrap().to_vec()).unwrap()));
+            if records.next_offset() == from {
+                return values;
+            }
+            from = records.next_offset();
+        }
+    }
+
+    fn ends(&self) -> Vec<u64> {
+        (1..=3).map(|id| self.partition(id).offsets().end.0).collect()
+    }
+}
+
+fn each() -> TopicConfig {
+    TopicConfig::default().durability(Durability::Each).segment_bytes(8_192)
+}
+
+#[test]
+fn what_is_appended_comes_to_all_and_is_committed() {
+    let mut trio = Trio::new(TopicConfig::default());
+    let partition = trio.partition(1);
+    let appended = partition.append("one").unwrap();
+    assert_eq!(partition.offsets().committed, Offset(0));
+    assert!(!partition.wait_readable(Offset(0), Duration::ZERO).unwrap(), "nobody sees it yet");
+    trio.settle();
+    appended.wait(Ack::Replicated).unwrap();
+    trio.pass(100);
+    for id in 1..=3 {
+        assert_eq!(trio.values(id), ["one"], "node {id}");
+    }
+    let refused = trio.partition(2).append("two").unwrap_err();
+    assert!(matches!(refused, Error::NotLeader { leader: Some(NodeId(1)), .. }), "{refused}");
+    assert_eq!(refused.to_string(), "this node does not lead t-0: node 1 does");
+}
+
+#[test]
+fn in_a_log_of_one_node_it_is_replicated_when_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    log.topic("t").unwrap().append("one").unwrap().wait(Ack::Replicated).unwrap();
+    assert_eq!((log.member(), log.registration()), (None, None));
+    let unknown = log.assume(&Assignment {
+        id: ID,
+        version: 0,
+        replicas: Vec::new(),
+        leader: None,
+        leader_epoch: LeaderEpoch(0),
+        in_sync: Vec::new(),
+        min_in_sync: 1,
+        unclean_epoch: None,
+    });
+    assert!(matches!(unknown, Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn below_the_minimum_nothing_is_committed_and_who_waits_is_told() {
+    let mut trio = Trio::new(TopicConfig::default());
+    trio.cut_off = vec![NodeId(2), NodeId(3)];
+    let appended = trio.partition(1);
+    let appended = appended.append("one").unwrap();
+    trio.pass(31_000);
+    trio.pass(31_000);
+    let told = appended.wait(Ack::Replicated).unwrap_err();
+    assert!(matches!(told, Error::NotEnoughReplicas { in_sync: 1, needed: 2, .. }), "{told}");
+    assert_eq!(trio.partition(1).offsets().committed, Offset(0));
+    trio.cut_off.clear();
+    trio.pass(3_000);
+    appended.wait(Ack::Replicated).unwrap();
+}
+
+/// What a deposed leader had appended was cut off, and others have its offset: who still waits for it must not hear of theirs.
+#[test]
+fn an_append_that_was_cut_off_is_never_acknowledged() {
+    let mut trio = Trio::new(each());
+    trio.append(1, &["kept"]);
+    trio.pass(100);
+    trio.cut_off = vec![NodeId(1)];
+    let old = trio.partition(1);
+    let lost = old.append("lost").unwrap();
+    let member = trio.log(1).member().unwrap();
+    trio.apply(&Command::NodeDown { member });
+    trio.settle();
+    trio.append(2, &["won"]);
+    trio.pass(200);
+    trio.cut_off.clear();
+    let known = trio.controller.assignment(ID).cloned().unwrap();
+    trio.log(1).assume(&known).unwrap();
+    trio.pass(2_000);
+    assert_eq!(trio.values(1), ["kept", "won"]);
+    assert_eq!(trio.values(3), ["kept", "won"]);
+    assert!(matches!(lost.wait(Ack::Replicated), Err(Error::Truncated { .. })));
+    assert!(matches!(lost.wait(Ack::Synced), Err(Error::Truncated { .. })));
+}
+
+/// A damaged node elected: it had lost acknowledged records in a power cut, and led with less than the others had.
+#[test]
+fn a_node_that_lost_something_is_not_elected_before_it_has_caught_up() {
+    let mut found = 0;
+    for seed in 0..20 {
+        let mut trio = Trio::new(TopicConfig::default());
+        trio.append(1, &["one", "two"]);
+        trio.pass(100);
+        trio.crash(2, seed);
+        trio.start(2);
+        let known = trio.controller.assignment(ID).unwrap();
+        assert!(known.in_sync.iter().all(|member| member.node != NodeId(2)), "it says that it may have less");
+        found += u64::from(trio.partition(2).offsets().end < Offset(2));
+        trio.pass(200);
+        let known = trio.controller.assignment(ID).unwrap();
+        assert_eq!((known.in_sync.len(), trio.ends()), (3, vec![2, 2, 2]));
+    }
+    assert!(found > 3, "{found} of 20 lost something");
+}
+
+#[test]
+fn what_is_synced_with_each_append_is_not_lost_with_the_power() {
+    for seed in 0..20 {
+        let mut trio = Trio::new(each());
+        trio.append(1, &["one", "two"]);
+        trio.pass(100);
+        let version = trio.controller.assignment(ID).unwrap().version;
+        trio.crash(2, seed);
+        trio.start(2);
+        assert_eq!(trio.partition(2).offsets().end, Offset(2));
+        trio.pass(200);
+        assert!(trio.controller.assignment(ID).unwrap().version > version);
+        assert_eq!(trio.controller.assignment(ID).unwrap().in_sync.len(), 3);
+    }
+}
+
+/// Corruption spread to healthy replicas: a leader sent what its disk had made of a batch, or made others cut theirs.
+#[test]
+fn a_damaged_batch_is_not_sent_and_the_leader_steps_down() {
+    let mut trio = Trio::new(each().segment_bytes(200));
+    let values: Vec<String> = (0..12).map(|value| format!("a value, not too short: {value}")).collect();
+    trio.append(1, &values.iter().map(String::as_str).collect::<Vec<_>>());
+    trio.pass(100);
+    // Node 3 is new: it has to read all. The leader's first segment rots meanwhile.
+    trio.crash(3, 1);
+    trio.nodes.get_mut(&NodeId(3)).unwrap().disk =
+        SimDisk::on(SimDisk::new(DiskOptions::default()).image(), trio.clock.clone());
+    let node = trio.nodes.get_mut(&NodeId(1)).unwrap();
+    let mut image = node.disk.image();
+    let member = node.log.as_ref().and_then(Log::member).unwrap();
+    node.log.take().unwrap().close().unwrap();
+    image = if image.digest() == node.disk.image().digest() { image } else { node.disk.image() };
+    assert!(image.rot(Path::new("/log/t-0/00000000000000000000.log"), &Rot::FlipBit { position: 80, bit: 3 }));
+    node.disk = SimDisk::on(image, trio.clock.clone());
+    trio.apply(&Command::NodeDown { member });
+    trio.start(1);
+    trio.pass(200);
+    trio.apply(&Command::ElectPreferred { id: ID });
+    trio.settle();
+    assert_eq!(trio.controller.assignment(ID).unwrap().leader.map(|leader| leader.node), Some(NodeId(1)));
+    trio.start(3);
+    trio.pass(2_000);
+    let known = trio.controller.assignment(ID).unwrap();
+    assert_eq!(known.leader.map(|leader| leader.node), Some(NodeId(2)), "the one that noticed leads no more");
+    // It has it all anew from the others, and what was damaged lies beside it.
+    assert_eq!((trio.values(1), trio.values(2), trio.values(3)), (values.clone(), values.clone(), values));
+    assert_eq!(known.in_sync.len(), 3);
+    let aside = "/log/t-0/00000000000000000000.log.cut";
+    assert!(trio.nodes[&NodeId(1)].disk.image().files().contains_key(Path::new(aside)));
+}
+
+#[test]
+fn a_new_node_begins_where_the_leader_does_within_a_batch_too() {
+    let mut trio = Trio::new(TopicConfig::default());
+    trio.partition(1).append_all(["one", "two", "three", "four"]).unwrap();
+    trio.settle();
+    trio.pass(100);
+    trio.log(1).delete_before("t", 0, Offset(2)).unwrap();
+    trio.crash(3, 1);
+    trio.nodes.get_mut(&NodeId(3)).unwrap().disk =
+        SimDisk::on(SimDisk::new(DiskOptions::default()).image(), trio.clock.clone());
+    trio.start(3);
+    trio.pass(1_000);
+    let offsets = trio.partition(3).offsets();
+    assert_eq!((offsets.start, offsets.committed, offsets.end), (Offset(2), Offset(4), Offset(4)));
+    assert_eq!(trio.values(3), ["three", "four"]);
+    trio.crash(3, 2);
+    trio.start(3);
+    trio.pass(1_000);
+    assert_eq!(trio.values(3), ["three", "four"]);
+}
+
+/// Each point of a truncation at which the power may be cut: what comes before the cut stays, and once the call has returned,
+/// what comes after it is gone for good.
+#[test]
+fn a_truncation_may_be_cut_short_anywhere() {
+    let (mut points, mut shortened) = (0, 0);
+    for (config, seed) in [(TopicConfig::default(), 1), (each(), 2), (each().segment_bytes(200), 3)] {
+        let mut trio = Trio::new(config);
+        let values: Vec<String> = (0..9).map(|value| format!("a value, not too short: {value}")).collect();
+        trio.append(1, &values.iter().map(String::as_str).collect::<Vec<_>>());
+        trio.pass(100);
+        trio.partition(2).sync().unwrap();
+        let node = &trio.nodes[&NodeId(2)];
+        let (log, disk) = (node.log.clone().unwrap(), node.disk.clone());
+        let core = Arc::clone(&trio.partition(2).core);
+        disk.record(crate::sim::Record::All);
+        log.opened.inner.truncate(&core, Offset(4)).unwrap();
+        assert_eq!(core.end(), Offset(4));
+        let moments = disk.take_moments();
+        let last = disk.image();
+        let images = moments.into_iter().map(|moment| (moment.image, false)).chain([(last, true)]);
+        for (image, has_returned) in images {
+            for crash in 0..8 {
+                let disk = SimDisk::on(image.crash(seed * 100 + crash), trio.clock.clone());
+                let node = Node { disk, log: None, outbox: Arc::default(), lives: 50 };
+                let log = builder(&node, NodeId(2), &trio.clock).strict().open().unwrap();
+                let partition = log.topic("t").unwrap().partition(0).unwrap();
+                let end = partition.offsets().end;
+                assert!(end >= Offset(4) && (!has_returned || end == Offset(4)), "{end}");
+                let mut from = Offset(0);
+                while from < end {
+                    from = partition.core.fetch(from, ReadOptions::default().to_end()).unwrap().next_offset();
+                }
+                points += 1;
+                shortened += u64::from(end == Offset(4));
+            }
+        }
+    }
+    assert!(points > 300 && shortened > 50, "{points} points, {shortened} cut");
+}
+
+#[test]
+fn who_catches_up_is_sent_no_more_than_the_rate() {
+    let mut throttle = Throttle { rate: Some(1_000), paid_at: Duration::ZERO };
+    let now = Duration::from_secs(5);
+    assert_eq!(throttle.wait(now), None);
+    throttle.spend(500, now);
+    assert_eq!(throttle.wait(now), Some(Duration::from_millis(5_500)));
+    assert_eq!(throttle.wait(Duration::from_millis(5_500)), None);
+}
