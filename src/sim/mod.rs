@@ -9,6 +9,8 @@
 
 mod choice;
 mod clock;
+#[cfg(not(loom))]
+pub mod cluster;
 mod contents;
 mod disk;
 pub mod explore;

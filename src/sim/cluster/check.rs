@@ -1,0 +1,246 @@
+//! What clients do, and what must be true of it.
+//!
+//! A log is simpler than a register, so the history is judged in one pass: one value per offset, over all nodes and all time;
+//! one offset per value that was acknowledged; what was acknowledged before another was sent lies before it; nothing that was
+//! acknowledged is missing at the end.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use super::{Cluster, Event, Failure, ID};
+use crate::error::Result;
+use crate::partition::{Ack, Partition, ReadOptions};
+use crate::types::{NodeId, Offset};
+
+/// Values, and where they are.
+type Values = Vec<(Offset, u64)>;
+type Acked = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+#[derive(Default)]
+pub(super) struct History {
+    next_value: u64,
+    pending: Vec<Pending>,
+    /// Where values were acknowledged.
+    pub(super) acked: BTreeMap<u64, Offset>,
+    /// The highest offset that was acknowledged.
+    highest: Option<Offset>,
+    /// What was read as committed.
+    pub(super) committed: BTreeMap<Offset, u64>,
+}
+
+struct Pending {
+    value: u64,
+    offset: Offset,
+    /// The highest offset that had been acknowledged when it was sent.
+    after: Option<Offset>,
+    acked: Acked,
+}
+
+impl Cluster {
+    /// A client appends, or reads.
+    pub(super) fn act(&mut self) -> std::result::Result<(), Failure> {
+        if !self.is_mended {
+            let next = self.rng.between(1, 30);
+            self.later(next, Event::Act);
+        }
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        if self.rng.chance(1, 4) {
+            let node = *self.rng.pick(&ids);
+            return self.read(node);
+        }
+        // Some ask whoever they find.
+        let asks_any = self.rng.chance(1, 10);
+        let leaders: Vec<NodeId> = ids.into_iter().filter(|id| asks_any || self.nodes[id].is_leader()).collect();
+        if leaders.is_empty() {
+            return Ok(());
+        }
+        let leader = *self.rng.pick(&leaders);
+        if self.nodes[&leader].paused_until > self.now() {
+            return Ok(());
+        }
+        let is_down = self.nodes[&leader].log.is_none();
+        for _ in 0..self.rng.between(1, 4) {
+            self.append(leader);
+        }
+        if is_down {
+            return Ok(());
+        }
+        self.wake_at(leader, self.now());
+        Ok(())
+    }
+
+    fn append(&mut self, node: NodeId) {
+        let value = self.history.next_value;
+        self.history.next_value += 1;
+        let len = self.rng.between(1, 60) as usize;
+        let text = format!("{value:0>len$}");
+        let after = self.history.highest;
+        let Some(partition) = self.nodes.get(&node).and_then(|node| node.partition.clone()) else { return };
+        match partition.append(text.as_str()) {
+            Ok(appended) => {
+                let (offset, acked) = (appended.offset(), Box::pin(appended.acked(Ack::Replicated)));
+                self.history.pending.push(Pending { value, offset, after, acked });
+            }
+            Err(_) => self.report.unknown += 1,
+        };
+    }
+
+    /// Hears of what was acknowledged since.
+    pub(super) fn settle_appends(&mut self) -> std::result::Result<(), Failure> {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut settled = Vec::new();
+        self.history.pending.retain_mut(|pending| match pending.acked.as_mut().poll(&mut context) {
+            Poll::Pending => true,
+            Poll::Ready(outcome) => {
+                settled.push((pending.value, pending.offset, pending.after, outcome));
+                false
+            }
+        });
+        for (value, offset, after, outcome) in settled {
+            if outcome.is_err() {
+                self.report.unknown += 1;
+                continue;
+            }
+            self.report.acknowledged += 1;
+            if let Some(other) = self.history.committed.insert(offset, value).filter(|other| *other != value) {
+                let detail = format!("offset {offset}: {value} was acknowledged, and {other} before");
+                return Err(self.failure("one value per offset", detail));
+            }
+            if after.is_some_and(|after| offset <= after) {
+                let detail = format!("{value} at {offset} was sent when {after:?} was acknowledged");
+                return Err(self.failure("acknowledged before sent", detail));
+            }
+            self.history.acked.insert(value, offset);
+            self.history.highest = self.history.highest.max(Some(offset));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, node: NodeId) -> std::result::Result<(), Failure> {
+        let Some(partition) = self.nodes.get(&node).and_then(|node| node.partition.clone()) else { return Ok(()) };
+        let offsets = partition.offsets();
+        let back = self.rng.below(40);
+        let mut from = Offset(offsets.committed.0.saturating_sub(back)).max(offsets.start);
+        while let Ok(records) = partition.read(from) {
+            for record in &records {
+                let value = value_of(record.value);
+                if let Some(other) =
+                    self.history.committed.insert(record.offset, value).filter(|other| *other != value)
+                {
+                    let detail = format!("node {node} has {value} at {}, and {other} was there", record.offset);
+                    return Err(self.failure("one value per offset", detail));
+                }
+            }
+            if records.next_offset() == from {
+                break;
+            }
+            from = records.next_offset();
+        }
+        Ok(())
+    }
+
+    /// What must be true of each node at any time.
+    pub(super) fn check_marks(&mut self) -> std::result::Result<(), Failure> {
+        let damaged = self.nodes.values().find(|node| node.log.is_some() && node.partition.is_none());
+        if let Some(node) = damaged {
+            let detail = format!("node {}: {:?}", node.id, node.log.as_ref().map(crate::log::Log::damaged));
+            return Err(self.failure("what nobody damaged can be opened", detail));
+        }
+        let mut found = None;
+        for node in self.nodes.values_mut() {
+            let Some(partition) = &node.partition else { continue };
+            let now = partition.offsets();
+            let in_order = now.start <= now.committed && now.committed <= now.end;
+            let risen = node.seen.is_none_or(|seen| seen.committed <= now.committed && seen.start <= now.start);
+            if (!in_order || !risen) && !partition.core.has_stopped() {
+                found = Some(format!("node {}: {:?}, then {now:?}", node.id, node.seen));
+            }
+            node.seen = Some(now);
+        }
+        found.map_or(Ok(()), |detail| Err(self.failure("marks are in order, and rise", detail)))
+    }
+
+    /// Whether all nodes that hold the partition are there, and hold as much.
+    pub(super) fn is_quiet(&self) -> bool {
+        let Some(known) = self.controller.assignment(ID) else { return false };
+        let mut ends = Vec::new();
+        for id in &known.replicas {
+            let Some(partition) = self.nodes.get(id).and_then(|node| node.partition.as_ref()) else { return false };
+            let offsets = partition.offsets();
+            ends.push((offsets.end, offsets.committed));
+        }
+        let (end, committed) = ends[0];
+        let is_same = ends.iter().all(|other| *other == (end, committed));
+        is_same && end == committed && known.in_sync.len() == known.replicas.len() && self.history.pending.is_empty()
+    }
+
+    /// What must be true when all is quiet.
+    pub(super) fn check_end(&mut self) -> std::result::Result<(), Failure> {
+        let Some(known) = self.controller.assignment(ID).cloned() else { return Ok(()) };
+        let mut all: Option<Values> = None;
+        let mut bytes: Option<Vec<u8>> = None;
+        for id in &known.replicas {
+            let Some(partition) = self.nodes.get(id).and_then(|node| node.partition.clone()) else { continue };
+            let (stored, values) = match contents(&partition) {
+                Ok(contents) => contents,
+                Err(error) => return Err(self.failure("all can be read", format!("node {id}: {error}"))),
+            };
+            if all.get_or_insert_with(|| values.clone()) != &values {
+                let detail = format!("node {id}: {values:?}, others {all:?}");
+                return Err(self.failure("all hold the same records", detail));
+            }
+            if bytes.get_or_insert_with(|| stored.clone()) != &stored {
+                return Err(self.failure("all hold the same bytes", format!("node {id}")));
+            }
+        }
+        let found: BTreeMap<Offset, u64> = all.unwrap_or_default().into_iter().collect();
+        for (value, offset) in &self.history.acked {
+            if found.get(offset) != Some(value) {
+                let detail = format!("{value} at {offset}, where {:?} is", found.get(offset));
+                return Err(self.failure("what was acknowledged is there", detail));
+            }
+        }
+        for (offset, value) in &self.history.committed {
+            if found.get(offset) != Some(value) {
+                let detail = format!("{value} at {offset}, where {:?} is", found.get(offset));
+                return Err(self.failure("what was read as committed is there", detail));
+            }
+        }
+        let mut values: Vec<u64> = found.values().copied().collect();
+        values.sort_unstable();
+        values.dedup();
+        match values.len() == found.len() {
+            true => Ok(()),
+            false => Err(self.failure("no value is there twice", format!("{found:?}"))),
+        }
+    }
+}
+
+/// All batches, and all records.
+fn contents(partition: &Partition) -> Result<(Vec<u8>, Values)> {
+    let (mut bytes, mut values) = (Vec::new(), Vec::new());
+    let mut from = partition.offsets().start;
+    loop {
+        let batches = partition.fetch(from, ReadOptions::default().to_end())?;
+        bytes.extend_from_slice(batches.bytes());
+        if batches.next_offset() == from {
+            break;
+        }
+        from = batches.next_offset();
+    }
+    let mut from = partition.offsets().start;
+    loop {
+        let records = partition.read(from)?;
+        values.extend(records.iter().map(|record| (record.offset, value_of(record.value))));
+        if records.next_offset() == from {
+            return Ok((bytes, values));
+        }
+        from = records.next_offset();
+    }
+}
+
+fn value_of(bytes: Option<&[u8]>) -> u64 {
+    bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,201 @@
+//! One node: a log on a simulated disk, and what it has to say.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{ID, TOPIC, TOPIC_ID};
+use crate::clock::Clock;
+use crate::config::TopicConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{Background, Log, Replicator, Staging};
+use crate::partition::{Offsets, Partition};
+use crate::replica::{Assignment, Command, Member, Message, ReplicaTiming};
+use crate::segment::pool::Layout;
+use crate::sim::{DiskOptions, Image, Rng, SimClock, SimDisk, SimEntropy};
+use crate::types::NodeId;
+
+/// Little slots and batches, so that their ends are near.
+const LAYOUT: Layout = Layout { slot_len: 2048, slot_count: 4, batch_len: 300, stride: 256 };
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) disk: Arc<SimDisk>,
+    clock: Arc<SimClock>,
+    pub(super) log: Option<Log>,
+    pub(super) partition: Option<Partition>,
+    pub(super) member: Option<Member>,
+    outbox: Arc<Outbox>,
+    is_registered: bool,
+    /// Of each life another.
+    entropy: Rng,
+    pub(super) next_wake: Option<u64>,
+    pub(super) wakes_at: Option<u64>,
+    pub(super) paused_until: u64,
+    /// How far it was when it was looked at last.
+    pub(super) seen: Option<Offsets>,
+    /// An image of some time ago, to be put back.
+    pub(super) old: Option<Image>,
+    /// It stopped because of a failed disk, and is to be started again.
+    pub(super) is_broken: bool,
+    /// A fault of its disk waits for its call.
+    pub(super) is_armed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    messages: Mutex<Vec<(NodeId, Message)>>,
+    commands: Mutex<Vec<Command>>,
+}
+
+impl Replicator for Outbox {
+    fn send(&self, to: NodeId, message: Message) {
+        self.messages.lock().push((to, message));
+    }
+
+    fn command(&self, command: Command) {
+        self.commands.lock().push(command);
+    }
+}
+
+/// Short times, so that they pass often.
+pub(super) const TIMING: ReplicaTiming = ReplicaTiming {
+    lag_time: Duration::from_millis(400),
+    fetch_wait: Duration::from_millis(40),
+    commit_delay: Duration::from_millis(5),
+    retry: Duration::from_millis(100),
+    backoff: Duration::from_millis(20),
+    max_bytes: 400,
+};
+
+impl Node {
+    pub(super) fn new(id: NodeId, seed: u64, clock: &Arc<SimClock>) -> Self {
+        let options = DiskOptions { blind: true, ..DiskOptions::default() };
+        let image = SimDisk::new(options).image();
+        Self {
+            id,
+            disk: SimDisk::on(image, Arc::clone(clock)),
+            clock: Arc::clone(clock),
+            log: None,
+            partition: None,
+            member: None,
+            outbox: Arc::default(),
+            is_registered: false,
+            entropy: Rng::stream(seed, &format!("node {id}")),
+            next_wake: None,
+            wakes_at: None,
+            paused_until: 0,
+            seen: None,
+            old: None,
+            is_broken: false,
+            is_armed: false,
+        }
+    }
+
+    /// Opens the log, and makes the topic if it is not there. Whether that was possible.
+    pub(super) fn open(&mut self, topic: TopicConfig, staging: Staging) -> bool {
+        let outbox = Arc::new(Outbox::default());
+        let opened = Log::builder(Path::new("/log"))
+            .disk(self.disk.clone())
+            .clock(self.clock.clone())
+            .entropy(Arc::new(SimEntropy::new(self.entropy.draw())))
+            .process(7)
+            .background(Background::Caller)
+            .staging(staging)
+            .layout(LAYOUT)
+            .linger(Duration::from_millis(300))
+            .checkpoint_interval(Duration::from_millis(500))
+            .replicated(self.id, Arc::clone(&outbox) as Arc<dyn Replicator>)
+            .replica_timing(TIMING)
+            .open();
+        let made = opened.and_then(|log| {
+            let topic = log.create_topic_with_id(TOPIC_ID, TOPIC, topic)?;
+            Ok((log, topic.partition(0)))
+        });
+        match made {
+            Ok((log, partition)) => {
+                self.member = log.member();
+                self.partition = partition.ok();
+                self.log = Some(log);
+                self.outbox = outbox;
+                (self.is_registered, self.is_broken, self.seen) = (false, false, None);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Ends the life of the process. What it would do from here on does not count.
+    pub(super) fn die(&mut self, image: Image) {
+        self.disk.power_off();
+        self.is_armed = false;
+        (self.log, self.partition, self.member) = (None, None, None);
+        (self.outbox, self.next_wake, self.seen) = (Arc::default(), None, None);
+        self.disk = SimDisk::on(image, Arc::clone(&self.clock));
+    }
+
+    pub(super) fn registration(&self) -> Option<Command> {
+        self.log.as_ref().filter(|_| !self.is_registered).and_then(Log::registration)
+    }
+
+    /// Whether it has not been heard of yet.
+    pub(super) fn says_who_it_is(&self) -> bool {
+        self.log.is_none() || !self.is_registered
+    }
+
+    pub(super) fn forgotten(&mut self) {
+        self.is_registered = false;
+    }
+
+    pub(super) fn registered(&mut self) {
+        self.is_registered = self.log.as_ref().is_some_and(|log| log.registered().is_ok());
+    }
+
+    pub(super) fn receive(&mut self, from: NodeId, message: Message) {
+        let received = self.log.as_ref().map(|log| log.receive(from, message));
+        self.note(received);
+        self.wake();
+    }
+
+    pub(super) fn assume(&mut self, assignment: &Assignment) {
+        let assumed = self.log.as_ref().map(|log| log.assume(assignment));
+        self.note(assumed);
+        self.wake();
+    }
+
+    pub(super) fn wake(&mut self) {
+        let Some(log) = &self.log else { return };
+        let maintained = log.maintain();
+        let next = maintained.as_ref().map_or(Duration::from_millis(50), |done| done.next);
+        self.next_wake = Some((self.clock.monotonic() + next).as_millis() as u64 + 1);
+        self.note(Some(maintained.map(drop)));
+    }
+
+    fn note(&mut self, result: Option<Result<()>>) {
+        if let Some(Err(Error::Poisoned { .. })) = &result {
+            self.is_broken = true;
+        }
+        if let Some(Err(error)) = &result
+            && error.kind() == ErrorKind::Corrupt
+        {
+            self.is_broken = true;
+        }
+    }
+
+    pub(super) fn take_outbox(&mut self) -> (Vec<(NodeId, Message)>, Vec<Command>) {
+        (std::mem::take(&mut self.outbox.messages.lock()), std::mem::take(&mut self.outbox.commands.lock()))
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.log.as_ref().and_then(|log| log.replication(ID)).is_some_and(|state| state.is_leader)
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let state = self.log.as_ref().and_then(|log| log.replication(ID));
+        let offsets = self.partition.as_ref().map(Partition::offsets);
+        let epochs = self.partition.as_ref().map(Partition::leader_epochs);
+        format!("node {}: {offsets:?} {epochs:?} {state:?} broken {}", self.id, self.is_broken)
+    }
+}

@@ -1,0 +1,143 @@
+//! The simulator of replication from the command line.
+//!
+//! ```text
+//! cluster [planted] [--seeds N] [--seed N] [--events N] [--threads N] [--trace 1]
+//! ```
+//!
+//! With `planted` it is the other way round: each mistake must be found within so many histories.
+//!
+//! Runs so many histories, from a seed on, each of so many events before all is mended; one in a hundred twice, which must
+//! come to the same. Tells how many were run beside how many were asked for, and what happened in them; fails at the first
+//! rule that was broken, with a line to run that history again.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use chiplog::sim::cluster::{self, Failure, Options, Report, faults, planted};
+use chiplog::sim::explore;
+use parking_lot::Mutex;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let (mut seed, mut seeds, mut events, mut threads, mut trace) = (0, 60, 2_000, 1, false);
+    let mut words = std::env::args().skip(1).filter(|word| word.starts_with("--") || word.parse::<u64>().is_ok());
+    while let Some(word) = words.next() {
+        let value = words.next().and_then(|value| value.parse().ok());
+        match (&*word, value) {
+            ("--seed", Some(value)) => seed = value,
+            ("--seeds", Some(value)) => seeds = value,
+            ("--events", Some(value)) => events = value,
+            ("--threads", Some(value)) => threads = value,
+            ("--trace", Some(value)) => trace = value > 0,
+            _ => {
+                // What the test harness is called with.
+                continue;
+            }
+        }
+    }
+    if std::env::args().any(|word| word == "planted") {
+        return find_planted(seed, seeds, events, threads);
+    }
+    let began = Instant::now();
+    let (done, report, failed) = many(seed, seeds, events, threads, trace, None);
+    println!(
+        "cluster histories: {done} (goal {seeds}), {} events, {} acknowledged, {} unknown, {} leaders, {:.1} s",
+        report.events,
+        report.acknowledged,
+        report.unknown,
+        report.elections,
+        began.elapsed().as_secs_f64()
+    );
+    let faults: Vec<String> =
+        faults::NAMES.iter().zip(report.faults).map(|(name, count)| format!("{name} {count}")).collect();
+    println!("  faults: {}", faults.join(", "));
+    println!("count histories of a cluster {done} {seeds}");
+    match failed {
+        None => ExitCode::SUCCESS,
+        Some((seed, failure)) => {
+            println!("seed {seed}: {} after {} events: {}", failure.rule, failure.event, failure.detail);
+            println!("again: cargo test --all-features --test cluster -- --seed {seed} --seeds 1 --events {events}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs histories until one fails, or there are enough. Returns how many were run, what happened, and which failed.
+fn many(
+    seed: u64,
+    seeds: u64,
+    events: u64,
+    threads: u64,
+    trace: bool,
+    bug: Option<&'static str>,
+) -> (u64, Report, Option<(u64, Failure)>) {
+    let (next, failed) = (AtomicU64::new(seed), Mutex::new(None::<(u64, Failure)>));
+    let total = Mutex::new((0_u64, Report::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                explore::plant(bug);
+                loop {
+                    let this = next.fetch_add(1, Relaxed);
+                    if this >= seed + seeds || failed.lock().is_some() {
+                        return;
+                    }
+                    match once(this, events, trace) {
+                        Ok(report) => add(&mut total.lock(), &report),
+                        Err(failure) => {
+                            failed.lock().get_or_insert((this, failure));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (done, report) = total.into_inner();
+    (done, report, failed.into_inner())
+}
+
+/// Looks for each planted mistake.
+fn find_planted(seed: u64, seeds: u64, events: u64, threads: u64) -> ExitCode {
+    let mut missed = 0;
+    for bug in planted::PLANTED {
+        let began = Instant::now();
+        let (done, _, failed) = many(seed, seeds, events, threads, false, Some(bug));
+        let seconds = began.elapsed().as_secs_f64();
+        match failed {
+            Some((_, failure)) => println!("{bug}: found after {done} histories, {seconds:.1} s: {}", failure.rule),
+            None => {
+                missed += 1;
+                println!("{bug}: NOT found in {done} histories, {seconds:.1} s");
+            }
+        }
+    }
+    let count = planted::PLANTED.len();
+    println!("count planted mistakes of the cluster, of {count}, found {} {count}", count - missed);
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn once(seed: u64, events: u64, trace: bool) -> Result<Report, Failure> {
+    let report = cluster::run(seed, Options::draw(seed), events, trace)?;
+    if seed.is_multiple_of(100) {
+        let again = cluster::run(seed, Options::draw(seed), events, false)?;
+        if again.digest != report.digest {
+            let detail = format!("{:x} and {:x}", report.digest, again.digest);
+            return Err(Failure { rule: "the same seed, the same history", detail, event: report.events });
+        }
+    }
+    Ok(report)
+}
+
+fn add((done, total): &mut (u64, Report), report: &Report) {
+    *done += 1;
+    total.events += report.events;
+    total.acknowledged += report.acknowledged;
+    total.unknown += report.unknown;
+    total.elections += report.elections;
+    for (total, count) in total.faults.iter_mut().zip(report.faults) {
+        *total += count;
+    }
+}
