@@ -61,6 +61,7 @@
 //! |---|---|---|
 //! | nothing more ([`Ack::Written`]) | kept | may be lost; what remains of each partition is a prefix |
 //! | [`Ack::Synced`] was waited for, or the topic has [`Durability::Each`] | kept | kept |
+//! | [`Ack::Replicated`] was waited for, on several nodes | kept | see [`guide::replication`] |
 //!
 //! If the process is killed and then, before the log is opened again, the machine restarted or the directory copied, all
 //! is kept but what was appended within the last second ([`LogBuilder::linger`]) and not synced.
@@ -87,6 +88,7 @@
 //! | keep the latest of each key | [`Cleanup::Compact`], [`Topic::table`], [`Topic::erase`] |
 //! | remove | [`TopicConfig::retention_time`], [`Log::delete_before`], [`Log::delete_topic`] |
 //! | read and write values | [`Topic::typed`], [`typed`] |
+//! | hold it on several nodes | [`LogBuilder::replicated`], [`Replicator`], [`Log::assume`], [`Log::receive`], [`replica`] |
 //! | back up | [`Log::backup`] |
 //! | watch | [`Log::stats`], [`Observer`], [`Log::damaged`] |
 //! | judge what is on disk | [`Log::verify`], [`Finding`] |
@@ -94,6 +96,7 @@
 //! | divide partitions among the members of a group | [`group::assign`], [`Assignor`] |
 //! | encode and decode batches | [`record`] |
 //! | replace the disk | [`disk`] |
+//! | keep the log of a raft node | the module `openraft`, under the feature of that name |
 //! | do the background work yourself | [`Background::Caller`], [`Log::maintain`], [`Log::wait_due`] |
 //! | know how it works | [`guide`] |
 //!
@@ -105,6 +108,7 @@
 //! | `snappy`, `gzip`, `zstd` | batches of these codecs; `zstd` compiles C |
 //! | `json`, `avro`, `protobuf` | codecs of [typed] topics |
 //! | `futures` | [`Consumer`] as a `Stream`, on any runtime |
+//! | `openraft` | the log storage of openraft 0.9 |
 //! | `sim` | the simulated disk and the explorers that the crate is tested with; unstable |
 //! | `planted-bugs` | our own deliberate mistakes, for the explorers to find; never for use |
 //!
@@ -117,7 +121,10 @@
 pub mod disk;
 pub mod group;
 pub mod guide;
+#[cfg(feature = "openraft")]
+pub mod openraft;
 pub mod record;
+pub mod replica;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 pub mod sim;
@@ -159,8 +166,8 @@ pub use group::assign::Assignor;
 pub use group::{Committed, GroupOffset};
 pub use log::{
     Adoption, BackedUp, Background, Backup, Damage, Erased, Group, GroupLag, InvalidVerifyPosition, Log, LogBuilder,
-    Maintained, OffsetMove, OffsetTarget, Partitioner, Partitioning, Reply, ResetPlan, Staging, Topic, Unplaced,
-    VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
+    Maintained, OffsetMove, OffsetTarget, Partitioner, Partitioning, ReplicationState, Replicator, Reply, ResetPlan,
+    Staging, Topic, Unplaced, VerifyOptions, VerifyPosition, VerifyProgress, VerifyReport,
 };
 pub use observe::{
     BatchMended, Compacted, DamageCut, Latencies, Observer, PartitionStats, Recovery, Retained, RetentionReason,
@@ -174,4 +181,6 @@ pub use partition::{
 pub use record::{Header, Headers, Record, RecordRef, TopicRecord};
 pub use segment::ReadPath;
 pub use txn::{InvalidTicket, Ticket};
-pub use types::{InvalidTopicId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};
+pub use types::{
+    InvalidTopicId, LeaderEpoch, NodeId, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition,
+};

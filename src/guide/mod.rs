@@ -9,6 +9,7 @@
 //! | [`transactions`] | What do transactions promise, and what becomes of those that a crash cut short? |
 //! | [`queues`] | How do workers share single records, and what becomes of one that nobody can do? |
 //! | [`groups`] | How do consumers share partitions, and what becomes of those of one that dies? |
+//! | [`replication`] | How do several nodes hold the same log, and what is kept when one is lost? |
 //! | [`compaction`] | What does compaction keep, when does it run, what does it need? |
 //! | [`operations`] | Which settings are there, what does it need, what do I do when something broke? |
 //! | [`broker`] | How is a Kafka broker's directory read, or taken over, and what of its damage? |
@@ -42,6 +43,10 @@ pub mod queues {
 
 pub mod groups {
     #![doc = include_str!("groups.md")]
+}
+
+pub mod replication {
+    #![doc = include_str!("replication.md")]
 }
 
 pub mod compaction {

@@ -189,7 +189,7 @@ fn check(dir: &Path, acknowledged: &[u64]) -> Vec<(u64, u64)> {
         check_records(&partition, number);
         held.push((offsets.start.0, offsets.end.0));
     }
-    assert!(report.records() >= held.iter().map(|(start, end)| end - start).sum(), "{report:?}");
+    assert!(report.records() >= held.iter().map(|(start, end)| end - start).sum::<u64>(), "{report:?}");
     for group in copy.groups().unwrap() {
         for (at, committed) in copy.group(&group).unwrap().offsets().unwrap() {
             // Of a topic that is gone nothing may be left.
