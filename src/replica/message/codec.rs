@@ -90,13 +90,14 @@ impl Message {
     /// not copied them.
     ///
     /// ```
-    /// use chiplog::replica::{Answer, Fetched, Message, PartitionId, Payload};
+    /// use chiplog::replica::{Answer, Fetched, Incarnation, Message, PartitionId, Payload};
     /// use chiplog::{LeaderEpoch, Offset, TopicId};
     ///
     /// let id = PartitionId { topic: TopicId::from_bytes([7; 16]), partition: 0 };
     /// let (committed, start, end) = (Offset(8), Offset(0), Offset(9));
     /// let answer = Answer::Batches { committed, start, end, batches: Payload::new("as stored") };
-    /// let message = Message::Fetched(Fetched { id, leader_epoch: LeaderEpoch(3), number: 1, answer });
+    /// let (leader_epoch, incarnation) = (LeaderEpoch(3), Incarnation(5));
+    /// let message = Message::Fetched(Fetched { id, leader_epoch, incarnation, number: 1, answer });
     ///
     /// let mut head = Vec::new();
     /// message.encode_head(&mut head);
