@@ -171,6 +171,7 @@ impl Inner {
     /// As [`ask`](Self::ask), for who has read these topics: what it commits for one that is gone is left out.
     pub(super) fn ask_having_read(&self, mut request: Request, ack: Ack, read: &[TopicRead]) -> Result<Reply> {
         self.check_open()?;
+        self.check_alone("a group of a log that is replicated")?;
         let ack = ack.alone();
         let asks = matches!(request, Request::FetchOffsets(_) | Request::Describe { .. } | Request::List(_));
         if self.context.read_only && !asks {

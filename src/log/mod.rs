@@ -714,6 +714,7 @@ impl Inner {
         if let Some((own, _)) = self.own_config(name) {
             config = own.partitions(config.partitions);
         }
+        self.check_not_compacted(&config)?;
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
         let id = with.create(id, name, config)?;
@@ -750,7 +751,17 @@ impl Inner {
         TopicId::from_bytes((bits | 1 << 127).to_be_bytes())
     }
 
+    /// A follower does not know yet where compaction has left gaps.
+    fn check_not_compacted(&self, config: &TopicConfig) -> Result<()> {
+        if config.cleanup.compacts() {
+            self.check_alone("a compacted topic of a log that is replicated")
+        } else {
+            Ok(())
+        }
+    }
+
     fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
+        self.check_not_compacted(&config)?;
         let mut catalog = self.lock_catalog()?;
         let mut with = (**catalog).clone();
         with.alter(name, config)?;

@@ -20,7 +20,7 @@ use super::names::{DirName, classify_dir};
 use super::partitioner::Sticky;
 use super::producer_ids::ProducerIds;
 use super::queues::{Queues, queues_config};
-use super::replicate::Replication;
+use super::replicate::{NODE_FILE, Replication};
 use super::text::LogId;
 use super::topic::{Damage, Slot, TopicState};
 use super::transactions::{Transactions, transactions_config};
@@ -73,6 +73,9 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         && is_of_broker(disk, dir)?
     {
         adopt::adopt(&settings, adoption)?;
+    }
+    if settings.replication.is_none() && !settings.read_only {
+        refuse_node(&settings)?;
     }
     let found = Found::load(&settings, settings.read_only)?;
     if !settings.read_only && broker::has_clean_mark(disk, dir) {
@@ -179,6 +182,18 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
     inner.open_topics(&known)?;
     inner.note_lost(lost.into_iter().chain(flaws));
     Ok((inner, known.broker))
+}
+
+/// Refuses to write to the directory of a node as if it had no others: they would not know.
+fn refuse_node(settings: &LogBuilder) -> Result<()> {
+    match settings.disk.metadata(&settings.dir.join(NODE_FILE)) {
+        Err(_) => Ok(()),
+        Ok(_) => Err(Error::InvalidSetting {
+            key: "node".into(),
+            value: "none".into(),
+            allowed: "this directory is that of a node of several: open it replicated, or read-only".into(),
+        }),
+    }
 }
 
 /// Whether the directory is one that a broker wrote, and no log of ours. Nothing is made in it to find out.

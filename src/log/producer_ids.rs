@@ -20,6 +20,8 @@ pub(super) struct ProducerIds {
 impl Inner {
     /// An id that nobody had before. Once for a thousand of them, this waits for the disk.
     pub(super) fn new_producer_id(&self) -> Result<ProducerId> {
+        // Another node would give out the same.
+        self.check_alone("a producer that is numbered, of a log that is replicated,")?;
         let mut ids = Quiet::lock(&self.producer_ids);
         if ids.left.is_empty() {
             ids.left = self.reserve_producer_ids()?;

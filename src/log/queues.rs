@@ -128,6 +128,7 @@ impl Log {
     /// Opens a queue.
     pub(crate) fn shared_queue(&self, group: &str, topic: &str, settings: QueueSettings) -> Result<Arc<SharedQueue>> {
         let inner = &self.opened.inner;
+        inner.check_alone("a queue of a log that is replicated")?;
         let shared = inner.open_queue(group, topic, settings)?;
         let weak: Weak<SharedQueue> = Arc::downgrade(&shared);
         self.look_after(weak);

@@ -144,6 +144,7 @@ impl Log {
         let inner = &self.opened.inner;
         inner.check_open()?;
         check_transactional_id(id)?;
+        inner.check_alone("a transaction of a log that is replicated")?;
         if inner.context.read_only {
             return Err(Error::ReadOnly);
         }

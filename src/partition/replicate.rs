@@ -269,6 +269,13 @@ impl Core {
         if self.cuts() == cuts { Ok(()) } else { Err(Error::Truncated { end: self.end() }) }
     }
 
+    /// After the log was begun anew.
+    pub(super) fn raise_committed(&self, to: Offset) {
+        for mark in [&self.replicated.committed, &self.replicated.acked] {
+            wake(mark.raise(to.0));
+        }
+    }
+
     /// After the log was cut.
     pub(super) fn lower_committed(&self, to: Offset) {
         for mark in [&self.replicated.committed, &self.replicated.acked] {

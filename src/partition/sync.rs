@@ -45,6 +45,11 @@ impl Core {
             if self.synced() >= offset {
                 return Ok(());
             }
+            // Cut off meanwhile: no sync comes so far.
+            let end = self.end();
+            if offset > end {
+                return Err(Error::Truncated { end });
+            }
         }
     }
 

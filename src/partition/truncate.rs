@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 use super::compact::swap::{CLEANED, suffixed};
 use super::context::Context;
 use super::core::Core;
+use super::follow::Followed;
 use super::hints::Hints;
 use super::recover::{Torn, recover};
 use super::report::wake;
@@ -106,15 +107,15 @@ impl Core {
         done
     }
 
-    /// Removes all that is stored, or puts it aside if it `keeps` it, and lets the log go on at `to`. The caller keeps maintenance away, and `lower` says,
-    /// durably, of a log that holds nothing where it starts; it is called with the old start, and once more with the new.
+    /// Removes all that is stored, or puts it aside if it `keeps` it, and lets the log go on at `to`. The caller keeps maintenance away. `note` lowers,
+    /// durably, what is said of the log, to its start; and is called once more, for a log that holds nothing and starts at `to`.
     ///
     /// # Errors
     ///
     /// Those of the disk: the log may have lost some of its end, or all.
-    pub(crate) fn reset(&self, to: Offset, keeps: bool, lower: impl Fn(Offset) -> Result<()>) -> Result<()> {
+    pub(crate) fn reset(&self, to: Offset, keeps: bool, note: impl Fn(Offset, bool) -> Result<()>) -> Result<()> {
         let (start, check) = (self.start(), || self.check().err().map(Err));
-        lower(start)?;
+        note(start, false)?;
         let done = self.syncing.run(check, || {
             let mut writer = self.writer.lock();
             self.check()?;
@@ -123,9 +124,16 @@ impl Core {
             probe::reached("truncate.reset");
             self.forget_vouched(&mut writer);
             let removed = if keeps { self.put_aside() } else { self.remove_from(Offset::ZERO) };
-            let removed = removed.and_then(|()| lower(to));
+            // No epoch is known of a log that holds nothing.
+            let removed = removed.and_then(|()| Followed::default().store_epochs(&self.context, &self.dir));
+            let removed = removed.and_then(|()| note(to, true));
             let at = if removed.is_ok() { to } else { start };
             self.reload(&mut writer, at, at).inspect_err(|error| self.poison(error))?;
+            if removed.is_ok() {
+                // What lies below was committed, and deleted.
+                self.lower_committed(to);
+                self.raise_committed(to);
+            }
             removed
         });
         self.deliver();

@@ -219,10 +219,9 @@ impl Writer {
             remove_segment_files(core, of).map_err(Failure::Refused)?;
             core.keep_names()?;
         }
-        self.end = base;
         let active = self.create_segment(core, base).map_err(Failure::Refused)?;
         core.push_segment(Arc::clone(active.data()));
-        self.active = Some(active);
+        (self.active, self.end) = (Some(active), base);
         self.sync_names(core)
     }
 

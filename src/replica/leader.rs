@@ -107,6 +107,8 @@ pub enum LeaderAction {
     },
     /// Everything below is committed.
     Commit(Offset),
+    /// Tell the controller that a follower has less than it had said.
+    Lost(Member),
     /// Ask the controller for this. It is asked for again until a newer assignment comes.
     Propose(InSyncChange),
 }
@@ -216,6 +218,12 @@ impl Leader {
         self.committed
     }
 
+    /// Where the local log ends, as far as it was told.
+    #[must_use]
+    pub fn log_end(&self) -> Offset {
+        self.log.end
+    }
+
     /// What the controller said last.
     #[must_use]
     pub fn assignment(&self) -> &Assignment {
@@ -302,7 +310,7 @@ impl Leader {
             return self.actions.push_back(LeaderAction::Answer { to: from, answer });
         }
         self.progressed(from, &fetch, now);
-        self.check_owed(from, now);
+        self.check_owed(from);
         self.expand(from, now);
         self.commit(now);
         if fetch.next < self.log.end {
@@ -353,17 +361,13 @@ impl Leader {
     }
 
     /// A life that goes on from another one has what that one had: else its directory was put back from a copy, and nobody
-    /// noticed. It leaves.
-    fn check_owed(&mut self, from: NodeId, now: Duration) {
+    /// noticed. The controller is to know.
+    fn check_owed(&mut self, from: NodeId) {
         let Some(known) = self.followers.get_mut(&from) else { return };
         let has_less = known.owed.take().is_some_and(|owed| known.held < Some(owed));
-        if has_less && self.pending.is_none() {
+        if let Some(incarnation) = known.incarnation.filter(|_| has_less) {
             probe::reached("replica.owes");
-            let in_sync: Vec<Member> =
-                self.assignment.in_sync.iter().filter(|member| member.node != from).copied().collect();
-            if in_sync.len() < self.assignment.in_sync.len() {
-                self.propose(in_sync, now);
-            }
+            self.actions.push_back(LeaderAction::Lost(Member { node: from, incarnation }));
         }
     }
 

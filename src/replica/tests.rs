@@ -168,14 +168,14 @@ fn a_replica_leaves_that_has_not_caught_up_for_the_lag_time_and_an_idle_one_stay
 
 /// A directory was put back from a copy, and its node said that it went on from the life before.
 #[test]
-fn a_life_that_has_less_than_the_one_before_leaves() {
+fn of_a_life_that_has_less_than_the_one_before_the_controller_is_told() {
     let mut leader = leader(10, 4);
     ask(&mut leader, B, fetch(B, 1, 10), 10, T0);
     let again = Member { incarnation: Incarnation(77), ..B };
     let renewed = Assignment { version: 6, in_sync: vec![A, again, C], ..assignment() };
     leader.handle(LeaderEvent::Assigned(renewed), T0);
     let actions = ask(&mut leader, again, fetch(again, 1, 6), 10, T0);
-    assert!(actions.iter().any(|action| matches!(action, LeaderAction::Propose(change) if change.in_sync == [A, C])));
+    assert!(actions.contains(&LeaderAction::Lost(again)));
 }
 
 /// Unseen truncation by a fetcher (KIP-320): a follower asked for the offset behind records that the leader does not have, and

@@ -29,25 +29,23 @@ impl Inner {
 
     /// Removes all that a partition holds, and lets it go on at `to`.
     pub(super) fn reset(&self, core: &Arc<Core>, to: Offset) -> Result<()> {
-        let _schedule = Quiet::lock(&self.schedule);
-        core.check_names()?;
-        core.reset(to, false, |at| {
-            self.change_checkpoints(core, |checkpoints| match at == to {
-                true => checkpoints.restart(core.topic, core.id.partition, at),
-                false => {
-                    checkpoints.cut(core.topic, core.id.partition, at);
-                }
-            })
-        })
+        self.begin_anew(core, to, false)
     }
 
     /// Puts all files of a damaged partition aside, and lets it begin anew, as one that holds nothing.
     pub(super) fn renew(&self, core: &Arc<Core>) -> Result<()> {
+        self.begin_anew(core, Offset::ZERO, true)
+    }
+
+    fn begin_anew(&self, core: &Arc<Core>, to: Offset, keeps: bool) -> Result<()> {
         let _schedule = Quiet::lock(&self.schedule);
         core.check_names()?;
-        core.reset(Offset::ZERO, true, |_| {
-            self.change_checkpoints(core, |checkpoints| {
-                checkpoints.restart(core.topic, core.id.partition, Offset::ZERO);
+        core.reset(to, keeps, |at, is_empty| {
+            self.change_checkpoints(core, |checkpoints| match is_empty {
+                true => checkpoints.restart(core.topic, core.id.partition, at),
+                false => {
+                    checkpoints.cut(core.topic, core.id.partition, at);
+                }
             })
         })
     }

@@ -28,13 +28,15 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+pub(super) use self::node::NODE_FILE;
 use self::node::Node;
 use super::{Inner, Log};
 use crate::config::Durability;
 use crate::error::{Error, Result};
+use crate::observe::Quiet;
 use crate::partition::core::Core;
 use crate::partition::replicate::Standing;
-use crate::partition::{Batches, ReadOptions};
+use crate::partition::{Batches, ReadOptions, RecoveryMode};
 use crate::probe;
 use crate::replica::{
     Answer, Assignment, Command, EpochEnd, Fetch, Fetched, Follower, FollowerAction, FollowerEvent, FollowerProgress,
@@ -108,6 +110,8 @@ struct Replica {
     has_lost: bool,
     /// Damage was found in its files: they are put aside before it follows.
     is_damaged: bool,
+    /// When the controller was told last of what is lost.
+    told_at: Option<Duration>,
     halted: Option<Halt>,
     /// Rings when the log grows, if a follower waits for that.
     watch: Option<Pin<Box<Reached>>>,
@@ -237,20 +241,19 @@ impl Replication {
     /// Begins a life of the node.
     pub(super) fn begin(inner: &Inner, settings: &ReplicationSettings) -> Result<Self> {
         let context = &inner.context;
-        // The mark of an orderly close stays until a partition is written: without it nobody could tell, if this fails, that
-        // nothing was lost.
-        let life = Incarnation(context.entropy.random());
-        let node = Node::begin(context.disk(), &inner.dir, inner.log_id, settings.node, life)?;
-        let mut lost: Vec<PartitionId> = node.lost().to_vec();
+        let mut lost = Vec::new();
         for topic in inner.topics.read().values() {
             for (number, slot) in topic.partitions.read().iter().enumerate() {
-                let id = PartitionId { topic: topic.id, partition: number as u32 };
-                let is_whole = slot.core().is_ok_and(|core| core.was_whole || is_synced_at_once(core));
-                if !is_whole && !lost.contains(&id) {
-                    lost.push(id);
+                if !slot.core().is_ok_and(|core| has_all_it_held(core)) {
+                    lost.push(PartitionId { topic: topic.id, partition: number as u32 });
                 }
             }
         }
+        // The mark of an orderly close stays until a partition is written: without it nobody could tell, if this fails, that
+        // nothing was lost.
+        let member = Member { node: settings.node, incarnation: Incarnation(context.entropy.random()) };
+        let node = Node::begin(context.disk(), &inner.dir, inner.log_id, member, lost)?;
+        let lost = node.lost().to_vec();
         let rung = Rung {
             has_any: AtomicBool::new(false),
             ids: Mutex::default(),
@@ -282,12 +285,23 @@ impl Replication {
     }
 }
 
+/// Whether a partition was found with all that this node had answered for.
+fn has_all_it_held(core: &Core) -> bool {
+    let is_salvaged = core.context.recovery == RecoveryMode::Salvage;
+    core.was_whole || is_synced_at_once(core) && !is_salvaged
+}
+
 /// Whether nothing is acknowledged before it is synced.
 fn is_synced_at_once(core: &Core) -> bool {
     core.config.read().sync_rule() == Durability::Each
 }
 
 impl Inner {
+    /// Refuses what needs a coordinator, which no node of a replicated log is yet.
+    pub(super) fn check_alone(&self, what: &'static str) -> Result<()> {
+        if self.context.is_replicated { Err(Error::Unsupported { what }) } else { Ok(()) }
+    }
+
     fn replication(&self) -> Result<&Replication> {
         self.check_open()?;
         self.replication.as_ref().ok_or(Error::Unsupported { what: "replication of a log without a replicator" })
@@ -300,7 +314,7 @@ impl Inner {
             Err(_) => self.new_replica(replication, assignment.id)?,
         };
         let mut outbox = Outbox::default();
-        let assumed = replica.lock().assume(self, replication, assignment, &mut outbox);
+        let assumed = Quiet::lock(&replica).assume(self, replication, assignment, &mut outbox);
         replication.send(outbox);
         assumed
     }
@@ -314,7 +328,8 @@ impl Inner {
             role: Role::None,
             version: None,
             has_lost: false,
-            is_damaged: replication.node.lock().lost().contains(&id),
+            is_damaged: replication.node.lock().is_damaged(id),
+            told_at: None,
             halted: None,
             watch: None,
         };
@@ -330,7 +345,7 @@ impl Inner {
         };
         let mut outbox = Outbox::default();
         match (replication.replica(id), message) {
-            (Ok(replica), message) => replica.lock().receive(self, replication, from, message, &mut outbox),
+            (Ok(replica), message) => Quiet::lock(&replica).receive(self, replication, from, message, &mut outbox),
             // Who asks is to ask again.
             (Err(_), Message::Fetch(fetch)) => outbox.messages.push((from, refusal(&fetch, Refusal::NotLeader))),
             (Err(unknown), Message::Fetched(_)) => return Err(unknown),
@@ -348,7 +363,7 @@ impl Inner {
         }
         let (mut outbox, mut next) = (Outbox::default(), None);
         for replica in replicas {
-            let mut replica = replica.lock();
+            let mut replica = Quiet::lock(&replica);
             replica.tick(self, replication, now, &mut outbox);
             next = replica.next_deadline().into_iter().chain(next).min();
         }
@@ -364,7 +379,7 @@ impl Inner {
             let (mut outbox, now) = (Outbox::default(), self.context.clock.monotonic());
             for id in ids {
                 if let Ok(replica) = replication.replica(id) {
-                    replica.lock().tick(self, replication, now, &mut outbox);
+                    Quiet::lock(&replica).tick(self, replication, now, &mut outbox);
                 }
             }
             replication.send(outbox);
@@ -393,11 +408,11 @@ impl Replica {
         if !assignment.in_sync.iter().any(|member| member.node == local.node) {
             // The controller has heard. From here on what is acknowledged is there.
             self.has_lost = false;
-            if std::mem::take(&mut self.is_damaged) {
+            let has_another = assignment.leader.is_some_and(|leader| leader.node != local.node);
+            if self.is_damaged && has_another && assignment.replicas.contains(&local.node) {
                 self.step_down(None);
-                self.is_damaged = true;
                 inner.renew(&self.core)?;
-                replication.node.lock().set_lost(inner.context.disk(), self.id, false)?;
+                replication.node.lock().set_damaged(inner.context.disk(), self.id, false)?;
                 self.is_damaged = false;
             }
         }
@@ -507,8 +522,12 @@ impl Replica {
     }
 
     fn tick(&mut self, inner: &Inner, replication: &Replication, now: Duration, outbox: &mut Outbox) {
+        if self.has_lost && self.next_deadline().is_none_or(|at| now >= at) {
+            // Until an assignment shows that it was heard.
+            self.lose(replication, now, outbox);
+        }
         if self.core.has_stopped() {
-            return self.notice_stop(replication, outbox);
+            return self.notice_stop(replication, now, outbox);
         }
         match &mut self.role {
             Role::None => {}
@@ -522,11 +541,13 @@ impl Replica {
     }
 
     fn next_deadline(&self) -> Option<Duration> {
-        match &self.role {
+        let tells = self.told_at.filter(|_| self.has_lost).map(|at| at + ReplicaTiming::default().retry);
+        let next = match &self.role {
             Role::None => None,
             Role::Leader(leader) => Some(leader.next_deadline()),
             Role::Follower(follower) => follower.next_deadline(),
-        }
+        };
+        next.into_iter().chain(tells).min()
     }
 
     /// Does all that the machine wants done.
@@ -562,10 +583,10 @@ impl Replica {
             self.watch = None;
             return false;
         }
-        let log = local_log(&self.core);
         let bell = Bell { id: self.id, rung: Arc::clone(&replication.rung) };
         let waker = Waker::from(Arc::new(bell));
-        let mut watch = Box::pin(self.core.end.reached(log.end.0.saturating_add(1)));
+        // From what the machine knows: what came since has come meanwhile.
+        let mut watch = Box::pin(self.core.end.reached(leader.log_end().0.saturating_add(1)));
         let has_grown = watch.as_mut().poll(&mut TaskContext::from_waker(&waker)) != Poll::Pending;
         self.watch = Some(watch);
         if has_grown && !self.core.has_stopped() {
@@ -606,8 +627,8 @@ impl Replica {
                         if is_damaged {
                             self.is_damaged = true;
                             // If it cannot be written, a later life that sees the damage says it again.
-                            let _ = replication.node.lock().set_lost(inner.context.disk(), self.id, true);
-                            self.lose(replication, outbox);
+                            let _ = replication.node.lock().set_damaged(inner.context.disk(), self.id, true);
+                            self.lose(replication, now, outbox);
                         }
                         answer
                     }
@@ -617,6 +638,7 @@ impl Replica {
             LeaderAction::Answer { to, answer } => outbox.messages.push((to, Message::Fetched(answer))),
             LeaderAction::Commit(to) => self.core.commit_to(to),
             LeaderAction::Propose(change) => outbox.commands.push(Command::InSync(change)),
+            LeaderAction::Lost(member) => outbox.commands.push(Command::Lost { member, id: self.id }),
         }
     }
 
@@ -653,23 +675,23 @@ impl Replica {
         let event = if done.is_ok() { FollowerEvent::Done(log) } else { FollowerEvent::Failed(log) };
         follower.handle(event, now);
         if self.core.has_stopped() {
-            self.notice_stop(replication, outbox);
+            self.notice_stop(replication, now, outbox);
         }
     }
 
     /// A poisoned partition may not have what it acknowledged.
-    fn notice_stop(&mut self, replication: &Replication, outbox: &mut Outbox) {
+    fn notice_stop(&mut self, replication: &Replication, now: Duration, outbox: &mut Outbox) {
         if self.core.is_poisoned() && !matches!(self.role, Role::None) {
-            self.lose(replication, outbox);
+            self.lose(replication, now, outbox);
         }
         self.role = Role::None;
         self.watch = None;
     }
 
     /// Says that this node has less than it acknowledged.
-    fn lose(&mut self, replication: &Replication, outbox: &mut Outbox) {
+    fn lose(&mut self, replication: &Replication, now: Duration, outbox: &mut Outbox) {
         probe::reached("replicate.lost");
-        self.has_lost = true;
+        (self.has_lost, self.told_at) = (true, Some(now));
         outbox.commands.push(Command::Lost { member: replication.member, id: self.id });
     }
 }

@@ -8,6 +8,7 @@
 //! life 9f86d081884c7d65
 //! continues 2c26b46b68ffc68f
 //! lost AAECAwQFBgcICQoLDA0ODw 0
+//! damaged AAECAwQFBgcICQoLDA0ODw 1
 //! crc32 1a2b3c4d
 //! ```
 //!
@@ -46,17 +47,27 @@ struct Known {
     home: (u64, u64),
     life: Incarnation,
     continues: Vec<Incarnation>,
-    /// Partitions that have less than this node acknowledged; the controller may not have heard.
+    /// Partitions that had less than this node had acknowledged when a life began; the controller may not have heard.
     lost: Vec<PartitionId>,
+    /// Partitions in which damage was found, until they are made anew.
+    damaged: Vec<PartitionId>,
 }
 
 impl Node {
-    /// Begins a life. Durable when this returns.
+    /// Begins a life that finds these partitions with less than was acknowledged. Durable when this returns: the next life finds
+    /// nothing wrong with them, perhaps, and the controller has not heard of this one.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidSetting`] if the directory is another node's; those of the disk.
-    pub(super) fn begin(disk: &dyn Disk, dir: &Path, log: LogId, node: NodeId, life: Incarnation) -> Result<Self> {
+    pub(super) fn begin(
+        disk: &dyn Disk,
+        dir: &Path,
+        log: LogId,
+        member: Member,
+        found_lost: Vec<PartitionId>,
+    ) -> Result<Self> {
+        let Member { node, incarnation: life } = member;
         let path = dir.join(NODE_FILE);
         let before = match read_file(disk, &path, MAX_BYTES) {
             Ok(bytes) => Known::parse(&bytes, log),
@@ -73,12 +84,15 @@ impl Node {
         let lock = dir.join(LOCK_FILE);
         let id = disk.metadata(&lock).map_err(Error::io("describe", &*lock))?.id;
         let home = (id.inode, id.born);
-        let mut known = Known { node, home, life, continues: Vec::new(), lost: Vec::new() };
+        let mut known = Known { node, home, life, continues: Vec::new(), lost: found_lost, damaged: Vec::new() };
         let is_at_home = |before: &Known| before.home == home || probe::planted("replica.copy_goes_on");
         if let Some(before) = before.filter(is_at_home) {
             known.continues = before.continues;
             known.continues.push(before.life);
-            known.lost = before.lost;
+            let lost = before.lost.into_iter().chain(before.damaged.iter().copied());
+            let unknown: Vec<_> = lost.filter(|id| !known.lost.contains(id)).collect();
+            known.lost.extend(unknown);
+            known.damaged = before.damaged;
             // Nobody heard of so many: the controller is asked to take this one for new.
             let excess = known.continues.len().saturating_sub(MAX_LIVES);
             known.continues.drain(..excess);
@@ -97,9 +111,14 @@ impl Node {
         &self.known.continues
     }
 
-    /// What the lives before lost, and may not have told.
+    /// What this life and those before lost, of which the controller may not have heard.
     pub(super) fn lost(&self) -> &[PartitionId] {
         &self.known.lost
+    }
+
+    /// Whether damage was found in a partition, and it was not made anew since.
+    pub(super) fn is_damaged(&self, id: PartitionId) -> bool {
+        self.known.damaged.contains(&id)
     }
 
     /// The controller has heard of this life, and of what was lost before it.
@@ -110,11 +129,11 @@ impl Node {
         })
     }
 
-    /// Notes that a partition has less than was acknowledged, or that this is known.
-    pub(super) fn set_lost(&mut self, disk: &dyn Disk, id: PartitionId, is_lost: bool) -> Result<()> {
+    /// Notes that a partition is damaged, or made anew.
+    pub(super) fn set_damaged(&mut self, disk: &dyn Disk, id: PartitionId, is_damaged: bool) -> Result<()> {
         self.change(disk, |known| {
-            known.lost.retain(|other| *other != id);
-            known.lost.extend(is_lost.then_some(id));
+            known.damaged.retain(|other| *other != id);
+            known.damaged.extend(is_damaged.then_some(id));
         })
     }
 
@@ -140,8 +159,10 @@ impl Known {
         for life in &self.continues {
             let _ = writeln!(text, "continues {life}");
         }
-        for PartitionId { topic, partition } in &self.lost {
-            let _ = writeln!(text, "lost {topic} {partition}");
+        for (word, ids) in [("lost", &self.lost), ("damaged", &self.damaged)] {
+            for PartitionId { topic, partition } in ids {
+                let _ = writeln!(text, "{word} {topic} {partition}");
+            }
         }
         text::seal(text)
     }
@@ -155,12 +176,14 @@ impl Known {
         let (inode, born) = lines.next()?.strip_prefix("home ")?.split_once(' ')?;
         let home = (inode.parse().ok()?, born.parse().ok()?);
         let life_now = life(lines.next()?.strip_prefix("life ")?)?;
-        let mut known = Self { node, home, life: life_now, continues: Vec::new(), lost: Vec::new() };
+        let (continues, lost, damaged) = (Vec::new(), Vec::new(), Vec::new());
+        let mut known = Self { node, home, life: life_now, continues, lost, damaged };
         for line in lines {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["continues", before] => known.continues.push(life(before)?),
-                ["lost", topic, partition] => {
-                    known.lost.push(PartitionId { topic: topic.parse().ok()?, partition: partition.parse().ok()? });
+                [word @ ("lost" | "damaged"), topic, partition] => {
+                    let ids = if word == "lost" { &mut known.lost } else { &mut known.damaged };
+                    ids.push(PartitionId { topic: topic.parse().ok()?, partition: partition.parse().ok()? });
                 }
                 _ => return None,
             }
@@ -169,7 +192,7 @@ impl Known {
     }
 }
 
-const NODE_FILE: &str = "node";
+pub(in crate::log) const NODE_FILE: &str = "node";
 const FORM: Form = Form { what: "node", version: 1 };
 const MAX_BYTES: u64 = 16 << 20;
 /// A node that is opened so often without a word to its controller begins anew.
@@ -185,7 +208,8 @@ mod tests {
 
     fn begin(dir: &Path, node: u32, life: u64) -> Result<Node> {
         std::fs::OpenOptions::new().append(true).create(true).open(dir.join(LOCK_FILE)).unwrap();
-        Node::begin(&RealDisk, dir, LOG, NodeId(node), Incarnation(life))
+        let member = Member { node: NodeId(node), incarnation: Incarnation(life) };
+        Node::begin(&RealDisk, dir, LOG, member, Vec::new())
     }
 
     #[test]
@@ -209,15 +233,25 @@ mod tests {
         assert_eq!(begin(copy.path(), 3, 2).unwrap().continues(), []);
     }
 
+    /// A life found that the power had taken something, could tell nobody, and was closed in order. The next one found
+    /// nothing wrong.
     #[test]
-    fn a_loss_is_told_until_it_was_heard_of() {
+    fn a_loss_is_told_until_it_was_heard_of_and_damage_until_it_is_mended() {
         let dir = tempfile::tempdir().unwrap();
-        let id = PartitionId { topic: TopicId::from_bytes([7; 16]), partition: 2 };
-        begin(dir.path(), 3, 1).unwrap().set_lost(&RealDisk, id, true).unwrap();
-        let mut second = begin(dir.path(), 3, 2).unwrap();
-        assert_eq!(second.lost(), [id]);
-        second.heard(&RealDisk, &[id]).unwrap();
-        assert_eq!(begin(dir.path(), 3, 3).unwrap().lost(), []);
+        let id = |partition| PartitionId { topic: TopicId::from_bytes([7; 16]), partition };
+        drop(begin(dir.path(), 3, 1).unwrap());
+        let member = Member { node: NodeId(3), incarnation: Incarnation(2) };
+        drop(Node::begin(&RealDisk, dir.path(), LOG, member, vec![id(2)]).unwrap());
+        let mut third = begin(dir.path(), 3, 3).unwrap();
+        assert_eq!(third.lost(), [id(2)]);
+        third.heard(&RealDisk, &[id(2)]).unwrap();
+        third.set_damaged(&RealDisk, id(5), true).unwrap();
+        let mut fourth = begin(dir.path(), 3, 4).unwrap();
+        assert_eq!((fourth.lost(), fourth.is_damaged(id(5))), (&[id(5)][..], true));
+        fourth.heard(&RealDisk, &[id(5)]).unwrap();
+        assert!(begin(dir.path(), 3, 5).unwrap().is_damaged(id(5)), "who heard of it did not mend it");
+        begin(dir.path(), 3, 6).unwrap().set_damaged(&RealDisk, id(5), false).unwrap();
+        assert!(!begin(dir.path(), 3, 7).unwrap().is_damaged(id(5)));
     }
 
     #[test]
