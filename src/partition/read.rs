@@ -226,6 +226,11 @@ impl Partition {
     }
 }
 
+/// How far the files go: by offsets, and in bytes of the last one.
+fn written(segments: &[Arc<SegmentData>]) -> Option<(Offset, u64)> {
+    segments.last().map(|last| (last.end(), last.len()))
+}
+
 impl Core {
     /// Records from `from` on, of the segments given: the caller's cached list, or the current one.
     pub(crate) fn read(&self, segments: &[Arc<SegmentData>], from: Offset, options: ReadOptions) -> Result<Records> {
@@ -234,7 +239,7 @@ impl Core {
         let mut newer = None;
         while at < limit {
             let segments = newer.as_deref().unwrap_or(segments);
-            let written = segments.last().map(|last| last.end());
+            let written = written(segments);
             let piece = match self.piece(segments, at, limit, options)? {
                 None => self.tail_piece(at, options)?,
                 piece => piece,
@@ -245,7 +250,7 @@ impl Core {
                 let (current, limit_then) = (self.segments(), limit);
                 limit = self.check_range(at, options)?;
                 let is_same = std::ptr::eq(segments, &*current) && limit == limit_then;
-                if is_same && current.last().map(|last| last.end()) == written {
+                if is_same && self.is_written(&current, written) {
                     at = self.behind_nothing(&current, at, limit, options.isolation)?;
                     break;
                 }
@@ -306,7 +311,7 @@ impl Core {
             let segments = self.segments();
             // After the list: none of the segments closed in it reaches beyond.
             let limit = self.check_range(from, options)?;
-            let written = segments.last().map(|last| last.end());
+            let written = written(&segments);
             if let Some((segment, piece)) = self.piece_of(&segments, from, limit, options)? {
                 return Ok(Ok((Some(Arc::clone(segment)), piece)));
             }
@@ -315,10 +320,18 @@ impl Core {
             }
             // As in `read`: it may have been written meanwhile, in a batch that had grown past the limit.
             let limit_now = self.check_range(from, options)?;
-            if limit == limit_now && self.last_segment().map(|last| last.end()) == written {
-                return self.behind_nothing(&self.segments(), from, limit, options.isolation).map(Err);
+            let current = self.segments();
+            if limit == limit_now && self.is_written(&current, written) {
+                return self.behind_nothing(&current, from, limit, options.isolation).map(Err);
             }
         }
+    }
+
+    /// Whether the files hold what they did, and nobody is just making more of it known: the end of a file is told before its
+    /// length, both under the append lock.
+    fn is_written(&self, segments: &[Arc<SegmentData>], before: Option<(Offset, u64)>) -> bool {
+        drop(self.writer.lock());
+        written(segments) == before
     }
 
     /// Where to go on if no batch was found from `at` on. If it lies in the files below `limit`, who reads on until the end
