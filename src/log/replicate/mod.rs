@@ -216,7 +216,7 @@ impl Log {
     /// # Errors
     ///
     /// [`Error::UnknownPartition`] if no partition here has the id or a role was never [assumed](Self::assume) in it; and
-    /// [`Error::Closed`]. What fails inside is tried again, and told to the [`Observer`](crate::Observer).
+    /// [`Error::Closed`]. What fails inside is tried again.
     pub fn receive(&self, from: NodeId, message: Message) -> Result<()> {
         self.opened.inner.receive(from, message)
     }
