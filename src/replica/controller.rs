@@ -48,8 +48,9 @@
 //! - A node acts on no older version than it has acted on, also after a restart: it would delete a copy that it holds
 //!   again.
 //! - A node that lost something repeats [`Command::Lost`] until that is applied, and leads the partition only by an
-//!   assignment from after that. It begins a life by [`Command::NodeUp`] with the losses of which it does not know
-//!   that they were applied.
+//!   assignment from after that. One without it among those in sync is no sign: it may have left for another reason,
+//!   and be eligible. It begins a life by [`Command::NodeUp`] with the losses of which it does not know that they were
+//!   applied.
 //! - A copy of a directory does not continue the life that was lived in it when it was made.
 
 use std::collections::{BTreeMap, BTreeSet};

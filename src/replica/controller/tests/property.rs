@@ -184,8 +184,8 @@ fn digest(world: &World) -> u64 {
 }
 
 #[test]
-fn no_invariant_breaks_within_six_events() {
+fn no_invariant_breaks_within_five_events() {
     let count = explore(5).unwrap();
-    println!("{count} worlds within 6 events");
+    println!("{count} worlds within 5 events");
     assert!(count > 1_000, "{count} are not all");
 }
