@@ -24,7 +24,7 @@ use super::hints::Hints;
 use super::recover::{Torn, recover};
 use super::report::wake;
 use super::stage::{Tail, headers};
-use super::writer::{Writer, WriterParts, copy_torn, remove_derived, remove_segment_files, set_aside};
+use super::writer::{Writer, WriterParts, copy_torn, remove_if_there, remove_segment_files, set_aside};
 use crate::disk::Open;
 use crate::error::{Error, Result};
 use crate::probe;
@@ -195,12 +195,7 @@ impl Core {
         let path = file_path(&self.dir, segment.base(), FileKind::Log);
         let copy = suffixed(&path, CLEANED);
         segment.pin()?;
-        match disk.remove_file(&copy) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", copy)(error));
-            }
-            _ => {}
-        }
+        remove_if_there(self, &copy)?;
         let (source, file) = (
             disk.open(&path, Open::Read).map_err(Error::io("open", &*path))?,
             disk.open(&copy, Open::CreateNew).map_err(Error::io("create", &*copy))?,
@@ -209,27 +204,12 @@ impl Core {
         copy_torn(&*source, &kept, &*file, &copy)?;
         drop(file);
         // Before: what was derived from the longer file must not be found beside the shorter one.
-        let snapshot = file_path(&self.dir, segment.base(), FileKind::Snapshot);
-        let kept_snapshot = disk.metadata(&snapshot).is_ok();
-        self.remove_derived_but(segment.base(), kept_snapshot)?;
+        // The snapshot is of what lies before the segment, and stays.
+        for kind in [FileKind::Index, FileKind::TimeIndex, FileKind::TxnIndex, FileKind::Seal] {
+            remove_if_there(self, &file_path(&self.dir, segment.base(), kind))?;
+        }
         disk.rename(&copy, &path).map_err(Error::io("rename", &*copy))?;
         disk.sync_dir(&self.dir).map_err(Error::io("sync directory", &*self.dir))
-    }
-
-    /// Removes what was derived from a segment; its snapshot is of what lies before it, and stays.
-    fn remove_derived_but(&self, base: Offset, has_snapshot: bool) -> Result<()> {
-        if !has_snapshot {
-            return remove_derived(self, base);
-        }
-        let derived = [FileKind::Index, FileKind::TimeIndex, FileKind::TxnIndex, FileKind::Seal];
-        derived.into_iter().try_for_each(|kind| {
-            match self.context.disk().remove_file(&file_path(&self.dir, base, kind)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::io("remove", file_path(&self.dir, base, kind))(error))
-                }
-                _ => Ok(()),
-            }
-        })
     }
 
     /// Takes the directory for what it is now, of which at least everything below `proven` was synced if it is there.
