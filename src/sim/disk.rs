@@ -153,6 +153,11 @@ impl SimDisk {
         self.shared.machine.lock().struck
     }
 
+    /// Sets what is left to chance from here on: which part of a sync that fails reaches the disk all the same.
+    pub fn set_luck(&self, luck: u64) {
+        self.shared.machine.lock().luck = luck;
+    }
+
     /// Drops clean pages from the cache: bytes that a failed sync lost show as the disk has them.
     pub fn evict(&self) {
         self.shared.machine.lock().evict();

@@ -73,6 +73,8 @@ pub(super) struct Machine {
     pub(super) read_only: bool,
     pub(super) call_limit: u64,
     pub(super) is_off: bool,
+    /// Changes what is left to chance: which part of a failed sync reaches the disk.
+    pub(super) luck: u64,
     next_handle: u64,
 }
 
@@ -106,6 +108,7 @@ impl Machine {
             read_only: false,
             call_limit: u64::MAX,
             is_off: false,
+            luck: 0,
             next_handle: 0,
         }
     }
@@ -410,7 +413,7 @@ impl Machine {
     }
 
     fn choice(&self) -> Choice {
-        Choice::chance(self.trace.digest ^ self.trace.calls, self.image.options.torn)
+        Choice::chance(self.trace.digest ^ self.trace.calls ^ self.luck, self.image.options.torn)
     }
 
     fn write_back_fails(&mut self, path: &Path) {

@@ -80,6 +80,7 @@ impl<S: Subject> Stage<'_, S> {
     /// Fails call number `call`.
     pub(super) fn fail(&self, call: u64, fault: Fault, times: Times, seed: u64, tally: &Tally) -> Verdict {
         let mut run = self.start();
+        run.world.disk.set_luck(seed);
         run.world.disk.inject(call, fault, times);
         self.go_on(&mut run, fault, times)?;
         tally.add_failed(run.world.disk.struck());

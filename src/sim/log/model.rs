@@ -308,7 +308,7 @@ impl Model {
     }
 
     pub(super) fn killed(&mut self) {
-        if self.partitions_mut().any(|partition| partition.may_be_dropped) {
+        if self.groups.may_be_dropped || self.partitions_mut().any(|partition| partition.may_be_dropped) {
             self.transactions.power_lost();
         }
         for partition in self.partitions_mut() {

@@ -100,7 +100,9 @@ pub(super) fn all() -> Vec<Scenario<Explored>> {
 fn of_staging() -> Vec<Scenario<Explored>> {
     let plain = Options { staging: Some(Options::STAGING), segment_bytes: 600, ..Options::TINY };
     let packed = Options { is_compressed: true, ..plain };
-    let small = |from: u64, count: u64| (from..from + count).map(|number| append(number, 12)).collect::<Vec<_>>();
+    let of =
+        |len: u16, from: u64, count: u64| (from..from + count).map(|number| append(number, len)).collect::<Vec<_>>();
+    let small = |from: u64, count: u64| of(12, from, count);
     // From the first one on.
     let read = Op::Read(HERE, 0);
     let later = [Op::Advance(61), Op::Maintain];
@@ -112,7 +114,10 @@ fn of_staging() -> Vec<Scenario<Explored>> {
         add("slot", &[], End::Close, [small(1, 3), vec![read], small(4, 2), vec![Op::Sync, read]].concat());
         add("laps", &[], End::Close, [small(1, 12), vec![read]].concat());
         add("left", &small(1, 3), End::Kill, [small(4, 1), vec![read, Op::Sync]].concat());
-        add("left, and a roll", &small(1, 9), End::Kill, [small(10, 9), vec![read]].concat());
+        // What a failed sync leaves of a file is chance, and the shorter it is, the more was staged behind its end.
+        for (name, len) in [("left, and a roll", 12), ("left, and another roll", 9), ("left, and a third roll", 20)] {
+            add(name, &of(len, 1, 9), End::Kill, [of(len, 10, 9), vec![read]].concat());
+        }
         add("left, and another codec", &small(1, 3), End::Kill, {
             vec![Op::Alter(0, Change::Codec(true)), append(4, 12), Op::Alter(0, Change::Codec(false)), append(5, 12)]
         });
