@@ -186,8 +186,10 @@ fn build(settings: &LogBuilder, mut found: Found, read_only: bool) -> Result<(In
 
 /// Refuses to write to the directory of a node as if it had no others: they would not know.
 fn refuse_node(settings: &LogBuilder) -> Result<()> {
-    match settings.disk.metadata(&settings.dir.join(NODE_FILE)) {
-        Err(_) => Ok(()),
+    let path = settings.dir.join(NODE_FILE);
+    match settings.disk.metadata(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("describe", &path)(error)),
         Ok(_) => Err(Error::InvalidSetting {
             key: "node".into(),
             value: "none".into(),
