@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::files::Files;
 use super::offset_index::{self, Near, OffsetEntry};
-use super::scan::{Scan, frames_crc};
+use super::scan::{self, Scan, frames_crc};
 use super::seal::Seal;
 use super::time_index::{self, TimeEntry};
 use super::{FileKind, file_path};
@@ -149,7 +149,7 @@ impl Index {
             // No more entries than batches: a broker reserves room for more, and leaves it as zeros when it is killed.
             let mut bytes = vec![0; found.min((batches + 1) * entry_len as u64) as usize];
             read_exact_at(&*file, &mut bytes, 0).ok()?;
-            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let used = scan::used(&bytes);
             bytes.truncate(used.next_multiple_of(entry_len));
             Some(Entries::Loaded(bytes.into()))
         };

@@ -237,18 +237,38 @@ fn last_byte(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<u64> {
         let start = end.saturating_sub(piece.len() as u64).max(from);
         let bytes = &mut piece[..(end - start) as usize];
         read_exact_at(file, bytes, start)?;
-        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
-            return Ok(start + last as u64 + 1);
+        match used(bytes) {
+            0 => end = start,
+            used => return Ok(start + used as u64),
         }
-        end = start;
     }
     Ok(from)
+}
+
+/// How many bytes there are up to the last that is not zero. Most are: they are compared many at once.
+pub(super) fn used(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 1 << 10] = [0; 1 << 10];
+    let blank = bytes.rchunks(ZEROS.len()).take_while(|chunk| **chunk == ZEROS[..chunk.len()]).map(<[u8]>::len).sum();
+    let bytes = &bytes[..bytes.len().saturating_sub(blank)];
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::disk::{Disk, Open, RealDisk};
+
+    #[test]
+    fn what_is_used_ends_behind_the_last_byte_that_is_not_zero() {
+        for len in [0, 1, 1_023, 1_024, 1_025, 5_000] {
+            let mut bytes = vec![0; len];
+            assert_eq!(used(&bytes), 0);
+            for at in (0..len).filter(|at| at % 331 == 0 || at % 1_024 < 2 || len - at < 3) {
+                bytes[at] = 1;
+                assert_eq!(used(&bytes), at + 1, "of {len}");
+            }
+        }
+    }
 
     /// Opening after a kill read the whole of each segment that has its length from the start.
     #[test]
