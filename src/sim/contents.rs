@@ -80,6 +80,14 @@ impl Contents {
         })
     }
 
+    /// The pieces below `end` that hold anything but zeros, and where each begins.
+    pub(super) fn data(&self, end: u64) -> impl Iterator<Item = (u64, &[u8])> {
+        pieces(0, self.len.min(end)).filter_map(|(index, within, range)| {
+            let piece = &self.pages.get(index)?.as_ref()?[within];
+            (*piece != [0; PAGE][..piece.len()]).then_some((range.start as u64, piece))
+        })
+    }
+
     /// Reads what there is at `position`, and tells how many bytes that were.
     pub(super) fn read(&self, position: u64, into: &mut [u8]) -> usize {
         let count = (self.len.saturating_sub(position)).min(into.len() as u64);

@@ -586,11 +586,11 @@ impl DiskFile for SimFile {
 
     fn map(&self, capacity: usize) -> io::Result<Map> {
         self.shared.call(self.looks(Kind::Map).at(0, capacity as u64), &[], |machine, _| {
-            let contents = &machine.file(self.inode)?.cached;
-            let mut bytes = vec![0; capacity.min(contents.len() as usize)];
-            contents.read(0, &mut bytes);
             let (map, writer) = Map::in_memory(capacity);
-            writer.write(0, &bytes);
+            // It is zeros so far, and takes memory only where it is written.
+            for (at, bytes) in machine.file(self.inode)?.cached.data(capacity as u64) {
+                writer.write(at as usize, bytes);
+            }
             machine.maps.entry(self.inode).or_default().push(writer);
             Ok(map)
         })
