@@ -217,13 +217,19 @@ impl Coordinator {
 
     /// The commits of offsets that have no effect yet: group, topic, partition of each.
     pub(super) fn outstanding_commits(&self) -> impl Iterator<Item = (&str, &str, u32)> {
-        let appends = self.outstanding.iter().flat_map(|outstanding| match outstanding {
+        self.outstanding_offsets().filter_map(|(slot, is_commit)| is_commit.then_some(slot))
+    }
+
+    /// The commits and removals of offsets that have no effect yet: group, topic, partition of each, and whether it is a
+    /// commit.
+    pub(super) fn outstanding_offsets(&self) -> impl Iterator<Item = ((&str, &str, u32), bool)> {
+        let records = self.outstanding.iter().flat_map(|outstanding| match outstanding {
             Outstanding::Append(append) => &append.records[..],
             Outstanding::Record { record, .. } => std::slice::from_ref(record),
             Outstanding::Marker { .. } => &[],
         });
-        appends.filter(|record| record.value.is_some()).filter_map(|record| match Key::decode(&record.key) {
-            Ok(Key::Offset { group, topic, partition }) => Some((group, topic, partition)),
+        records.filter_map(|record| match Key::decode(&record.key) {
+            Ok(Key::Offset { group, topic, partition }) => Some(((group, topic, partition), record.value.is_some())),
             _ => None,
         })
     }

@@ -8,7 +8,7 @@
 //! | any other                                    | not at all                                                              |
 //!
 //! A commit that says until when it holds expires then, if its group's offsets expire at all. What an open transaction, or
-//! a commit under way, is about to replace stays. (To a broker only the time counts at which a group became empty: an
+//! a commit or removal under way, is about to replace stays. (To a broker only the time counts at which a group became empty: an
 //! offset that was set by hand a week later is gone minutes after.)
 
 use std::collections::BTreeSet;
@@ -41,11 +41,11 @@ impl Coordinator {
         let nobody = Group::default();
         let group = self.groups.get(name).map_or(&nobody, |entry| &entry.group);
         let Some(since) = group.retained_since() else { return };
-        let committing: BTreeSet<_> = self.outstanding_commits().filter(|(group, ..)| *group == name).collect();
+        let changing: BTreeSet<_> =
+            self.outstanding_offsets().map(|(slot, _)| slot).filter(|(group, ..)| *group == name).collect();
         let is_held = |topic: &str, partition: u32| {
             self.offsets.is_unstable(name, topic, partition)
-                || (committing.contains(&(name, topic, partition))
-                    && !probe::planted("group.commit_under_way_expired"))
+                || (changing.contains(&(name, topic, partition)) && !probe::planted("group.commit_under_way_expired"))
                 || (group.reads(topic) && !probe::planted("group.subscribed_topic_expired"))
         };
         let due = self.offsets.offsets(name).filter(|(topic, partition, committed)| {
@@ -54,7 +54,7 @@ impl Coordinator {
         let mut records: Vec<_> = due.filter_map(|(topic, partition, _)| tombstone(name, topic, partition)).collect();
         let is_last = records.len() == self.offsets.all_offsets(name).count()
             && self.offsets.unstable(name).next().is_none()
-            && committing.is_empty();
+            && changing.is_empty();
         let is_left = group.phase == Phase::Empty && group.pending.is_empty() && is_last;
         if !is_left {
             // One batch at a time: a commit must not come between an offset that is found to be due and its tombstone.

@@ -85,6 +85,18 @@ fn digest(world: &World) -> u64 {
     digest.0.finish()
 }
 
+/// What a random run of the property found: a removal is in the log, and a commit that was appended before it is still
+/// awaited, so that it has no effect yet.
+#[test]
+fn an_offset_that_is_being_removed_does_not_expire_meanwhile() {
+    let mut world = World::new(10, Duration::ZERO);
+    let [other, read] = [1, 0];
+    let removed = [Op::CommitByHand(other), Op::Report(true), Op::CommitByHand(read), Op::DeleteOffset(other)];
+    for op in removed.into_iter().chain([Op::ReportLast, Op::Wait(61), Op::Expire]) {
+        world.step(op).unwrap();
+    }
+}
+
 /// Two members, two partitions, eight events.
 #[test]
 fn no_invariant_breaks_within_eight_events() {
