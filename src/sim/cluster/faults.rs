@@ -159,7 +159,7 @@ impl Cluster {
         }
     }
 
-    fn kill(&mut self, node: NodeId, for_ms: u64) {
+    pub(super) fn kill(&mut self, node: NodeId, for_ms: u64) {
         let Some(struck) = self.nodes.get(&node) else { return };
         let image = struck.disk.image();
         self.end(node, image, for_ms);

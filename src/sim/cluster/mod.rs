@@ -30,7 +30,7 @@ use super::{Rng, SimClock};
 use crate::clock::Clock;
 use crate::config::{Durability, TopicConfig};
 use crate::log::Staging;
-use crate::replica::{Assignment, Command, Controller, Member, Message, PartitionId};
+use crate::replica::{Assignment, Command, Controller, Member, Message, PartitionId, Refused};
 use crate::types::{NodeId, Timestamp, TopicId};
 
 /// What a seed stands for.
@@ -333,9 +333,13 @@ impl Cluster {
             self.send(id, to, &message);
         }
         for command in commands {
-            let delay = self.net.delay(self.options.longest_ms);
+            let (delay, again) = (self.net.delay(self.options.longest_ms), self.net.is_lost(100));
             if !self.net.is_lost(self.lost()) {
-                self.later(delay, Event::Command(command));
+                self.later(delay, Event::Command(command.clone()));
+            }
+            if again && !self.is_mended {
+                let late = delay + self.net.delay(2_000);
+                self.later(late, Event::Command(command));
             }
         }
         self.look_after(id);
@@ -374,7 +378,11 @@ impl Cluster {
     /// Lets the controller decide, and tells the nodes.
     fn apply(&mut self, command: &Command) {
         let before = self.controller.assignment(ID).and_then(|known| known.leader);
-        let Ok(outcome) = self.controller.apply(command) else { return };
+        let outcome = match self.controller.apply(command) {
+            Ok(outcome) => outcome,
+            Err(Refused::FormerLife { member, .. }) => return self.begin_anew(member),
+            Err(_) => return,
+        };
         if let Command::NodeUp { member, .. } = command
             && let Some(node) = self.nodes.get_mut(&member.node).filter(|node| node.member == Some(*member))
         {
@@ -383,6 +391,13 @@ impl Cluster {
         for assignment in &outcome.changed {
             self.report.elections += u64::from(assignment.leader != before);
             self.spread(assignment);
+        }
+    }
+
+    /// A node was wiped, and what its life before had said came after what this one says: it opens its log again.
+    fn begin_anew(&mut self, member: Member) {
+        if self.nodes.get(&member.node).is_some_and(|node| node.member == Some(member)) {
+            self.kill(member.node, 1);
         }
     }
 
@@ -442,7 +457,7 @@ impl Cluster {
     }
 
     fn describe(&self) -> String {
-        let mut text = format!("{:?}, eligible {:?}\n", self.controller.assignment(ID), self.controller.eligible(ID));
+        let mut text = format!("{:?}\n", self.controller.assignment(ID));
         for node in self.nodes.values() {
             text.push_str(&node.describe());
             text.push('\n');
