@@ -47,10 +47,9 @@
 //! - A report counts under its own epoch and life only, and not after a later one of the same follower.
 //! - A node acts on no older version than it has acted on, also after a restart: it would delete a copy that it holds
 //!   again.
-//! - A node that lost something repeats [`Command::Lost`] until that is applied, and leads the partition only by an
-//!   assignment from after that. One without it among those in sync is no sign: it may have left for another reason,
-//!   and be eligible. It begins a life by [`Command::NodeUp`] with the losses of which it does not know that they were
-//!   applied.
+//! - A node that lost something says [`Command::Lost`] in each epoch that it hears of, and is neither heard nor led by until it
+//!   hears of a later one in which nobody [counts on](Assignment::counts_on) it: then all that it said is applied, or too
+//!   late to be. Or in which an unclean election has come meanwhile: that begins anew. It begins a life by [`Command::NodeUp`] with the losses of which it does not know that they were applied.
 //! - A copy of a directory does not continue the life that was lived in it when it was made.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,7 +72,7 @@ use self::nodes::{Life, Nodes};
 use self::partition::{Partition, Reports};
 use super::{Assignment, InSyncChange, Incarnation, Member, PartitionId};
 use crate::probe;
-use crate::types::{NodeId, TopicId};
+use crate::types::{LeaderEpoch, NodeId, TopicId};
 
 /// Decides for each partition who leads it and who is in sync.
 ///
@@ -93,8 +92,7 @@ use crate::types::{NodeId, TopicId};
 /// // The leader dies: who is in sync takes over. Below the minimum nothing is committed: both still hold all that was.
 /// let down = controller.apply(&Command::NodeDown { member: a })?;
 /// assert_eq!((down.changed[0].leader, down.changed[0].leader_epoch), (Some(b), LeaderEpoch(1)));
-/// assert_eq!(down.changed[0].in_sync, [b]);
-/// assert_eq!(controller.eligible(id), [a]);
+/// assert_eq!((&*down.changed[0].in_sync, &*down.changed[0].eligible), (&[b][..], &[a][..]));
 ///
 /// // All nodes have the same state; a new one goes on from a snapshot.
 /// assert_eq!(Controller::decode(&controller.encode())?, controller);
@@ -118,7 +116,7 @@ impl Controller {
         match command {
             Command::NodeUp { member, continues, lost } => self.node_up(*member, continues, lost),
             Command::NodeDown { member } => self.node_down(*member),
-            Command::Lost { member, id } => self.lost(*member, *id),
+            Command::Lost { member, id, leader_epoch } => self.lost(*member, *id, *leader_epoch),
             Command::InSync(change) => self.in_sync(change),
             Command::Create { id, replicas, min_in_sync } => self.create(*id, replicas, *min_in_sync),
             Command::Delete { topic } => Ok(self.delete(*topic)),
@@ -141,13 +139,6 @@ impl Controller {
     /// What was decided last of each partition, in the order of their ids.
     pub fn assignments(&self) -> impl ExactSizeIterator<Item = &Assignment> {
         self.partitions.values().map(|known| &known.assignment)
-    }
-
-    /// Replicas that are not in sync and still have everything committed: they may lead without loss. There are some
-    /// only below the minimum. In the order of their nodes. Kafka: eligible leader replicas (KIP-966).
-    #[must_use]
-    pub fn eligible(&self, id: PartitionId) -> &[Member] {
-        self.partitions.get(&id).map_or(&[], |known| &known.eligible)
     }
 
     /// Where a partition moves, if it does.
@@ -201,7 +192,7 @@ impl Controller {
         })
     }
 
-    fn lost(&mut self, member: Member, id: PartitionId) -> Result<Outcome, Refused> {
+    fn lost(&mut self, member: Member, id: PartitionId, noticed: LeaderEpoch) -> Result<Outcome, Refused> {
         match self.nodes.life(member) {
             Life::Current => {}
             // A later life has said what it has.
@@ -211,6 +202,10 @@ impl Controller {
         let Some(known) = self.partitions.get(&id).filter(|known| known.is_replica(member.node)) else {
             return Ok(Outcome::default());
         };
+        // Of a former epoch: it was heard, and the node may have caught up; or it says so again once it knows of this one.
+        if noticed < known.assignment.leader_epoch {
+            return Ok(Outcome::default());
+        }
         let mut changed = known.clone();
         changed.lose(member.node);
         changed.settle(&known.assignment, &self.nodes, Reports::Void)?;

@@ -37,6 +37,7 @@ use crate::types::{NodeId, Offset};
 ///     leader_epoch: LeaderEpoch(0),
 ///     in_sync: vec![a, b],
 ///     min_in_sync: 2,
+///     eligible: vec![],
 ///     unclean_epoch: None,
 /// };
 /// let (timing, log) = (ReplicaTiming::default(), LocalLog::default());

@@ -53,11 +53,11 @@ fn go_on(mut controller: Controller) {
         ]);
     }
     for known in partitions {
-        let (id, mut replicas) = (known.id, known.replicas);
+        let (id, leader_epoch, mut replicas) = (known.id, known.leader_epoch, known.replicas);
         let node = replicas.first().copied().unwrap_or(NodeId(0));
         replicas.reverse();
         replicas.push(NodeId(u32::MAX));
-        commands.extend(known.in_sync.iter().map(|member| Command::Lost { member: *member, id }));
+        commands.extend(known.in_sync.iter().map(|member| Command::Lost { member: *member, id, leader_epoch }));
         commands.extend([
             Command::ElectUnclean { id, node },
             Command::Reassign { id, replicas },

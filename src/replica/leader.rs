@@ -41,6 +41,7 @@ use crate::types::{LeaderEpoch, NodeId, Offset};
 ///     leader_epoch: LeaderEpoch(0),
 ///     in_sync: vec![a],
 ///     min_in_sync: 1,
+///     eligible: vec![],
 ///     unclean_epoch: None,
 /// };
 /// let (now, timing) = (Duration::ZERO, ReplicaTiming::default());

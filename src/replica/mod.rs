@@ -107,6 +107,9 @@ pub struct Assignment {
     pub leader_epoch: LeaderEpoch,
     /// The replicas that hold everything committed, the leader included. Empty if no node is left of which that is known.
     pub in_sync: Vec<Member>,
+    /// Replicas that are not in sync and still have everything committed: they may lead without loss. There are some only below
+    /// the minimum. In the order of their nodes. Kafka: eligible leader replicas (KIP-966).
+    pub eligible: Vec<Member>,
     /// How many in-sync replicas must have a record before it is committed. Kafka: `min.insync.replicas`, at most the number
     /// of replicas.
     pub min_in_sync: u32,
@@ -119,6 +122,12 @@ impl Assignment {
     #[must_use]
     pub fn is_in_sync(&self, member: Member) -> bool {
         self.in_sync.contains(&member)
+    }
+
+    /// Whether it counts on the copy of `node`, in whatever life: it is in sync, or eligible.
+    #[must_use]
+    pub fn counts_on(&self, node: NodeId) -> bool {
+        self.in_sync.iter().chain(&self.eligible).any(|member| member.node == node)
     }
 
     /// Whether the partition has at least as many in-sync replicas as its records need to be committed.

@@ -25,6 +25,7 @@ fn assignment() -> Assignment {
         leader_epoch: LeaderEpoch(7),
         in_sync: vec![A, B, C],
         min_in_sync: 2,
+        eligible: vec![],
         unclean_epoch: None,
     }
 }

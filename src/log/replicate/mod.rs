@@ -105,9 +105,12 @@ struct Replica {
     id: PartitionId,
     core: Arc<Core>,
     role: Role,
-    /// The version of the last assignment that was taken.
+    /// The version of the last assignment that was taken, and its epoch.
     version: Option<u64>,
-    has_lost: bool,
+    epoch: LeaderEpoch,
+    /// If it has less than it acknowledged: the last epoch in which it said so. It was heard once a later one counts on
+    /// nothing that is here.
+    lost_in: Option<LeaderEpoch>,
     /// Damage was found in its files: they are put aside before it follows.
     is_damaged: bool,
     /// When the controller was told last of what is lost.
@@ -232,7 +235,7 @@ impl Log {
             Role::Leader(leader) => (leader.assignment(), true, leader.followers(now).collect()),
             Role::Follower(follower) => (follower.assignment(), false, Vec::new()),
         };
-        let (halted, has_lost) = (replica.halted, replica.has_lost);
+        let (halted, has_lost) = (replica.halted, replica.lost_in.is_some());
         Some(ReplicationState { assignment: assignment.clone(), is_leader, followers, halted, has_lost })
     }
 }
@@ -327,7 +330,8 @@ impl Inner {
             core,
             role: Role::None,
             version: None,
-            has_lost: false,
+            epoch: LeaderEpoch::NONE,
+            lost_in: None,
             is_damaged: replication.node.lock().is_damaged(id),
             told_at: None,
             halted: None,
@@ -405,9 +409,12 @@ impl Replica {
             return Ok(());
         }
         let (local, now) = (replication.member, inner.context.clock.monotonic());
-        if !assignment.in_sync.iter().any(|member| member.node == local.node) {
+        self.epoch = assignment.leader_epoch;
+        let begins_anew = |said| assignment.unclean_epoch.is_some_and(|epoch| epoch > said) && !self.is_damaged;
+        let is_heard = |said| self.epoch > said && (begins_anew(said) || !assignment.counts_on(local.node));
+        if self.lost_in.is_some_and(is_heard) || self.lost_in.is_none() && !assignment.counts_on(local.node) {
             // The controller has heard. From here on what is acknowledged is there.
-            self.has_lost = false;
+            self.lost_in = None;
             let has_another = assignment.leader.is_some_and(|leader| leader.node != local.node);
             if self.is_damaged && has_another && assignment.replicas.contains(&local.node) {
                 self.step_down(None);
@@ -415,14 +422,16 @@ impl Replica {
                 replication.node.lock().set_damaged(inner.context.disk(), self.id, false)?;
                 self.is_damaged = false;
             }
+        } else if self.lost_in.is_some_and(|said| self.epoch > said) {
+            self.lose(replication, now, outbox);
         }
         let is_mine = match assignment.leader {
             Some(leader) => leader.node == local.node,
             None => false,
         };
         let leads = is_mine && (assignment.leader == Some(local) || probe::planted("replica.role_of_other_life"));
-        if leads && self.has_lost {
-            outbox.commands.push(Command::Lost { member: local, id: self.id });
+        if leads && (self.lost_in.is_some() || self.is_damaged) {
+            self.lose(replication, now, outbox);
             self.step_down(None);
             return Err(Error::NotElectable { partition: self.core.id.clone() });
         }
@@ -522,7 +531,7 @@ impl Replica {
     }
 
     fn tick(&mut self, inner: &Inner, replication: &Replication, now: Duration, outbox: &mut Outbox) {
-        if self.has_lost && self.next_deadline().is_none_or(|at| now >= at) {
+        if self.lost_in.is_some() && self.next_deadline().is_none_or(|at| now >= at) {
             // Until an assignment shows that it was heard.
             self.lose(replication, now, outbox);
         }
@@ -541,7 +550,7 @@ impl Replica {
     }
 
     fn next_deadline(&self) -> Option<Duration> {
-        let tells = self.told_at.filter(|_| self.has_lost).map(|at| at + ReplicaTiming::default().retry);
+        let tells = self.told_at.filter(|_| self.lost_in.is_some()).map(|at| at + ReplicaTiming::default().retry);
         let next = match &self.role {
             Role::None => None,
             Role::Leader(leader) => Some(leader.next_deadline()),
@@ -638,7 +647,9 @@ impl Replica {
             LeaderAction::Answer { to, answer } => outbox.messages.push((to, Message::Fetched(answer))),
             LeaderAction::Commit(to) => self.core.commit_to(to),
             LeaderAction::Propose(change) => outbox.commands.push(Command::InSync(change)),
-            LeaderAction::Lost(member) => outbox.commands.push(Command::Lost { member, id: self.id }),
+            LeaderAction::Lost(member) => {
+                outbox.commands.push(Command::Lost { member, id: self.id, leader_epoch: self.epoch });
+            }
         }
     }
 
@@ -654,7 +665,7 @@ impl Replica {
         let done = match action {
             FollowerAction::Send { to, fetch } => {
                 // One that has less than it said is silent, until the controller has heard.
-                if !self.has_lost {
+                if self.lost_in.is_none() {
                     outbox.messages.push((to, Message::Fetch(fetch)));
                 }
                 return;
@@ -691,8 +702,9 @@ impl Replica {
     /// Says that this node has less than it acknowledged.
     fn lose(&mut self, replication: &Replication, now: Duration, outbox: &mut Outbox) {
         probe::reached("replicate.lost");
-        (self.has_lost, self.told_at) = (true, Some(now));
-        outbox.commands.push(Command::Lost { member: replication.member, id: self.id });
+        (self.lost_in, self.told_at) = (Some(self.epoch), Some(now));
+        let (member, leader_epoch) = (replication.member, self.epoch);
+        outbox.commands.push(Command::Lost { member, id: self.id, leader_epoch });
     }
 }
 

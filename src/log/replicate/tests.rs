@@ -43,6 +43,8 @@ struct Trio {
     config: TopicConfig,
     /// Neither sends nor hears.
     cut_off: Vec<NodeId>,
+    /// The controller does not hear it.
+    muted: Option<NodeId>,
 }
 
 fn builder(node: &Node, id: NodeId, clock: &Arc<SimClock>) -> LogBuilder {
@@ -64,8 +66,8 @@ impl Trio {
             Node { disk, log: None, outbox: Arc::default(), lives: 0 }
         };
         let nodes = (1..=3).map(|id| (NodeId(id), node(id))).collect();
-        let mut trio =
-            Self { nodes, controller: Controller::default(), clock: clock.clone(), config, cut_off: Vec::new() };
+        let (controller, cut_off) = (Controller::default(), Vec::new());
+        let mut trio = Self { nodes, controller, clock: clock.clone(), config, cut_off, muted: None };
         for id in 1..=3 {
             trio.start(id);
         }
@@ -125,7 +127,7 @@ impl Trio {
             for (id, node) in &self.nodes {
                 let _ = node.log.as_ref().map(Log::maintain);
                 messages.extend(node.outbox.0.lock().drain(..).map(|(to, message)| (*id, to, message)));
-                commands.extend(node.outbox.1.lock().drain(..));
+                commands.extend(node.outbox.1.lock().drain(..).filter(|_| self.muted != Some(*id)));
             }
             if messages.is_empty() && commands.is_empty() {
                 return;
@@ -213,6 +215,7 @@ fn in_a_log_of_one_node_it_is_replicated_when_it_is_written() {
         leader_epoch: LeaderEpoch(0),
         in_sync: Vec::new(),
         min_in_sync: 1,
+        eligible: vec![],
         unclean_epoch: None,
     });
     assert!(matches!(unknown, Err(Error::Unsupported { .. })));
@@ -310,9 +313,9 @@ fn what_is_synced_with_each_append_is_not_lost_with_the_power() {
     }
 }
 
-/// Corruption spread to healthy replicas: a leader sent what its disk had made of a batch, or made others cut theirs.
-#[test]
-fn a_damaged_batch_is_not_sent_and_the_leader_steps_down() {
+/// Three nodes that should hold these values. The first segment of node 1, which leads, rots; node 3 is new, and is to be
+/// started.
+fn damaged_leader() -> (Trio, Vec<String>) {
     let mut trio = Trio::new(each().segment_bytes(200));
     let values: Vec<String> = (0..12).map(|value| format!("a value, not too short: {value}")).collect();
     trio.append(1, &values.iter().map(String::as_str).collect::<Vec<_>>());
@@ -334,6 +337,13 @@ fn a_damaged_batch_is_not_sent_and_the_leader_steps_down() {
     trio.apply(&Command::ElectPreferred { id: ID });
     trio.settle();
     assert_eq!(trio.controller.assignment(ID).unwrap().leader.map(|leader| leader.node), Some(NodeId(1)));
+    (trio, values)
+}
+
+/// Corruption spread to healthy replicas: a leader sent what its disk had made of a batch, or made others cut theirs.
+#[test]
+fn a_damaged_batch_is_not_sent_and_the_leader_steps_down() {
+    let (mut trio, values) = damaged_leader();
     trio.start(3);
     trio.pass(2_000);
     let known = trio.controller.assignment(ID).unwrap();
@@ -343,6 +353,36 @@ fn a_damaged_batch_is_not_sent_and_the_leader_steps_down() {
     assert_eq!(known.in_sync.len(), 3);
     let aside = "/log/t-0/00000000000000000000.log.cut";
     assert!(trio.nodes[&NodeId(1)].disk.image().files().contains_key(Path::new(aside)));
+}
+
+/// A leader found damage, and was taken for dead before it was heard: below the minimum it is eligible then, and somebody
+/// counts on what it has. It took that it was not in sync for the sign that it was heard, and began anew with nothing.
+#[test]
+fn a_damaged_node_keeps_what_it_has_while_somebody_counts_on_it() {
+    let (mut trio, values) = damaged_leader();
+    trio.muted = Some(NodeId(1));
+    trio.start(3);
+    trio.pass(100);
+    let state = |trio: &Trio| trio.log(1).replication(ID).unwrap();
+    assert!(state(&trio).has_lost, "it had to read all of it for node 3");
+    trio.apply(&Command::SetMinInSync { id: ID, min_in_sync: 3 });
+    let member = trio.log(1).member().unwrap();
+    trio.apply(&Command::NodeDown { member });
+    let known = trio.controller.assignment(ID).unwrap();
+    assert_eq!((known.leader.map(|leader| leader.node), &known.eligible[..]), (Some(NodeId(2)), &[member][..]));
+    trio.pass(2_000);
+    let aside = Path::new("/log/t-0/00000000000000000000.log.cut");
+    let is_aside = |trio: &Trio| trio.nodes[&NodeId(1)].disk.image().files().contains_key(aside);
+    assert!(state(&trio).has_lost && !is_aside(&trio));
+
+    // It is alive, and heard.
+    trio.apply(&trio.log(1).registration().unwrap());
+    trio.muted = None;
+    trio.pass(5_000);
+    let known = trio.controller.assignment(ID).unwrap();
+    assert_eq!((known.in_sync.len(), &known.eligible[..], state(&trio).has_lost), (3, &[][..], false));
+    assert!(is_aside(&trio));
+    assert_eq!((trio.values(1), trio.values(2), trio.values(3)), (values.clone(), values.clone(), values));
 }
 
 #[test]

@@ -14,7 +14,7 @@
 //! |----------------------|-----------------------------------------------------------------------------|
 //! | 0 node up            | member, list of lives, loss (u8): 0 nothing, 1 some, 2 everything; of 1 a list of ids |
 //! | 1 node down          | member                                                                      |
-//! | 2 lost               | member, partition                                                           |
+//! | 2 lost               | member, partition, epoch                                                    |
 //! | 3 in sync            | partition, leader, epoch, version (u64), list of members                    |
 //! | 4 create             | partition, list of nodes, minimum (u32)                                     |
 //! | 5 delete             | topic                                                                       |
@@ -230,10 +230,11 @@ fn put_command(into: &mut Vec<u8>, command: &Command) {
             into.push(NODE_DOWN);
             put_member(into, *member);
         }
-        Command::Lost { member, id } => {
+        Command::Lost { member, id, leader_epoch } => {
             into.push(LOST);
             put_member(into, *member);
             put_id(into, *id);
+            put_epoch(into, *leader_epoch);
         }
         Command::InSync(InSyncChange { id, leader, leader_epoch, version, in_sync }) => {
             into.push(IN_SYNC);
@@ -283,7 +284,7 @@ fn take_command(from: &mut Reader<'_>) -> Result<Command, Invalid> {
             Command::NodeUp { member, continues, lost: take_loss(from)? }
         }
         NODE_DOWN => Command::NodeDown { member: member(from)? },
-        LOST => Command::Lost { member: member(from)?, id: id(from)? },
+        LOST => Command::Lost { member: member(from)?, id: id(from)?, leader_epoch: epoch(from)? },
         IN_SYNC => Command::InSync(InSyncChange {
             id: id(from)?,
             leader: member(from)?,
@@ -320,16 +321,16 @@ fn put_known_node(into: &mut Vec<u8>, id: NodeId, known: &Node) {
 
 fn put_partition(into: &mut Vec<u8>, known: &Partition) {
     let put_node_of = |into: &mut Vec<u8>, member: Member| put_node(into, member.node);
-    let Assignment { id, version, ref replicas, leader, leader_epoch, ref in_sync, min_in_sync: _, unclean_epoch } =
+    let Assignment { id, version, ref replicas, leader, leader_epoch, ref in_sync, ref eligible, .. } =
         known.assignment;
     put_id(into, id);
     put_u64(into, version);
     put_epoch(into, leader_epoch);
-    put_epoch(into, unclean_epoch.unwrap_or(LeaderEpoch::NONE));
+    put_epoch(into, known.assignment.unclean_epoch.unwrap_or(LeaderEpoch::NONE));
     put_u32(into, known.wanted_in_sync);
     put_list(into, replicas, put_node);
     put_list(into, in_sync, put_node_of);
-    put_list(into, &known.eligible, put_node_of);
+    put_list(into, eligible, put_node_of);
     put_option(into, leader, put_node_of);
     put_option(into, known.reassignment.as_ref(), |into, running| {
         put_list(into, &running.adding, put_node);
@@ -377,8 +378,9 @@ fn take_partition(from: &mut Reader<'_>, nodes: &Nodes) -> Result<Partition, Inv
         Ok(Reassignment { target: target.to_vec(), adding, removing: removing.to_vec() })
     })?;
     let min_in_sync = wanted_in_sync.min(replicas.len() as u32);
-    let assignment = Assignment { id, version, replicas, leader, leader_epoch, in_sync, min_in_sync, unclean_epoch };
-    Ok(Partition { assignment, wanted_in_sync, eligible, reassignment })
+    let assignment =
+        Assignment { id, version, replicas, leader, leader_epoch, in_sync, eligible, min_in_sync, unclean_epoch };
+    Ok(Partition { assignment, wanted_in_sync, reassignment })
 }
 
 const COMMAND: Frame = Frame { what: "a command", magic: *b"cLrc", version: 1 };

@@ -36,13 +36,18 @@ pub enum Command {
     /// sync.
     ///
     /// It is out of sync until it has caught up, even if no other is left. Its reports from before count no more:
-    /// there is a new epoch, whoever leads. The node repeats this until it is applied, and does not lead the
+    /// there is a new epoch, whoever leads. The node repeats this until that is applied, and does not lead the
     /// partition before.
+    ///
+    /// Of an epoch that is over, this has no effect: it was applied, or the node says it again once it knows the
+    /// epoch that began.
     Lost {
         /// The node.
         member: Member,
         /// The partition.
         id: PartitionId,
+        /// The latest epoch that the node knows of.
+        leader_epoch: LeaderEpoch,
     },
 
     /// A leader asks for other in-sync replicas. Those that do not live, or live another life, or hold the partition

@@ -14,8 +14,6 @@ pub(super) struct Partition {
     pub(super) assignment: Assignment,
     /// How many in-sync replicas it was to need; it needs no more than it has replicas.
     pub(super) wanted_in_sync: u32,
-    /// Who is not in sync and has everything committed, in the order of their nodes.
-    pub(super) eligible: Vec<Member>,
     pub(super) reassignment: Option<Reassignment>,
 }
 
@@ -47,10 +45,11 @@ impl Partition {
             leader,
             leader_epoch: LeaderEpoch(0),
             in_sync,
+            eligible: Vec::new(),
             min_in_sync: wanted_in_sync.min(replicas.len() as u32),
             unclean_epoch: None,
         };
-        Ok(Self { assignment, wanted_in_sync, eligible: Vec::new(), reassignment: None })
+        Ok(Self { assignment, wanted_in_sync, reassignment: None })
     }
 
     pub(super) fn is_replica(&self, node: NodeId) -> bool {
@@ -59,14 +58,14 @@ impl Partition {
 
     /// A node begins another life with all that it had.
     pub(super) fn renew(&mut self, member: Member) {
-        let known = self.assignment.in_sync.iter_mut().chain(&mut self.eligible);
+        let known = self.assignment.in_sync.iter_mut().chain(&mut self.assignment.eligible);
         known.filter(|known| known.node == member.node).for_each(|known| *known = member);
     }
 
     /// A node does not have what it had.
     pub(super) fn lose(&mut self, node: NodeId) {
         self.assignment.in_sync.retain(|member| member.node != node);
-        self.eligible.retain(|member| member.node != node);
+        self.assignment.eligible.retain(|member| member.node != node);
     }
 
     /// A node has what it had, and gets no more. The last one stays in sync: if nobody else comes back, it can lead
@@ -75,7 +74,7 @@ impl Partition {
         let in_sync = &mut self.assignment.in_sync;
         if in_sync.len() > 1 && in_sync.contains(&member) {
             in_sync.retain(|known| *known != member);
-            self.eligible.push(member);
+            self.assignment.eligible.push(member);
         }
     }
 
@@ -87,7 +86,7 @@ impl Partition {
         let in_sync = change.in_sync.iter().filter(may_join).copied().collect();
         let before = std::mem::replace(&mut self.assignment.in_sync, in_sync);
         self.assignment.in_sync.sort_unstable();
-        self.eligible.extend(before);
+        self.assignment.eligible.extend(before);
         // Even if the set is the same: what else was asked for in this version is out of date then.
         self.raise_version()
     }
@@ -161,7 +160,7 @@ impl Partition {
         }
         self.assignment.leader = Some(member);
         self.assignment.in_sync = vec![member];
-        self.eligible.clear();
+        self.assignment.eligible.clear();
         self.assignment.unclean_epoch = Some(self.next_epoch()?);
         Ok(())
     }
@@ -200,11 +199,11 @@ impl Partition {
         };
         let leader = self.assignment.leader.filter(|member| can_lead(member) && self.assignment.is_in_sync(*member));
         let in_sync = leader.or_else(|| first(&self.assignment.in_sync));
-        let eligible = first(&self.eligible);
+        let eligible = first(&self.assignment.eligible);
         self.assignment.leader = in_sync.or(eligible);
         if let (None, Some(member)) = (in_sync, eligible) {
             let before = std::mem::replace(&mut self.assignment.in_sync, vec![member]);
-            self.eligible.extend(before);
+            self.assignment.eligible.extend(before);
         }
     }
 
@@ -217,7 +216,7 @@ impl Partition {
         let Some(done) = self.reassignment.take_if(is_complete) else { return false };
         let stays = |member: &Member| done.target.contains(&member.node);
         self.assignment.in_sync.retain(stays);
-        self.eligible.retain(stays);
+        self.assignment.eligible.retain(stays);
         self.assignment.replicas = done.target;
         true
     }
@@ -225,16 +224,16 @@ impl Partition {
     /// Whoever left has everything committed only as long as nothing can be, which is below the minimum.
     fn review_eligible(&mut self) {
         if self.assignment.has_enough() {
-            self.eligible.clear();
+            self.assignment.eligible.clear();
         }
-        self.eligible.retain(|member| !self.assignment.in_sync.contains(member));
-        self.eligible.sort_unstable();
-        self.eligible.dedup();
+        self.assignment.eligible.retain(|member| !self.assignment.in_sync.contains(member));
+        self.assignment.eligible.sort_unstable();
+        self.assignment.eligible.dedup();
     }
 
     /// All of whom it is known that they have everything committed.
     fn has_all(&self) -> impl Iterator<Item = Member> {
-        self.assignment.in_sync.iter().chain(&self.eligible).copied()
+        self.assignment.in_sync.iter().chain(&self.assignment.eligible).copied()
     }
 
     fn next_epoch(&self) -> Result<LeaderEpoch, Refused> {
@@ -260,11 +259,11 @@ impl Partition {
         let holds = [
             (check_replicas(id, replicas).is_ok(), "no replicas, or one twice"),
             (self.has_all().all(is_known), "in sync or eligible in no life of a replica"),
-            (is_sorted(in_sync) && is_sorted(&self.eligible), "members out of order"),
-            (!self.eligible.iter().any(|member| in_sync.contains(member)), "both in sync and eligible"),
+            (is_sorted(in_sync) && is_sorted(&self.assignment.eligible), "members out of order"),
+            (!self.assignment.eligible.iter().any(|member| in_sync.contains(member)), "both in sync and eligible"),
             (self.wanted_in_sync > 0, "minimum of 0"),
             (min_in_sync == self.wanted_in_sync.min(replicas.len() as u32), "other minimum than wanted"),
-            (self.eligible.is_empty() || !self.assignment.has_enough(), "eligible beside enough in sync"),
+            (self.assignment.eligible.is_empty() || !self.assignment.has_enough(), "eligible beside enough in sync"),
             (leader.is_none_or(|leader| in_sync.contains(&leader)), "leader out of sync"),
             (leader.is_none() || in_sync.iter().all(|member| nodes.is_live(*member)), "in sync and not alive"),
             (leader.is_some() || in_sync.len() < 2, "two in sync, and none leads"),

@@ -16,6 +16,7 @@ fn a_new_partition_is_led_by_its_first_replica_that_lives() {
         leader_epoch: LeaderEpoch(0),
         in_sync: vec![A, B],
         min_in_sync: 2,
+        eligible: vec![],
         unclean_epoch: None,
     };
     assert_eq!((controller.assignment(id), outcome.changed), (Some(&made), vec![made.clone()]));

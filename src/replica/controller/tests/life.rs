@@ -104,7 +104,7 @@ fn an_eligible_replica_stays_so_in_its_next_life() {
     let b = in_life(1, 2);
     let outcome = controller.done(up(b, &[B], Loss::Nothing));
     assert_eq!(controller.eligible(ID), [b]);
-    assert_eq!(outcome, Outcome::default(), "which is nothing that nodes are told");
+    assert_eq!(outcome.changed[0].eligible, [b], "and hears that somebody counts on it");
 }
 
 /// What it led in its former life it must not go on to lead: it does not know what became of what it had not synced.
@@ -158,13 +158,13 @@ fn a_life_is_out_of_sync_with_what_it_lost_and_with_nothing_else() {
 #[test]
 fn a_loss_found_late_is_as_one_found_at_the_start() {
     let mut controller = with([A, B, C], 2);
-    controller.done(Command::Lost { member: A, id: ID });
+    controller.done(controller.loses(A));
     assert_eq!(controller.led(), (Some(B), 1, &[B, C][..]));
     controller.done(down(C));
     assert_eq!(controller.eligible(ID), [C]);
-    controller.done(Command::Lost { member: C, id: ID });
+    controller.done(controller.loses(C));
     assert_eq!(controller.eligible(ID), [], "it died, and still it said so");
-    controller.done(Command::Lost { member: B, id: ID });
+    controller.done(controller.loses(B));
     assert_eq!(controller.led(), (None, 3, &[][..]), "nobody is left who has it");
 }
 
@@ -176,10 +176,26 @@ fn what_was_reported_before_a_loss_counts_no_more() {
     let mut controller = with([A, B, C], 1);
     controller.done(controller.asks([A, B]));
     let asked_before = controller.asks([A, B, C]);
-    controller.done(Command::Lost { member: C, id: ID });
+    controller.done(controller.loses(C));
     assert_eq!(controller.led(), (Some(A), 1, &[A, B][..]), "another term of the same leader");
     let stale = Refused::StaleEpoch { id: ID, epoch: LeaderEpoch(0), current: LeaderEpoch(1) };
     assert_eq!(controller.refuses(asked_before), stale);
+}
+
+/// A node said what it had lost until it was heard, and was in sync again, alone, when that came once more.
+#[test]
+fn a_loss_that_was_heard_counts_no_more_when_it_comes_late() {
+    let mut controller = with([A, B], 1);
+    let late = controller.loses(B);
+    controller.done(late.clone());
+    assert_eq!(controller.led(), (Some(A), 1, &[A][..]));
+    controller.done(controller.asks([A, B]));
+    controller.done(down(A));
+    assert_eq!(controller.led(), (Some(B), 2, &[B][..]));
+    assert_eq!(controller.done(late), Outcome::default());
+    assert_eq!(controller.led(), (Some(B), 2, &[B][..]));
+    controller.done(controller.loses(B));
+    assert_eq!(controller.led(), (None, 3, &[][..]), "it lost something again");
 }
 
 /// A node said what it had lost until it was heard, and was in sync again when it was said once more.
@@ -209,7 +225,7 @@ fn what_a_former_life_says_has_no_effect() {
     let mut controller = with([A, B], 1);
     controller.done(up(in_life(1, 2), &[B], Loss::Nothing));
     let before = controller.clone();
-    for late in [down(B), Command::Lost { member: B, id: ID }] {
+    for late in [down(B), controller.loses(B)] {
         assert_eq!(controller.done(late), Outcome::default());
     }
     assert_eq!(controller, before);
@@ -223,9 +239,9 @@ fn a_loss_in_a_life_that_is_not_known_is_refused() {
     let mut controller = with([A, B], 1);
     let b = in_life(1, 2);
     let known = Some(B.incarnation);
-    assert_eq!(controller.refuses(Command::Lost { member: b, id: ID }), Refused::UnknownLife { member: b, known });
+    assert_eq!(controller.refuses(controller.loses(b)), Refused::UnknownLife { member: b, known });
     let e = member(9);
-    let refused = controller.refuses(Command::Lost { member: e, id: ID });
+    let refused = controller.refuses(controller.loses(e));
     assert_eq!(refused, Refused::UnknownLife { member: e, known: None });
     assert_eq!(controller.done(down(e)), Outcome::default());
     assert_eq!(controller.done(down(b)), Outcome::default(), "said of a life that is not known yet");
@@ -236,7 +252,7 @@ fn a_loss_of_what_a_node_does_not_hold_is_none() {
     let mut controller = with([A, B], 1);
     let other = PartitionId { partition: 1, ..ID };
     for (member, id) in [(C, ID), (A, other)] {
-        assert_eq!(controller.done(Command::Lost { member, id }), Outcome::default());
+        assert_eq!(controller.done(Command::Lost { member, id, leader_epoch: LeaderEpoch(0) }), Outcome::default());
     }
     assert_eq!(controller.done(up(C, &[], Loss::Partitions(vec![ID, other]))), Outcome::default());
 }

@@ -72,6 +72,15 @@ impl Controller {
         self.assignment(ID).unwrap()
     }
 
+    fn eligible(&self, id: PartitionId) -> &[Member] {
+        self.assignment(id).map_or(&[], |known| &known.eligible)
+    }
+
+    /// What a member says that lost something, and has heard of all so far.
+    fn loses(&self, member: Member) -> Command {
+        Command::Lost { member, id: ID, leader_epoch: self.now().leader_epoch }
+    }
+
     /// Who leads, in which epoch, and who is in sync.
     fn led(&self) -> (Option<Member>, i32, &[Member]) {
         let Assignment { leader, leader_epoch, ref in_sync, .. } = *self.now();

@@ -295,7 +295,15 @@ impl World {
         let seen = self.nodes[node].view.as_ref().map(|view| view.version);
         let newer: Vec<_> = self.history.iter().filter(|known| Some(known.version) > seen).collect();
         let Some(last) = newer.len().checked_sub(1) else { return };
-        self.nodes[node].hear(newer[which.min(last)].clone());
+        let (news, had_lost) = (newer[which.min(last)].clone(), self.nodes[node].has_lost);
+        self.nodes[node].hear(news.clone());
+        let node = &self.nodes[node];
+        let begins = self.unclean_epoch == news.leader_epoch && news.leader == Some(node.member());
+        if begins && had_lost && !node.has_lost {
+            // It leads uncleanly, with what it has left now.
+            let kept = common_len(&node.log[..node.held], &self.committed);
+            self.committed.truncate(kept);
+        }
     }
 
     fn restart(&mut self, node: usize) {
@@ -318,9 +326,8 @@ impl World {
     }
 
     fn repeat_loss(&mut self, node: usize) {
-        let node = &self.nodes[node];
-        if node.is_running && node.has_lost {
-            self.send(Command::Lost { member: node.member(), id: ID });
+        if let Some(leader_epoch) = self.nodes[node].says_lost() {
+            self.send(Command::Lost { member: self.nodes[node].member(), id: ID, leader_epoch });
         }
     }
 
@@ -423,16 +430,20 @@ impl World {
     /// A node has been heard of that had lost something.
     fn note(&mut self, before: &Controller, command: &Command) {
         let version = self.assignment().map_or(0, |assignment| assignment.version);
-        let (member, has_said) = match command {
+        let (member, registered) = match command {
             // Said once more, it has no effect.
             Command::NodeUp { member, .. } if before.nodes().any(|known| known == *member) => return,
-            Command::NodeUp { member, lost, .. } => (member, *lost != Loss::Nothing),
-            Command::Lost { member, .. } => (member, true),
+            Command::NodeUp { member, lost, .. } => (member, Some(*lost != Loss::Nothing)),
+            Command::Lost { member, leader_epoch, .. }
+                if before.assignment(ID).is_some_and(|known| known.leader_epoch <= *leader_epoch) =>
+            {
+                (member, None)
+            }
             _ => return,
         };
         let node = &mut self.nodes[member.node.0 as usize];
         if node.member() == *member {
-            node.heard_of(version, has_said);
+            node.heard_of(version, registered);
         }
     }
 
@@ -447,8 +458,8 @@ impl World {
 
     fn check(&self) -> Result<(), String> {
         self.controller.check()?;
-        let in_sync = self.assignment().map_or(&[][..], |assignment| &assignment.in_sync);
-        for member in in_sync.iter().chain(self.controller.eligible(ID)) {
+        let Some(Assignment { in_sync, eligible, .. }) = self.assignment() else { return Ok(()) };
+        for member in in_sync.iter().chain(eligible) {
             let node = &self.nodes[member.node.0 as usize];
             if !node.is_suspect() && !node.log.starts_with(&self.committed) {
                 let (log, committed) = (&node.log, &self.committed);

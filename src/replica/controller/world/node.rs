@@ -59,8 +59,12 @@ pub(super) struct Node {
     compared: Option<LeaderEpoch>,
     /// It has less than it reported, and does not know yet that the controller has heard so.
     pub(super) has_lost: bool,
-    /// The version by which the controller had.
+    /// The controller has.
+    is_heard: bool,
+    /// The version by which it had, if it was told at the beginning of a life.
     heard_at: Option<u64>,
+    /// The last epoch in which it said so in this life.
+    lost_in: Option<LeaderEpoch>,
     /// It has less than it reported and does not know it, because its disk is another one.
     is_other: bool,
     saved: Saved,
@@ -86,7 +90,9 @@ impl Node {
             number: 0,
             compared: None,
             has_lost: false,
+            is_heard: false,
             heard_at: None,
+            lost_in: None,
             is_other: false,
             saved: Saved::default(),
         }
@@ -102,7 +108,7 @@ impl Node {
 
     /// Whether it lost something of which the controller has not heard.
     pub(super) fn is_suspect(&self) -> bool {
-        self.is_other || self.has_lost && self.heard_at.is_none()
+        self.is_other || self.has_lost && !self.is_heard
     }
 
     /// Whether it acts as the leader.
@@ -201,15 +207,34 @@ impl Node {
             (self.epoch_start, self.committed) = (self.log.len(), 0);
         }
         self.pending.retain(|change| !is_new_epoch && change.version >= assignment.version);
-        if self.heard_at.is_some_and(|version| version <= assignment.version) {
-            (self.has_lost, self.heard_at) = (false, None);
+        let is_known_to_be_heard = match self.lost_in {
+            Some(said) => {
+                let begins_anew = assignment.unclean_epoch.is_some_and(|epoch| epoch > said);
+                assignment.leader_epoch > said && (begins_anew || !assignment.counts_on(self.id))
+            }
+            None => self.heard_at.is_some_and(|version| version <= assignment.version),
+        };
+        if is_known_to_be_heard {
+            self.forget_loss();
         }
         if !assignment.replicas.contains(&self.id) {
             // It deletes its copy.
             self.log.clear();
-            (self.held, self.has_lost, self.heard_at) = (0, false, None);
+            self.held = 0;
+            self.forget_loss();
         }
         self.view = Some(assignment);
+    }
+
+    fn forget_loss(&mut self) {
+        (self.has_lost, self.is_heard, self.heard_at, self.lost_in) = (false, false, None, None);
+    }
+
+    /// In which epoch it says that it lost something, if it did.
+    pub(super) fn says_lost(&mut self) -> Option<LeaderEpoch> {
+        let view = self.view.as_ref().filter(|_| self.is_running && self.has_lost)?;
+        self.lost_in = Some(view.leader_epoch);
+        self.lost_in
     }
 
     pub(super) fn crash(&mut self, losing: usize) {
@@ -236,14 +261,15 @@ impl Node {
     fn begin_life(&mut self) {
         self.life = Incarnation(self.next_life);
         self.next_life += 1;
-        (self.number, self.compared) = (0, None);
+        (self.number, self.compared, self.lost_in) = (0, None, None);
     }
 
     pub(super) fn lose(&mut self, len: usize) {
         if len < self.log.len() {
             self.log.truncate(len);
             self.held = self.held.min(len);
-            (self.has_lost, self.heard_at) = (true, None);
+            (self.has_lost, self.is_heard, self.heard_at) = (true, false, None);
+            self.lost_in = Some(self.view.as_ref().map_or(LeaderEpoch::NONE, |view| view.leader_epoch));
         }
     }
 
@@ -270,11 +296,12 @@ impl Node {
         (self.heard_at, self.is_other) = (None, true);
     }
 
-    /// The controller has heard of its life, and, if it was said, of its loss.
-    pub(super) fn heard_of(&mut self, version: u64, has_said: bool) {
+    /// The controller has heard of its loss, or of its life, and whether that lost something.
+    pub(super) fn heard_of(&mut self, version: u64, registered: Option<bool>) {
         self.is_other = false;
-        if has_said && self.has_lost {
-            self.heard_at = Some(version);
+        if registered != Some(false) && self.has_lost {
+            self.is_heard = true;
+            self.heard_at = registered.map(|_| version);
         }
     }
 }
