@@ -54,7 +54,10 @@ impl Inner {
                 self.hide_topic_offsets(name);
                 let gone = self.topics.write().remove(name);
                 self.topics_version.fetch_add(1, Ordering::AcqRel);
-                gone.into_iter().for_each(|topic| topic.fence(&Halt::Deleted));
+                if let Some(topic) = gone {
+                    topic.fence(&Halt::Deleted);
+                    self.forget_replicas(topic.id);
+                }
                 self.damaged.write().retain(|damage| !damage.is_of(name));
             }
             Err(_) if catalog.is_unchanged(self.context.disk(), &self.dir.join(CATALOG_FILE)) => {}

@@ -54,6 +54,8 @@ pub struct Follower {
     committed: Offset,
     /// The number of the last question.
     number: u64,
+    /// That of the first one since the log is what it is.
+    first: u64,
     state: State,
     /// What the leader said in the answer that is being stored.
     answered: Option<Told>,
@@ -102,7 +104,7 @@ pub enum FollowerAction {
     /// Cut the log, so that it ends at this offset, or at the start of the batch that holds it; and forget the epochs that
     /// begin there or above.
     Truncate(Offset),
-    /// Drop all batches, and go on at this offset, which is above what is stored; or at which nothing is.
+    /// Drop all batches, and go on at this offset, which is above what is stored, or below.
     Reset(Offset),
     /// Let the log start here: what lies below was deleted on the leader.
     RaiseStart(Offset),
@@ -163,6 +165,7 @@ impl Follower {
             log,
             committed: committed.min(log.end),
             number: 0,
+            first: 1,
             state: State::Working,
             answered: None,
             actions: VecDeque::new(),
@@ -196,7 +199,11 @@ impl Follower {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
         match self.state {
-            State::Asking(at) => Some(at + self.timing.retry),
+            // Twice as long each time: what is slow does not become faster by more questions.
+            State::Asking(at) => {
+                let again = self.number.saturating_sub(self.first).min(3) as u32;
+                Some(at + self.timing.retry * (1 << again))
+            }
             State::Waiting(until) => Some(until),
             State::Working | State::Halted => None,
         }
@@ -222,7 +229,9 @@ impl Follower {
 
     fn fetched(&mut self, from: NodeId, fetched: Fetched, epoch_end: Option<EpochEnd>, now: Duration) {
         let is_leader = self.assignment.leader.is_some_and(|leader| leader.node == from);
-        let is_this = fetched.leader_epoch == self.assignment.leader_epoch && fetched.number == self.number;
+        // Any answer will do to what was asked since the log is what it is: on a slow link each comes after the next question.
+        let is_current = (self.first..=self.number).contains(&fetched.number);
+        let is_this = fetched.leader_epoch == self.assignment.leader_epoch && is_current;
         // A life before this one asked, too, and counted from one.
         let is_ours = fetched.incarnation == self.local.incarnation;
         let is_expected = matches!(self.state, State::Asking(_)) && is_leader && is_this && is_ours;
@@ -287,6 +296,10 @@ impl Follower {
         if !self.may_go_back(at) {
             return;
         }
+        if at < self.log.start {
+            // What we have begins behind that: none of it is the leader's.
+            return self.work(FollowerAction::Reset(at));
+        }
         let at = if probe::planted("replica.cuts_to_committed") { self.committed } else { at };
         self.work(FollowerAction::Truncate(at));
     }
@@ -323,6 +336,9 @@ impl Follower {
     }
 
     fn ask(&mut self, now: Duration) {
+        if !matches!(self.state, State::Asking(_)) {
+            self.first = self.number + 1;
+        }
         let Some(leader) = self.assignment.leader else {
             self.state = State::Halted;
             return;

@@ -142,6 +142,8 @@ struct Progress {
     asked: Option<(Duration, Offset)>,
     /// What it was told last is committed.
     told: Offset,
+    /// The controller left it out: it is not asked before.
+    left_out_until: Option<Duration>,
     /// What a life before this one had, which this one is to go on from; until it has asked.
     owed: Option<Offset>,
     parked: Option<Parked>,
@@ -378,7 +380,8 @@ impl Leader {
         let (Some(incarnation), Some(held)) = (known.incarnation, known.held) else { return };
         let member = Member { node: from, incarnation };
         let has_all = held >= self.committed.max(self.epoch_start) || probe::planted("replica.joins_behind");
-        if self.pending.is_some() || self.assignment.is_in_sync(member) || !has_all {
+        let is_left_out = known.left_out_until.is_some_and(|until| now < until);
+        if self.pending.is_some() || self.assignment.is_in_sync(member) || !has_all || is_left_out {
             return;
         }
         let mut in_sync = self.assignment.in_sync.clone();
@@ -471,7 +474,16 @@ impl Leader {
             return;
         }
         let before = std::mem::replace(&mut self.assignment, assignment);
-        self.pending = None;
+        if let Some((change, _)) = self.pending.take()
+            && self.assignment.in_sync == before.in_sync
+        {
+            // One that is not registered, say. Others are to come in meanwhile, or to leave.
+            probe::reached("replica.left_out");
+            let until = now + self.timing.retry;
+            for member in change.in_sync.iter().filter(|member| !before.is_in_sync(**member)) {
+                self.followers.entry(member.node).and_modify(|known| known.left_out_until = Some(until));
+            }
+        }
         self.followers.retain(|node, _| self.assignment.replicas.contains(node));
         for member in self.in_sync_followers().collect::<Vec<_>>() {
             let known = self.followers.entry(member.node).or_default();

@@ -167,6 +167,21 @@ fn a_replica_leaves_that_has_not_caught_up_for_the_lag_time_and_an_idle_one_stay
     assert_eq!(proposed, Some(vec![A, C]));
 }
 
+/// A node that was not registered was proposed with each of its questions, and left out each time; and while that was
+/// pending nobody who was late could leave.
+#[test]
+fn who_was_left_out_is_not_proposed_again_at_once() {
+    let mut leader = leader(10, 4);
+    let proposes =
+        |actions: Vec<LeaderAction>| actions.iter().any(|action| matches!(action, LeaderAction::Propose(_)));
+    let alone = |version| Assignment { version, in_sync: vec![A, B], ..assignment() };
+    leader.handle(LeaderEvent::Assigned(alone(6)), T0);
+    assert!(proposes(ask(&mut leader, C, fetch(C, 1, 10), 10, T0)));
+    leader.handle(LeaderEvent::Assigned(alone(7)), T0);
+    assert!(!proposes(ask(&mut leader, C, fetch(C, 2, 10), 10, T0)));
+    assert!(proposes(ask(&mut leader, C, fetch(C, 3, 10), 10, T0 + ReplicaTiming::default().retry)));
+}
+
 /// A directory was put back from a copy, and its node said that it went on from the life before.
 #[test]
 fn of_a_life_that_has_less_than_the_one_before_the_controller_is_told() {
@@ -311,4 +326,42 @@ fn a_question_waits_for_news_and_is_answered_when_the_log_grows() {
     ask(&mut leader, B, fetch(B, 2, 11), 11, T0);
     leader.handle(LeaderEvent::Tick, T0 + Duration::from_millis(500));
     assert!(matches!(leader.poll(), Some(LeaderAction::Read { to, .. }) if to == B.node), "or when it has waited");
+}
+
+/// On a link over which an answer takes longer than a question is waited for, each came after the next question, and none
+/// counted.
+#[test]
+fn an_answer_to_an_earlier_question_counts_while_the_log_is_the_same() {
+    let mut follower = follower(log(5), 5);
+    let asked = |actions: &[FollowerAction]| match actions {
+        [FollowerAction::Send { fetch, .. }] => fetch.number,
+        other => panic!("{other:?}"),
+    };
+    let first = asked(&drain(&mut follower));
+    let mut now = T0;
+    for times in [1, 2, 4, 8, 8] {
+        let deadline = follower.next_deadline().unwrap();
+        assert_eq!(deadline - now, ReplicaTiming::default().retry * times, "it asks less and less often");
+        now = deadline;
+        follower.handle(FollowerEvent::Tick, now);
+        assert!(follower.poll().is_some());
+    }
+    let append = FollowerAction::Append(Payload::new("three"));
+    assert_eq!(tell(&mut follower, answer(first, batches(5, "three")), None), [append]);
+    // What answers a question about a log that is no more does not count.
+    follower.handle(FollowerEvent::Done(log(8)), now);
+    let last = asked(&drain(&mut follower));
+    assert_eq!(tell(&mut follower, answer(last - 1, batches(8, "three")), None), []);
+    assert!(!tell(&mut follower, answer(last, batches(8, "four")), None).is_empty());
+}
+
+/// The leader's log ended below where the follower's began; it was to be cut there, which left it as it was, for ever.
+#[test]
+fn a_log_that_begins_above_where_it_is_to_be_cut_begins_anew() {
+    let start = LocalLog { start: Offset(6), ..log(9) };
+    let mut follower = follower(start, 0);
+    drain(&mut follower);
+    let ends = EpochEnd { epoch: LeaderEpoch(7), end: Offset(4) };
+    let diverging = answer(1, Answer::Diverging(ends));
+    assert_eq!(tell(&mut follower, diverging, Some((7, 9))), [FollowerAction::Reset(Offset(4))]);
 }

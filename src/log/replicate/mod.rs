@@ -43,7 +43,7 @@ use crate::replica::{
     Halt, Incarnation, Leader, LeaderAction, LeaderEvent, LocalLog, Loss, Member, Message, PartitionId, Payload,
     Refusal, ReplicaTiming,
 };
-use crate::types::{LeaderEpoch, NodeId};
+use crate::types::{LeaderEpoch, NodeId, TopicId};
 use crate::watermark::Reached;
 
 /// Carries messages to other nodes, and commands to the controller. Implemented by the application.
@@ -80,6 +80,8 @@ pub struct ReplicationState {
     pub followers: Vec<FollowerProgress>,
     /// Why this node follows no more, if it stopped.
     pub halted: Option<Halt>,
+    /// Of a follower: why the last thing failed that it did to its log, if it did. It is tried again.
+    pub last_error: Option<String>,
     /// Whether this node has less than it acknowledged, and the controller has not answered that yet.
     pub has_lost: bool,
 }
@@ -116,6 +118,8 @@ struct Replica {
     /// When the controller was told last of what is lost.
     told_at: Option<Duration>,
     halted: Option<Halt>,
+    /// Why the last thing that it did as a follower failed, if it did.
+    last_error: Option<String>,
     /// Rings when the log grows, if a follower waits for that.
     watch: Option<Pin<Box<Reached>>>,
 }
@@ -126,6 +130,9 @@ enum Role {
     Leader(Box<Leader>),
     Follower(Box<Follower>),
 }
+
+/// How many bytes of batches one answer has at most.
+const MAX_ANSWER: usize = 32 << 20;
 
 /// What is to be said once no lock is held.
 #[derive(Debug, Default)]
@@ -236,7 +243,8 @@ impl Log {
             Role::Follower(follower) => (follower.assignment(), false, Vec::new()),
         };
         let (halted, has_lost) = (replica.halted, replica.lost_in.is_some());
-        Some(ReplicationState { assignment: assignment.clone(), is_leader, followers, halted, has_lost })
+        let last_error = replica.last_error.clone();
+        Some(ReplicationState { assignment: assignment.clone(), is_leader, followers, halted, last_error, has_lost })
     }
 }
 
@@ -335,6 +343,7 @@ impl Inner {
             is_damaged: replication.node.lock().is_damaged(id),
             told_at: None,
             halted: None,
+            last_error: None,
             watch: None,
         };
         let mut replicas = replication.replicas.write();
@@ -356,6 +365,13 @@ impl Inner {
         }
         replication.send(outbox);
         Ok(())
+    }
+
+    /// Forgets what this node was to the partitions of a topic that is gone.
+    pub(super) fn forget_replicas(&self, topic: TopicId) {
+        if let Some(replication) = &self.replication {
+            replication.replicas.write().retain(|id, _| id.topic != topic);
+        }
     }
 
     /// Does what is due, for partitions that grew and by time. Returns when there is something to do again.
@@ -490,7 +506,7 @@ impl Replica {
 
     fn step_down(&mut self, leader: Option<NodeId>) {
         self.core.stand_back(leader);
-        (self.role, self.watch, self.halted) = (Role::None, None, None);
+        (self.role, self.watch, self.halted, self.last_error) = (Role::None, None, None, None);
     }
 
     fn stand(&self, assignment: &Assignment, local: Member) {
@@ -619,7 +635,9 @@ impl Replica {
                 if is_catching_up && let Some(until) = replication.throttle.lock().wait(now) {
                     return leader.postpone(to, fetch, until);
                 }
-                let options = ReadOptions::default().max_bytes(fetch.max_bytes as usize).to_end();
+                // Of an answer the head comes on top; a batch that is larger comes whole.
+                let max_bytes = (fetch.max_bytes as usize).min(MAX_ANSWER);
+                let options = ReadOptions::default().max_bytes(max_bytes).to_end();
                 let answer = match self.core.fetch(fetch.next, options) {
                     Ok(batches) => {
                         if is_catching_up {
@@ -681,6 +699,7 @@ impl Replica {
             FollowerAction::Reset(to) => inner.reset(core, to),
             FollowerAction::RaiseStart(to) => inner.delete_before(core, to),
         };
+        self.last_error = done.as_ref().err().map(Error::to_string);
         let Role::Follower(follower) = &mut self.role else { return };
         let log = local_log(&self.core);
         let event = if done.is_ok() { FollowerEvent::Done(log) } else { FollowerEvent::Failed(log) };

@@ -455,3 +455,32 @@ fn who_catches_up_is_sent_no_more_than_the_rate() {
     assert_eq!(throttle.wait(now), Some(Duration::from_millis(5_500)));
     assert_eq!(throttle.wait(Duration::from_millis(5_500)), None);
 }
+
+/// What was not synced when a topic came to be synced with each append was taken for synced after a power cut.
+#[test]
+fn a_topic_that_is_to_be_synced_with_each_append_is_synced_first() {
+    let mut trio = Trio::new(small());
+    trio.append(1, &["a", "b"]);
+    let unsynced = trio.partition(1).offsets();
+    assert_eq!((unsynced.synced, unsynced.end), (Offset(0), Offset(2)));
+    for id in 1..=3 {
+        trio.log(id).alter_topic("t", each()).unwrap();
+        assert_eq!(trio.partition(id).offsets().synced, Offset(2));
+    }
+    trio.pass(200);
+    trio.config = each();
+    (1..=3).for_each(|id| trio.crash(id, 5));
+    (1..=3).for_each(|id| trio.start(id));
+    trio.pass(3_000);
+    assert_eq!((trio.ends(), trio.values(2)), (vec![2; 3], vec!["a".to_owned(), "b".to_owned()]));
+}
+
+#[test]
+fn a_topic_that_is_deleted_has_no_roles_any_more() {
+    let trio = Trio::new(small());
+    assert!(trio.log(2).replication(ID).is_some());
+    trio.log(2).delete_topic("t").unwrap();
+    assert_eq!(trio.log(2).replication(ID), None);
+    let late = trio.controller.assignment(ID).unwrap();
+    assert!(matches!(trio.log(2).assume(late), Err(Error::UnknownPartition { .. })));
+}
