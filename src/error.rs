@@ -122,6 +122,10 @@ pub enum Error {
     #[error("this node has lost records of {partition} that it had acknowledged")]
     NotElectable { partition: TopicPartition },
 
+    /// The controller has not given this node producer ids to give out, or not yet again; it is asked for some. Try again.
+    #[error("this node waits for producer ids from the controller")]
+    NoProducerIds,
+
     /// An append under the epoch of a former leader.
     #[error("leader epoch {epoch} is fenced by epoch {current}")]
     LeaderFenced { epoch: i32, current: i32 },
@@ -324,9 +328,10 @@ impl Error {
             Self::EndMismatch { .. } | Self::Locked { .. } | Self::Undecided { .. } | Self::BufferFull { .. } => {
                 ErrorKind::Retry
             }
-            Self::NotLeader { .. } | Self::NotEnoughReplicas { .. } | Self::UnknownPartition { .. } => {
-                ErrorKind::Retry
-            }
+            Self::NotLeader { .. }
+            | Self::NotEnoughReplicas { .. }
+            | Self::UnknownPartition { .. }
+            | Self::NoProducerIds => ErrorKind::Retry,
             Self::ProducerFenced { .. }
             | Self::CoordinatorFenced { .. }
             | Self::LeaderFenced { .. }

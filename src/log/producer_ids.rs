@@ -1,7 +1,7 @@
 //! The ids of producers: each is given out once in the life of a log.
 //!
 //! They are reserved in blocks, in the catalog: before one is given out, it is durable that it may have been. What is left of
-//! a block when the log is closed is never used.
+//! a block when the log is closed is never used. Those of a log that is replicated come from the controller.
 
 use std::ops::Range;
 
@@ -15,18 +15,36 @@ use crate::types::ProducerId;
 #[derive(Debug, Default)]
 pub(super) struct ProducerIds {
     left: Range<i64>,
+    /// All below were taken before, if others reserve them.
+    seen: i64,
 }
 
 impl Inner {
     /// An id that nobody had before. Once for a thousand of them, this waits for the disk.
     pub(super) fn new_producer_id(&self) -> Result<ProducerId> {
-        // Another node would give out the same.
-        self.check_alone("a producer that is numbered, of a log that is replicated,")?;
         let mut ids = Quiet::lock(&self.producer_ids);
+        if self.context.is_replicated {
+            // Another node would reserve the same: the controller does.
+            let id = ids.left.next().map(ProducerId);
+            if ids.left.is_empty() {
+                drop(ids);
+                self.ask_for_producer_ids();
+            }
+            return id.ok_or(Error::NoProducerIds);
+        }
         if ids.left.is_empty() {
             ids.left = self.reserve_producer_ids()?;
         }
         ids.left.next().map(ProducerId).ok_or(Error::Unsupported { what: "another producer id" })
+    }
+
+    /// Takes ids that were reserved for this node, unless they are some of those that it had, or has.
+    pub(super) fn take_producer_ids(&self, reserved: Range<i64>) {
+        let mut ids = Quiet::lock(&self.producer_ids);
+        if reserved.start >= ids.seen {
+            ids.seen = reserved.end;
+            ids.left = reserved;
+        }
     }
 
     fn reserve_producer_ids(&self) -> Result<Range<i64>> {

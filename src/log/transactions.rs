@@ -153,6 +153,41 @@ impl Log {
         Ok(Holder { log: self.clone(), seat, sender })
     }
 
+    /// An id for an idempotent producer that numbers its batches itself, and has them appended by
+    /// [`Partition::append_raw`](crate::Partition::append_raw): each is stored once, however often it is sent, also to the next
+    /// leader of a partition that is replicated. Its epoch is 0, and its first sequence. Given out once, ever. Kafka:
+    /// `InitProducerId`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoProducerIds`] while a node of several waits for some from the controller: try again. [`Error::ReadOnly`],
+    /// [`Error::Closed`], and those of the disk.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use chiplog::record::{BatchBuilder, BatchOptions, Producer, Record};
+    /// use chiplog::{Log, Offset, ProducerEpoch, Timestamp};
+    ///
+    /// let log = Log::open(dir.path())?;
+    /// let id = log.new_producer_id()?;
+    /// let producer = Producer { id, epoch: ProducerEpoch(0), base_sequence: 0, is_transactional: false };
+    /// let mut builder = BatchBuilder::new();
+    /// builder.begin(BatchOptions::default().producer(producer));
+    /// builder.push(&Record::new("paid"), Timestamp(1_700_000_000_000))?;
+    /// let batch = builder.finish()?.to_vec();
+    ///
+    /// let orders = log.topic("orders")?.partition(0)?;
+    /// assert_eq!(orders.append_raw(&batch)?.offset(), Offset(0));
+    /// assert_eq!(orders.append_raw(&batch)?.offset(), Offset(0), "sent again, and stored once");
+    /// assert_eq!(orders.offsets().end, Offset(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new_producer_id(&self) -> Result<ProducerId> {
+        self.new_sender().map(|sender| sender.producer)
+    }
+
     /// An id for a producer without transactions.
     pub(crate) fn new_sender(&self) -> Result<Sender> {
         let inner = &self.opened.inner;

@@ -66,13 +66,13 @@ pub(crate) mod world;
 pub use codec::InvalidForm;
 #[cfg(any(fuzzing, test))]
 pub(crate) use codec::framed;
-pub use command::{Command, Loss, Outcome, Reassignment, Refused};
+pub use command::{Command, Loss, Outcome, Reassignment, Refused, ReservedIds};
 
 use self::nodes::{Life, Nodes};
 use self::partition::{Partition, Reports};
 use super::{Assignment, InSyncChange, Incarnation, Member, PartitionId};
 use crate::probe;
-use crate::types::{LeaderEpoch, NodeId, TopicId};
+use crate::types::{LeaderEpoch, NodeId, ProducerId, TopicId};
 
 /// Decides for each partition who leads it and who is in sync.
 ///
@@ -98,10 +98,19 @@ use crate::types::{LeaderEpoch, NodeId, TopicId};
 /// assert_eq!(Controller::decode(&controller.encode())?, controller);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Controller {
+    /// From here on no producer id was reserved.
+    next_producer: i64,
     nodes: Nodes,
     partitions: BTreeMap<PartitionId, Partition>,
+}
+
+impl Default for Controller {
+    /// No nodes and no partitions.
+    fn default() -> Self {
+        Self { next_producer: FIRST_PRODUCER, nodes: Nodes::default(), partitions: BTreeMap::new() }
+    }
 }
 
 impl Controller {
@@ -118,6 +127,7 @@ impl Controller {
             Command::NodeDown { member } => self.node_down(*member),
             Command::Lost { member, id, leader_epoch } => self.lost(*member, *id, *leader_epoch),
             Command::InSync(change) => self.in_sync(change),
+            Command::ReserveProducerIds { member } => self.reserve(*member),
             Command::Create { id, replicas, min_in_sync } => self.create(*id, replicas, *min_in_sync),
             Command::Delete { topic } => Ok(self.delete(*topic)),
             Command::SetMinInSync { id, min_in_sync } => self.change(*id, |known, _| known.set_minimum(*min_in_sync)),
@@ -193,11 +203,9 @@ impl Controller {
     }
 
     fn lost(&mut self, member: Member, id: PartitionId, noticed: LeaderEpoch) -> Result<Outcome, Refused> {
-        match self.nodes.life(member) {
-            Life::Current => {}
+        if !self.is_current(member)? {
             // A later life has said what it has.
-            Life::Former(_) => return Ok(Outcome::default()),
-            Life::Unknown(known) => return Err(Refused::UnknownLife { member, known }),
+            return Ok(Outcome::default());
         }
         let Some(known) = self.partitions.get(&id).filter(|known| known.is_replica(member.node)) else {
             return Ok(Outcome::default());
@@ -210,6 +218,26 @@ impl Controller {
         changed.lose(member.node);
         changed.settle(&known.assignment, &self.nodes, Reports::Void)?;
         Ok(self.take(vec![changed]))
+    }
+
+    /// Whether a life is the last one of its node that is known, rather than one that is over.
+    fn is_current(&self, member: Member) -> Result<bool, Refused> {
+        match self.nodes.life(member) {
+            Life::Current => Ok(true),
+            Life::Former(_) => Ok(false),
+            Life::Unknown(known) => Err(Refused::UnknownLife { member, known }),
+        }
+    }
+
+    fn reserve(&mut self, member: Member) -> Result<Outcome, Refused> {
+        if !self.is_current(member)? {
+            return Ok(Outcome::default());
+        }
+        let first = ProducerId(self.next_producer);
+        let next = self.next_producer.checked_add(PRODUCERS.into());
+        self.next_producer = next.ok_or(Refused::NoMoreProducerIds { first })?;
+        let reserved = Some(ReservedIds { member, first, count: PRODUCERS });
+        Ok(Outcome { reserved, ..Outcome::default() })
     }
 
     fn in_sync(&mut self, change: &InSyncChange) -> Result<Outcome, Refused> {
@@ -280,7 +308,16 @@ impl Controller {
 
     /// Says which invariant does not hold, if one does not.
     fn check(&self) -> Result<(), &'static str> {
+        let reserved = self.next_producer.checked_sub(FIRST_PRODUCER).filter(|reserved| *reserved >= 0);
+        if reserved.is_none_or(|reserved| reserved % i64::from(PRODUCERS) != 0) {
+            return Err("producer ids that were not reserved by blocks");
+        }
         self.nodes.iter().try_for_each(|(_, node)| node.check())?;
         self.partitions.values().try_for_each(|known| known.check(&self.nodes))
     }
 }
+
+/// As of a log that is alone: far above those that a broker gives out, whose batches may be appended here later.
+const FIRST_PRODUCER: i64 = 1 << 40;
+/// How many are reserved at once.
+const PRODUCERS: u32 = 1_000;

@@ -41,7 +41,7 @@ use crate::probe;
 use crate::replica::{
     Answer, Assignment, Command, EpochEnd, Fetch, Fetched, Follower, FollowerAction, FollowerEvent, FollowerProgress,
     Halt, Incarnation, Leader, LeaderAction, LeaderEvent, LocalLog, Loss, Member, Message, PartitionId, Payload,
-    Refusal, ReplicaTiming,
+    Refusal, ReplicaTiming, ReservedIds,
 };
 use crate::types::{LeaderEpoch, NodeId, TopicId};
 use crate::watermark::Reached;
@@ -97,6 +97,8 @@ pub(super) struct Replication {
     lost: Vec<PartitionId>,
     replicas: RwLock<BTreeMap<PartitionId, Arc<Mutex<Replica>>>>,
     throttle: Mutex<Throttle>,
+    /// When the controller was asked last for producer ids.
+    asked_for_ids: Mutex<Option<Duration>>,
     /// Partitions whose end was raised while a follower waited for it.
     rung: Arc<Rung>,
 }
@@ -200,6 +202,22 @@ impl Log {
         replication.node.lock().heard(inner.context.disk(), &replication.lost)
     }
 
+    /// Takes producer ids that the controller reserved for this node in this life; those of another are passed over. It is asked
+    /// for them when the last one is given out, and until it answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`]; [`Error::Unsupported`] if the log has no [`Replicator`].
+    pub fn take_producer_ids(&self, reserved: &ReservedIds) -> Result<()> {
+        let inner = &self.opened.inner;
+        let replication = inner.replication()?;
+        if reserved.member == replication.member {
+            let first = reserved.first.0;
+            inner.take_producer_ids(first..first.saturating_add(reserved.count.into()));
+        }
+        Ok(())
+    }
+
     /// Who this node is, and in which life; `None` if the log has no [`Replicator`].
     #[must_use]
     pub fn member(&self) -> Option<Member> {
@@ -277,6 +295,7 @@ impl Replication {
             node: Mutex::new(node),
             lost,
             replicas: RwLock::default(),
+            asked_for_ids: Mutex::new(None),
             throttle: Mutex::new(Throttle { rate: settings.catch_up_rate, paid_at: Duration::ZERO }),
             rung: Arc::new(rung),
         })
@@ -365,6 +384,20 @@ impl Inner {
         }
         replication.send(outbox);
         Ok(())
+    }
+
+    /// Asks the controller for producer ids, unless that was done just now.
+    pub(super) fn ask_for_producer_ids(&self) {
+        let Some(replication) = &self.replication else { return };
+        let now = self.context.clock.monotonic();
+        {
+            let mut asked = replication.asked_for_ids.lock();
+            if asked.is_some_and(|at| now < at + replication.timing.retry) {
+                return;
+            }
+            *asked = Some(now);
+        }
+        replication.replicator.command(Command::ReserveProducerIds { member: replication.member });
     }
 
     /// Forgets what this node was to the partitions of a topic that is gone.

@@ -8,9 +8,10 @@ use super::*;
 use crate::config::{Durability, TopicConfig};
 use crate::log::{Background, LogBuilder, Staging};
 use crate::partition::{Ack, Partition};
+use crate::record::{BatchBuilder, BatchOptions, Producer, Record};
 use crate::replica::Controller;
 use crate::sim::{DiskOptions, Rot, SimClock, SimDisk, SimEntropy};
-use crate::types::{Offset, Timestamp, TopicId};
+use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicId};
 
 const TOPIC: TopicId = TopicId::from_bytes(*b"a topic of tests");
 const ID: PartitionId = PartitionId { topic: TOPIC, partition: 0 };
@@ -112,6 +113,10 @@ impl Trio {
 
     fn apply(&mut self, command: &Command) {
         let Ok(outcome) = self.controller.apply(command) else { return };
+        if let Some(reserved) = outcome.reserved {
+            let logs = self.nodes.values().filter_map(|node| node.log.as_ref());
+            logs.for_each(|log| log.take_producer_ids(&reserved).unwrap());
+        }
         for assignment in outcome.changed {
             for (id, node) in self.nodes.iter().filter(|(id, _)| !self.cut_off.contains(id)) {
                 let _ = (id, node.log.as_ref().map(|log| log.assume(&assignment)));
@@ -227,7 +232,6 @@ fn what_needs_a_coordinator_is_refused() {
     let log = trio.log(1);
     let refused = [
         log.group("g").unwrap().commit("t", 0, Offset(0)).unwrap_err(),
-        log.producer().idempotent().unwrap_err(),
         log.producer().transactional("id").unwrap_err(),
         log.queue("g", "t").open().unwrap_err(),
     ];
@@ -483,4 +487,62 @@ fn a_topic_that_is_deleted_has_no_roles_any_more() {
     assert_eq!(trio.log(2).replication(ID), None);
     let late = trio.controller.assignment(ID).unwrap();
     assert!(matches!(trio.log(2).assume(late), Err(Error::UnknownPartition { .. })));
+}
+
+/// A batch that a leader had stored, and not answered before it died, was sent to the next one, and was there twice.
+#[test]
+fn a_numbered_batch_that_is_sent_again_to_the_next_leader_is_stored_once() {
+    let mut trio = Trio::new(small());
+    let new_id = |trio: &mut Trio, id: u32| {
+        assert!(matches!(trio.log(id).new_producer_id(), Err(Error::NoProducerIds)), "it has to ask first");
+        trio.settle();
+        trio.log(id).new_producer_id().unwrap()
+    };
+    let (id, other) = (new_id(&mut trio, 1), new_id(&mut trio, 2));
+    assert_ne!(id, other);
+    let batch = |base_sequence: i32| {
+        let producer = Producer { id, epoch: ProducerEpoch(0), base_sequence, is_transactional: false };
+        let mut builder = BatchBuilder::new();
+        builder.begin(BatchOptions::default().producer(producer));
+        builder.push(&Record::new(&*base_sequence.to_string()), Timestamp(1_700_000_000_000)).unwrap();
+        builder.finish().unwrap().to_vec()
+    };
+    for sequence in 0..3 {
+        assert_eq!(trio.partition(1).append_raw(&batch(sequence)).unwrap().offset(), Offset(sequence as u64));
+        trio.settle();
+    }
+    trio.crash(1, 1);
+    trio.pass(200);
+    let next = trio.partition(2);
+    for again in [1, 2] {
+        assert_eq!(next.append_raw(&batch(again)).unwrap().offset(), Offset(again as u64));
+    }
+    assert!(matches!(next.append_raw(&batch(4)), Err(Error::OutOfOrderSequence { .. })));
+    assert_eq!(next.append_raw(&batch(3)).unwrap().offset(), Offset(3));
+    trio.start(1);
+    trio.pass(500);
+    let stored = ["0", "1", "2", "3"].map(str::to_owned);
+    assert_eq!((trio.values(1), trio.values(2), trio.values(3)), (stored.to_vec(), stored.to_vec(), stored.to_vec()));
+    let states = [1, 2, 3].map(|id| trio.partition(id).producers());
+    assert!(states.iter().all(|state| *state == states[0]) && states[0].len() == 1, "{states:?}");
+}
+
+#[test]
+fn producer_ids_are_asked_for_anew_and_taken_once() {
+    let mut trio = Trio::new(small());
+    let log = trio.log(1).clone();
+    let mut given = Vec::new();
+    while given.len() < 2_500 {
+        match log.new_producer_id() {
+            Ok(id) => given.push(id),
+            Err(Error::NoProducerIds) => trio.pass(50),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(given.is_sorted_by(|a, b| a < b), "none twice");
+    let before = ReservedIds { member: log.member().unwrap(), first: given[0], count: 1_000 };
+    log.take_producer_ids(&before).unwrap();
+    let of_another = ReservedIds { member: trio.log(2).member().unwrap(), first: ProducerId(1 << 50), count: 1_000 };
+    log.take_producer_ids(&of_another).unwrap();
+    assert_eq!(log.new_producer_id().unwrap(), ProducerId(given[2_499].0 + 1));
 }

@@ -22,8 +22,9 @@
 //! | 7 reassign           | partition, list of nodes                                                    |
 //! | 8 elect preferred    | partition                                                                   |
 //! | 9 elect unclean      | partition, node                                                             |
+//! | 10 reserve producer ids | member                                                                   |
 //!
-//! A state is a list of nodes and a list of partitions, each in the order of their ids.
+//! A state is the next producer id (u64), a list of nodes and a list of partitions, each in the order of their ids.
 //!
 //! | Field of a node | Type            |
 //! |-----------------|-----------------|
@@ -184,6 +185,7 @@ impl Controller {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         STATE.seal(|into| {
+            put_u64(into, self.next_producer as u64);
             put_u32(into, self.nodes.iter().len() as u32);
             self.nodes.iter().for_each(|(id, known)| put_known_node(into, id, known));
             put_u32(into, self.partitions.len() as u32);
@@ -273,6 +275,10 @@ fn put_command(into: &mut Vec<u8>, command: &Command) {
             put_id(into, *id);
             put_node(into, *node);
         }
+        Command::ReserveProducerIds { member } => {
+            into.push(RESERVE_PRODUCER_IDS);
+            put_member(into, *member);
+        }
     }
 }
 
@@ -298,6 +304,7 @@ fn take_command(from: &mut Reader<'_>) -> Result<Command, Invalid> {
         REASSIGN => Command::Reassign { id: id(from)?, replicas: list(from, NODE_LEN, node)? },
         ELECT_PREFERRED => Command::ElectPreferred { id: id(from)? },
         ELECT_UNCLEAN => Command::ElectUnclean { id: id(from)?, node: node(from)? },
+        RESERVE_PRODUCER_IDS => Command::ReserveProducerIds { member: member(from)? },
         _ => return Err(unknown),
     })
 }
@@ -339,7 +346,7 @@ fn put_partition(into: &mut Vec<u8>, known: &Partition) {
 }
 
 fn take_state(from: &mut Reader<'_>) -> Result<Controller, Invalid> {
-    let mut controller = Controller::default();
+    let mut controller = Controller { next_producer: from.u64()? as i64, ..Controller::default() };
     for _ in 0..count(from, MIN_NODE_LEN)? {
         let order = from.invalid("nodes out of order");
         let id = node(from)?;
@@ -396,6 +403,7 @@ const SET_MIN_IN_SYNC: u8 = 6;
 const REASSIGN: u8 = 7;
 const ELECT_PREFERRED: u8 = 8;
 const ELECT_UNCLEAN: u8 = 9;
+const RESERVE_PRODUCER_IDS: u8 = 10;
 
 const NOTHING: u8 = 0;
 const PARTITIONS: u8 = 1;

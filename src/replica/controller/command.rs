@@ -1,7 +1,7 @@
 //! What a controller is told, what comes of it, and why it may refuse.
 
 use crate::replica::{Assignment, InSyncChange, Incarnation, Member, PartitionId};
-use crate::types::{LeaderEpoch, NodeId, TopicId};
+use crate::types::{LeaderEpoch, NodeId, ProducerId, TopicId};
 
 /// What happened, or is wanted. To be applied by every controller in the same order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,13 @@ pub enum Command {
     /// Applied once at most, since it raises the version that it names, even if nothing else changes: so the leader
     /// hears that it was answered.
     InSync(InSyncChange),
+
+    /// A node needs producer ids to give out: see [`Outcome::reserved`]. Applied twice, it reserves twice. Of a life that is
+    /// not the node's last, this has no effect. Kafka: `AllocateProducerIds` (KIP-730).
+    ReserveProducerIds {
+        /// The node.
+        member: Member,
+    },
 
     /// A partition is made. It must be new: all of its replicas that live are in sync with it at once, as it has no
     /// records.
@@ -136,9 +143,23 @@ pub struct Outcome {
     pub changed: Vec<Assignment>,
     /// The partitions that are gone, in order.
     pub deleted: Vec<PartitionId>,
+    /// Producer ids that a node may give out, and nobody else: to be handed to
+    /// [`Log::take_producer_ids`](crate::Log::take_producer_ids) of that node.
+    pub reserved: Option<ReservedIds>,
     /// Whether a leader was elected of which it is not known that it has everything committed: see
     /// [`Assignment::unclean_epoch`]. To be told to whoever answers for the data.
     pub is_unclean: bool,
+}
+
+/// Producer ids that were reserved for a node in this life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReservedIds {
+    /// The node.
+    pub member: Member,
+    /// The first one.
+    pub first: ProducerId,
+    /// How many there are: it and those that follow.
+    pub count: u32,
 }
 
 /// A partition on its way to other nodes.
@@ -219,6 +240,9 @@ pub enum Refused {
     /// Apply the [`Command::NodeUp`] of this life, then this again: it must not be left out.
     #[error("the life {member} is not known: its node lives as {}", shown(known.as_ref()))]
     UnknownLife { member: Member, known: Option<Incarnation> },
+
+    #[error("all {first} producer ids are given out")]
+    NoMoreProducerIds { first: ProducerId },
 
     /// No higher one can be stored. Delete the topic and make it anew.
     #[error("epoch {epoch} or version {version} of {id} is the last that there can be")]

@@ -1,6 +1,7 @@
 //! Commands and states in bytes, and what is none.
 
 use super::*;
+use crate::replica::controller::FIRST_PRODUCER;
 use crate::replica::{Incarnation, PartitionId};
 use crate::types::TopicId;
 
@@ -44,11 +45,11 @@ fn commands_and_states_look_as_their_tables_say() {
     assert_eq!((&bytes[35..51], &bytes[51..55], bytes.len()), (&[7; 16][..], &[0, 0, 1, 2][..], 59));
 
     let mut controller = Controller::default();
-    assert_eq!(controller.encode()[..13], *b"cLrs\x01\0\0\0\0\0\0\0\0");
+    assert_eq!(controller.encode()[..21], *b"cLrs\x01\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0");
     controller.apply(&Command::NodeUp { member, continues: Vec::new(), lost: Loss::Nothing }).unwrap();
     let bytes = controller.encode();
-    assert_eq!(&bytes[5..26], b"\0\0\0\x01\0\0\0\x01\0\0\0\0\0\0\0\x02\x01\0\0\0\0");
-    assert_eq!(bytes.len(), 5 + 4 + MIN_NODE_LEN + 4 + 4);
+    assert_eq!(&bytes[13..34], b"\0\0\0\x01\0\0\0\x01\0\0\0\0\0\0\0\x02\x01\0\0\0\0");
+    assert_eq!(bytes.len(), 5 + 8 + 4 + MIN_NODE_LEN + 4 + 4);
     controller.apply(&Command::Create { id: ID, replicas: vec![NodeId(1)], min_in_sync: 1 }).unwrap();
     // A replica, in sync, that leads.
     assert_eq!(controller.encode().len(), bytes.len() + MIN_PARTITION_LEN + 3 * NODE_LEN);
@@ -58,7 +59,7 @@ fn commands_and_states_look_as_their_tables_say() {
 fn what_is_not_known_is_refused_with_its_place() {
     let refused = |kind: u8| Command::decode(&framed(&[kind])[0]);
     let unknown = Invalid { at: 5, what: "unknown kind of command" };
-    assert_eq!(refused(10), Err(InvalidForm::Invalid(unknown)));
+    assert_eq!(refused(11), Err(InvalidForm::Invalid(unknown)));
     let cut = Invalid { at: 6, what: "length past the end" };
     assert_eq!(refused(NODE_DOWN), Err(InvalidForm::Invalid(cut)));
     let mut inner = vec![DELETE];
@@ -143,18 +144,28 @@ fn a_state_that_no_commands_lead_to_is_refused() {
             other => panic!("{expected}: {other:?}"),
         }
     }
+    for next_producer in [0, -1, FIRST_PRODUCER - 1, FIRST_PRODUCER + 1] {
+        let bytes = Controller { next_producer, ..state() }.encode();
+        match Controller::decode(&bytes) {
+            Err(InvalidForm::Invalid(Invalid { what, .. })) => {
+                assert_eq!(what, "producer ids that were not reserved by blocks");
+            }
+            other => panic!("{next_producer}: {other:?}"),
+        }
+    }
 }
 
 #[test]
 fn lists_in_another_order_are_refused() {
     let bytes = state().encode();
     let sealed = &bytes[5..bytes.len() - 4];
-    // Each of the nodes takes as many bytes; two of them are exchanged, then one is there twice.
-    let node = |at: usize| sealed[4 + at * MIN_NODE_LEN..][..MIN_NODE_LEN].to_vec();
+    // Behind the next producer id and their count, each of the nodes takes as many bytes; two of them are exchanged, then one is
+    // there twice.
+    let node = |at: usize| sealed[12 + at * MIN_NODE_LEN..][..MIN_NODE_LEN].to_vec();
     for order in [[1, 0, 2], [0, 0, 2]] {
         let mut inner = sealed.to_vec();
-        inner[4..4 + 3 * MIN_NODE_LEN].copy_from_slice(&order.map(node).concat());
-        let order = Invalid { at: 5 + 4 + MIN_NODE_LEN, what: "nodes out of order" };
+        inner[12..12 + 3 * MIN_NODE_LEN].copy_from_slice(&order.map(node).concat());
+        let order = Invalid { at: 5 + 12 + MIN_NODE_LEN, what: "nodes out of order" };
         assert_eq!(Controller::decode(&framed(&inner)[1]), Err(InvalidForm::Invalid(order)));
     }
     let mut state = state();

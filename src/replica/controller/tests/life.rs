@@ -269,3 +269,19 @@ fn only_so_many_former_lives_are_remembered() {
     assert!(matches!(controller.refuses(up(many[999], &[], Loss::Nothing)), Refused::FormerLife { .. }));
     assert!(controller.encode().len() < 2_000);
 }
+
+#[test]
+fn no_producer_id_is_reserved_twice() {
+    let mut controller = with([A, B], 1);
+    let asks = |member| Command::ReserveProducerIds { member };
+    let reserved = [A, B, A].map(|member| controller.done(asks(member)).reserved.unwrap());
+    assert_eq!(reserved.map(|ids| ids.member), [A, B, A]);
+    let ends = reserved.map(|ids| (ids.first.0, ids.first.0 + i64::from(ids.count)));
+    assert!(ends.windows(2).all(|pair| pair[0].1 == pair[1].0), "{ends:?}");
+    controller.done(up(in_life(0, 2), &[A], Loss::Nothing));
+    assert_eq!(controller.done(asks(A)), Outcome::default(), "it has no use for them any more");
+    let e = member(9);
+    assert_eq!(controller.refuses(asks(e)), Refused::UnknownLife { member: e, known: None });
+    controller.next_producer = i64::MAX;
+    assert_eq!(controller.apply(&asks(B)), Err(Refused::NoMoreProducerIds { first: ProducerId(i64::MAX) }));
+}

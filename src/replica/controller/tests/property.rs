@@ -39,6 +39,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => up.prop_map(|(member, continues, lost)| Command::NodeUp { member, continues, lost }),
         2 => any_member().prop_map(|member| Command::NodeDown { member }),
+        1 => any_member().prop_map(|member| Command::ReserveProducerIds { member }),
         1 => (any_member(), any_id(), 0..5_i32).prop_map(|(member, id, epoch)| {
             Command::Lost { member, id, leader_epoch: LeaderEpoch(epoch) }
         }),
