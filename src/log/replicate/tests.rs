@@ -10,7 +10,7 @@ use crate::log::{Background, LogBuilder, Staging};
 use crate::partition::{Ack, Partition};
 use crate::record::{BatchBuilder, BatchOptions, Producer, Record};
 use crate::replica::Controller;
-use crate::sim::{DiskOptions, Rot, SimClock, SimDisk, SimEntropy};
+use crate::sim::{DiskOptions, Image, Rot, SimClock, SimDisk, SimEntropy};
 use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicId};
 
 const TOPIC: TopicId = TopicId::from_bytes(*b"a topic of tests");
@@ -94,8 +94,18 @@ impl Trio {
 
     /// The power of a node is cut.
     fn crash(&mut self, id: u32, seed: u64) {
+        let image = self.nodes[&NodeId(id)].disk.image().crash(seed);
+        self.end(id, image);
+    }
+
+    /// The process of a node is killed.
+    fn kill(&mut self, id: u32) {
+        let image = self.nodes[&NodeId(id)].disk.image();
+        self.end(id, image);
+    }
+
+    fn end(&mut self, id: u32, image: Image) {
         let node = self.nodes.get_mut(&NodeId(id)).unwrap();
-        let image = node.disk.image().crash(seed);
         let member = node.log.as_ref().and_then(Log::member).unwrap();
         node.disk.power_off();
         node.log = None;
@@ -545,4 +555,27 @@ fn producer_ids_are_asked_for_anew_and_taken_once() {
     let of_another = ReservedIds { member: trio.log(2).member().unwrap(), first: ProducerId(1 << 50), count: 1_000 };
     log.take_producer_ids(&of_another).unwrap();
     assert_eq!(log.new_producer_id().unwrap(), ProducerId(given[2_499].0 + 1));
+}
+
+/// A follower cut its tail, and was killed before anything was appended: what it had noted was of the longer file, so that it
+/// was taken to have lost something. Alone in sync it was, and nobody was left to lead. A history found that, of seed 1209 then.
+#[test]
+fn a_node_that_is_killed_after_it_has_cut_its_log_has_lost_nothing() {
+    let mut trio = Trio::new(small());
+    trio.append(1, &["a", "b"]);
+    trio.cut_off = vec![NodeId(2), NodeId(3)];
+    trio.append(1, &["never committed"]);
+    let member = trio.log(1).member().unwrap();
+    trio.cut_off = vec![NodeId(1)];
+    trio.apply(&Command::NodeDown { member });
+    trio.cut_off = vec![];
+    trio.apply(&trio.log(1).registration().unwrap());
+    let known = trio.controller.assignment(ID).unwrap().clone();
+    trio.log(1).assume(&known).unwrap();
+    trio.pass(200);
+    assert_eq!((known.leader.map(|leader| leader.node), trio.ends()), (Some(NodeId(2)), vec![2; 3]));
+    trio.kill(1);
+    trio.start(1);
+    let registration = trio.log(1).registration();
+    assert!(matches!(registration, Some(Command::NodeUp { lost: Loss::Nothing, .. })), "{registration:?}");
 }

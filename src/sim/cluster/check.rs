@@ -2,7 +2,8 @@
 //!
 //! A log is simpler than a register, so the history is judged in one pass: one value per offset, over all nodes and all time;
 //! one offset per value that was acknowledged; what was acknowledged before another was sent lies before it; nothing that was
-//! acknowledged is missing at the end.
+//! acknowledged is missing at the end. One client numbers what it sends, and sends it again to whoever leads until it is
+//! acknowledged: that is there once.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -10,9 +11,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use super::{Cluster, Event, Failure, ID};
+use crate::clock::Clock;
 use crate::error::Result;
 use crate::partition::{Ack, Partition, ReadOptions};
-use crate::types::{NodeId, Offset};
+use crate::record::{BatchBuilder, BatchOptions, Producer, Record};
+use crate::types::{NodeId, Offset, ProducerEpoch, ProducerId};
 
 /// Values, and where they are.
 type Values = Vec<(Offset, u64)>;
@@ -26,8 +29,18 @@ pub(super) struct History {
     pub(super) acked: BTreeMap<u64, Offset>,
     /// The highest offset that was acknowledged.
     highest: Option<Offset>,
+    numbered: Option<Numbered>,
+    /// The sequence of the next batch that is numbered.
+    next_sequence: i32,
     /// What was read as committed.
     pub(super) committed: BTreeMap<Offset, u64>,
+}
+
+/// A batch that is sent until it is acknowledged.
+struct Numbered {
+    value: u64,
+    after: Option<Offset>,
+    batch: Vec<u8>,
 }
 
 struct Pending {
@@ -61,7 +74,10 @@ impl Cluster {
             return Ok(());
         }
         let is_down = self.nodes[&leader].log.is_none();
-        for _ in 0..self.rng.between(1, 4) {
+        if self.rng.chance(1, 3) {
+            self.send_numbered(leader);
+        }
+        for _ in 0..self.rng.between(0, 4) {
             self.append(leader);
         }
         if is_down {
@@ -71,11 +87,44 @@ impl Cluster {
         Ok(())
     }
 
-    fn append(&mut self, node: NodeId) {
+    /// The next value, and what is sent of it.
+    fn next_value(&mut self) -> (u64, String) {
         let value = self.history.next_value;
         self.history.next_value += 1;
         let len = self.rng.between(1, 60) as usize;
-        let text = format!("{value:0>len$}");
+        (value, format!("{value:0>len$}"))
+    }
+
+    /// Sends what was not acknowledged once more, whatever came of it before; or the next.
+    fn send_numbered(&mut self, node: NodeId) {
+        if self.history.numbered.is_none() {
+            let (value, text) = self.next_value();
+            let producer = Producer {
+                id: ProducerId(7),
+                epoch: ProducerEpoch(0),
+                base_sequence: self.history.next_sequence,
+                is_transactional: false,
+            };
+            let mut builder = BatchBuilder::new();
+            builder.begin(BatchOptions::default().producer(producer));
+            let built = builder.push(&Record::new(&*text), self.clock.now()).and_then(|_| builder.finish());
+            let Ok(batch) = built.map(|batch| batch.to_vec()) else { return };
+            self.history.next_sequence += 1;
+            self.history.numbered = Some(Numbered { value, after: self.history.highest, batch });
+        }
+        let Some(partition) = self.nodes.get(&node).and_then(|node| node.partition.clone()) else { return };
+        let Some(Numbered { value, after, batch }) = &self.history.numbered else { return };
+        match partition.append_raw(batch) {
+            Ok(appended) => {
+                let (offset, acked) = (appended.offset(), Box::pin(appended.acked(Ack::Replicated)));
+                self.history.pending.push(Pending { value: *value, offset, after: *after, acked });
+            }
+            Err(_) => self.report.unknown += 1,
+        };
+    }
+
+    fn append(&mut self, node: NodeId) {
+        let (value, text) = self.next_value();
         let after = self.history.highest;
         let Some(partition) = self.nodes.get(&node).and_then(|node| node.partition.clone()) else { return };
         match partition.append(text.as_str()) {
@@ -112,7 +161,11 @@ impl Cluster {
                 let detail = format!("{value} at {offset} was sent when {after:?} was acknowledged");
                 return Err(self.failure("acknowledged before sent", detail));
             }
-            self.history.acked.insert(value, offset);
+            if let Some(other) = self.history.acked.insert(value, offset).filter(|other| *other != offset) {
+                let detail = format!("{value} was acknowledged at {offset}, and at {other} before");
+                return Err(self.failure("one offset per value", detail));
+            }
+            self.history.numbered.take_if(|numbered| numbered.value == value);
             self.history.highest = self.history.highest.max(Some(offset));
         }
         Ok(())

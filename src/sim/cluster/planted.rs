@@ -16,4 +16,5 @@ pub const PLANTED: &[&str] = &[
     "replica.reads_uncommitted",
     "replica.role_of_other_life",
     "truncate.checkpoint_kept",
+    "truncate.not_noted",
 ];
