@@ -144,12 +144,15 @@ impl Appended<'_> {
         self.is_duplicate
     }
 
-    /// Waits until `ack` holds. Concurrent waiters share one sync.
+    /// Waits until `ack` holds. Concurrent waiters share one sync. For [`Ack::Replicated`] that may be long: a leader that is cut
+    /// off from all others waits until it hears that it leads no more. Who cannot wait so long uses [`acked`](Self::acked).
     ///
     /// # Errors
     ///
     /// - [`Error::Io`] if the sync failed: it was this call that tried. The partition is poisoned.
     /// - [`Error::Poisoned`], [`Error::Closed`], [`Error::TopicDeleted`] if it will not come to hold.
+    /// - [`Error::NotLeader`], [`Error::NotEnoughReplicas`] of [`Ack::Replicated`]: the record may come to be committed, or be cut
+    ///   off. [`Error::Truncated`] if it was.
     ///
     /// # Example
     ///
@@ -203,7 +206,7 @@ impl Appended<'_> {
     /// assert!(matches!(acked.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn acked(&self, ack: Ack) -> impl Future<Output = Result<()>> + Send + 'static {
+    pub fn acked(&self, ack: Ack) -> impl Future<Output = Result<()>> + Send + 'static + use<> {
         let core = Arc::clone(self.core.core());
         let (end, cuts) = (self.last_offset + 1, self.cuts);
         async move {

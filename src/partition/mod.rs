@@ -302,7 +302,7 @@ impl Partition {
     /// assert!(matches!(readable.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn readable(&self, at: Offset) -> impl Future<Output = Result<()>> + Send + 'static {
+    pub fn readable(&self, at: Offset) -> impl Future<Output = Result<()>> + Send + 'static + use<> {
         let core = Arc::clone(&self.core);
         let reached = core.readable().reached(at.0.saturating_add(1));
         async move { reached.await.map_err(|stop| core.stopped(stop)) }

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
 use std::time::Duration;
@@ -97,6 +97,8 @@ pub(super) struct Replication {
     lost: Vec<PartitionId>,
     replicas: RwLock<BTreeMap<PartitionId, Arc<Mutex<Replica>>>>,
     throttle: Mutex<Throttle>,
+    /// Until when nothing is due, as who calls maintenance was told last: in nanoseconds. Whatever is due sooner rings.
+    due_at: AtomicU64,
     /// When the controller was asked last for producer ids.
     asked_for_ids: Mutex<Option<Duration>>,
     /// Partitions whose end was raised while a follower waited for it.
@@ -295,6 +297,7 @@ impl Replication {
             node: Mutex::new(node),
             lost,
             replicas: RwLock::default(),
+            due_at: AtomicU64::new(u64::MAX),
             asked_for_ids: Mutex::new(None),
             throttle: Mutex::new(Throttle { rate: settings.catch_up_rate, paid_at: Duration::ZERO }),
             rung: Arc::new(rung),
@@ -344,7 +347,11 @@ impl Inner {
             Err(_) => self.new_replica(replication, assignment.id)?,
         };
         let mut outbox = Outbox::default();
-        let assumed = Quiet::lock(&replica).assume(self, replication, assignment, &mut outbox);
+        let mut replica = Quiet::lock(&replica);
+        let assumed = replica.assume(self, replication, assignment, &mut outbox);
+        let next = replica.next_deadline();
+        drop(replica);
+        self.ring_before(replication, next);
         replication.send(outbox);
         assumed
     }
@@ -377,7 +384,13 @@ impl Inner {
         };
         let mut outbox = Outbox::default();
         match (replication.replica(id), message) {
-            (Ok(replica), message) => Quiet::lock(&replica).receive(self, replication, from, message, &mut outbox),
+            (Ok(replica), message) => {
+                let mut replica = Quiet::lock(&replica);
+                replica.receive(self, replication, from, message, &mut outbox);
+                let next = replica.next_deadline();
+                drop(replica);
+                self.ring_before(replication, next);
+            }
             // Who asks is to ask again.
             (Err(_), Message::Fetch(fetch)) => outbox.messages.push((from, refusal(&fetch, Refusal::NotLeader))),
             (Err(unknown), Message::Fetched(_)) => return Err(unknown),
@@ -407,9 +420,20 @@ impl Inner {
         }
     }
 
+    /// Wakes whoever calls maintenance, if something is due sooner than it knows.
+    fn ring_before(&self, replication: &Replication, next: Option<Duration>) {
+        let Some(next) = next.map(nanos) else { return };
+        if replication.due_at.fetch_min(next, Ordering::AcqRel) > next {
+            probe::reached("replicate.rung");
+            self.context.doorbell.ring();
+        }
+    }
+
     /// Does what is due, for partitions that grew and by time. Returns when there is something to do again.
     pub(super) fn tend_replicas(&self, now: Duration) -> Option<Duration> {
         let replication = self.replication.as_ref()?;
+        // What changes from here on rings: it may be too late to be looked at.
+        replication.due_at.store(u64::MAX, Ordering::Release);
         let replicas: Vec<_> = replication.replicas.read().values().map(Arc::clone).collect();
         if replication.rung.has_any.swap(false, Ordering::AcqRel) {
             replication.rung.ids.lock().clear();
@@ -420,6 +444,7 @@ impl Inner {
             replica.tick(self, replication, now, &mut outbox);
             next = replica.next_deadline().into_iter().chain(next).min();
         }
+        replication.due_at.fetch_min(next.map_or(u64::MAX, nanos), Ordering::AcqRel);
         replication.send(outbox);
         next
     }
@@ -438,6 +463,10 @@ impl Inner {
             replication.send(outbox);
         }
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    time.as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
 fn refusal(fetch: &Fetch, refusal: Refusal) -> Message {

@@ -579,3 +579,34 @@ fn a_node_that_is_killed_after_it_has_cut_its_log_has_lost_nothing() {
     let registration = trio.log(1).registration();
     assert!(matches!(registration, Some(Command::NodeUp { lost: Loss::Nothing, .. })), "{registration:?}");
 }
+
+/// What a message made due sooner than the log's thread knew came when that woke by itself, up to a minute later: a follower
+/// whose question was lost did not ask again, and heard seconds late of what was committed.
+#[test]
+fn what_is_due_sooner_wakes_whoever_calls_maintenance() {
+    let mut trio = Trio::new(small());
+    trio.pass(200);
+    let is_rung = |trio: &Trio| trio.log(1).wait_due(Duration::ZERO).unwrap();
+    trio.partition(1).append("a").unwrap();
+    let carry = |trio: &Trio, from: u32, to: u32| {
+        let messages: Vec<_> = trio.nodes[&NodeId(from)].outbox.0.lock().drain(..).collect();
+        for (_, message) in messages.into_iter().filter(|(node, _)| *node == NodeId(to)) {
+            trio.log(to).receive(NodeId(from), message).unwrap();
+        }
+    };
+    let next = trio.log(1).maintain().unwrap().next;
+    assert!(next > Duration::from_millis(50), "{next:?}: nothing is due soon");
+    while is_rung(&trio) {}
+    let to_both: Vec<_> = trio.nodes[&NodeId(1)].outbox.0.lock().drain(..).collect();
+    for (to, message) in to_both {
+        trio.log(to.0).receive(NodeId(1), message).unwrap();
+    }
+    carry(&trio, 2, 1);
+    // It waits for news: until then, and that is known now.
+    while is_rung(&trio) {}
+    carry(&trio, 3, 1);
+    assert_eq!(trio.partition(1).offsets().committed, Offset(1));
+    assert!(is_rung(&trio), "the others are to hear of it soon");
+    let next = trio.log(1).maintain().unwrap().next;
+    assert!(next <= ReplicaTiming::default().commit_delay, "{next:?}");
+}
