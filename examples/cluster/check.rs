@@ -13,7 +13,7 @@ pub(crate) struct Found {
     pub(crate) stored: u64,
     /// Acknowledged, and not there where it was said to be.
     pub(crate) missing: u64,
-    /// There once more than needed: sent again, as its outcome was unknown.
+    /// There more than once.
     pub(crate) repeated: u64,
 }
 

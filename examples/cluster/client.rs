@@ -1,4 +1,5 @@
-//! A client that sends numbered lines, many at a time, to whichever node leads, until each is acknowledged.
+//! A client that sends numbered lines, many at a time, to whichever node leads, until each is acknowledged. Its batches are
+//! numbered, too: one that is sent again, as its outcome was unknown, is stored once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -40,6 +41,8 @@ pub(crate) struct Client {
     /// The batches that are under way, by the numbers of their first lines.
     pub(crate) open: BTreeSet<u64>,
     pub(crate) acked: Vec<Acked>,
+    /// Who it is, once it was told.
+    pub(crate) producer: Option<i64>,
 }
 
 impl Client {
@@ -59,14 +62,21 @@ impl Client {
     /// Talks to one node until it answers no more. Returns who is said to lead.
     async fn session(&mut self, node: u32) -> io::Result<Option<u32>> {
         let mut stream = wire::connect(self.ports[&node]).await?;
-        // What was under way when the last session ended may be appended already: it may come to be there twice.
+        let producer = match self.producer {
+            Some(producer) => producer,
+            None => match timeout(PATIENCE, wire::exchange(&mut stream, Request::NewProducer)).await?? {
+                Answer::Producer(id) => *self.producer.insert(id),
+                _ => return Ok(Some(node)),
+            },
+        };
+        // What was under way when the last session ended may be appended already. In the order of their numbers.
         for first in &self.open {
-            self.send(&mut stream, *first).await?;
+            self.send(&mut stream, producer, *first).await?;
         }
         loop {
             while self.open.len() < WINDOW && !self.is_over.load(Ordering::Relaxed) {
                 self.open.insert(self.next);
-                self.send(&mut stream, self.next).await?;
+                self.send(&mut stream, producer, self.next).await?;
                 self.next += BATCH;
             }
             if self.is_done() {
@@ -84,9 +94,12 @@ impl Client {
         }
     }
 
-    async fn send(&self, stream: &mut tokio::net::TcpStream, first: u64) -> io::Result<()> {
+    async fn send(&self, stream: &mut tokio::net::TcpStream, producer: i64, first: u64) -> io::Result<()> {
         let lines = (first..first + BATCH).map(|number| self.lines.numbered(number)).collect();
-        timeout(PATIENCE, wire::write(stream, &Frame::Request(first, Request::Append(lines)))).await?
+        // They begin anew after the highest.
+        let sequence = (first & i32::MAX as u64) as i32;
+        let append = Request::Append(producer, sequence, lines);
+        timeout(PATIENCE, wire::write(stream, &Frame::Request(first, append))).await?
     }
 
     fn is_done(&self) -> bool {
@@ -95,8 +108,8 @@ impl Client {
 }
 
 /// How many lines are sent at once.
-pub(crate) const BATCH: u64 = 20;
-/// How many batches are under way.
-const WINDOW: usize = 32;
+pub(crate) const BATCH: u64 = 128;
+/// How many batches are under way: of so many a log remembers that it has them.
+const WINDOW: usize = 5;
 /// After which time without an answer another node is asked.
 const PATIENCE: Duration = Duration::from_secs(1);

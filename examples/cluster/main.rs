@@ -281,7 +281,7 @@ fn report(
     println!("missing       {}, repeated {}", found.missing, found.repeated);
     let identical = same[0].filter(|_| same[0] == same[1]);
     println!("identical     {}", identical.map_or("no".to_owned(), |bytes| format!("{bytes} bytes on each node")));
-    if found.missing > 0 || identical.is_none() || found.stored != status.end {
+    if found.missing + found.repeated > 0 || identical.is_none() || found.stored != status.end {
         return Err("what is stored is not what was acknowledged".into());
     }
     Ok(())

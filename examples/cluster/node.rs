@@ -15,10 +15,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{self as sync, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use chiplog::record::{BatchBuilder, BatchOptions, Producer, Record};
 use chiplog::replica::{Command, Message, PartitionId};
-use chiplog::{Ack, Error, Log, NodeId, Offset, Partition, Replicator, TopicConfig, TopicId};
+use chiplog::{
+    Ack, Error, Log, NodeId, Offset, Partition, ProducerEpoch, ProducerId, Replicator, Timestamp, TopicConfig,
+    TopicId,
+};
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -26,7 +30,7 @@ use tokio::task::block_in_place;
 use tokio::time::sleep;
 
 use crate::Result;
-use crate::raft::Agreement;
+use crate::raft::{Agreement, News};
 use crate::wire::{self, Answer, Frame, Place, Request, Status};
 
 pub(crate) const TOPIC: &str = "lines";
@@ -117,9 +121,18 @@ async fn send_all(place: Arc<Place>, port: u16, mut queue: mpsc::Receiver<Messag
 
 impl Node {
     /// Takes what was decided, whenever something was, and all of it again each second.
-    fn assume_all(&self, changes: &sync::Receiver<()>) {
-        while changes.recv_timeout(Duration::from_secs(1)) != Err(RecvTimeoutError::Disconnected) {
-            while changes.try_recv().is_ok() {}
+    fn assume_all(&self, changes: &sync::Receiver<News>) {
+        loop {
+            let first = match changes.recv_timeout(Duration::from_secs(1)) {
+                Err(RecvTimeoutError::Disconnected) => return,
+                news => news.ok(),
+            };
+            // Those that are lost in a crash are asked for anew; those of other nodes are passed over.
+            for reserved in first.into_iter().chain(changes.try_iter()).flatten() {
+                if let Err(error) = self.log.take_producer_ids(&reserved) {
+                    eprintln!("node {}: {error}", self.place.id);
+                }
+            }
             for assignment in self.agreement.controller().assignments() {
                 if let Err(error) = self.log.assume(assignment) {
                     eprintln!("node {}: {error}", self.place.id);
@@ -194,8 +207,14 @@ impl Node {
     /// Appends at once, so that lines keep their order. What has to be waited for comes of the future.
     fn answer(self: Arc<Self>, request: Request) -> Later<Answer> {
         match request {
-            Request::Append(lines) => {
-                let appended = block_in_place(|| self.append(&lines));
+            Request::NewProducer => {
+                let id = self.log.new_producer_id();
+                Box::pin(async move {
+                    id.map_or_else(|error| Answer::Failed(error.to_string()), |id| Answer::Producer(id.0))
+                })
+            }
+            Request::Append(producer, sequence, lines) => {
+                let appended = block_in_place(|| self.append(producer, sequence, &lines));
                 Box::pin(async move {
                     let acked = match appended {
                         Ok((offset, acked)) => acked.await.map(|()| offset),
@@ -218,8 +237,22 @@ impl Node {
         }
     }
 
-    fn append(&self, lines: &[String]) -> Result<(Offset, Later<Result<(), Error>>), Error> {
-        let appended = self.partition.append_all(lines.iter().map(String::as_str))?;
+    /// Appends one batch, if it is not there already.
+    fn append(
+        &self,
+        id: i64,
+        base_sequence: i32,
+        lines: &[String],
+    ) -> Result<(Offset, Later<Result<(), Error>>), Error> {
+        let (id, epoch) = (ProducerId(id), ProducerEpoch(0));
+        let producer = Producer { id, epoch, base_sequence, is_transactional: false };
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as i64;
+        let mut builder = BatchBuilder::new();
+        builder.begin(BatchOptions::default().producer(producer));
+        for line in lines {
+            builder.push(&Record::new(&**line), Timestamp(now))?;
+        }
+        let appended = self.partition.append_raw(builder.finish()?)?;
         Ok((appended.offset(), Box::pin(appended.acked(Ack::Replicated))))
     }
 

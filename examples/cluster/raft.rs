@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chiplog::Log;
 use chiplog::openraft::RaftLog;
-use chiplog::replica::{Command, Controller};
+use chiplog::replica::{Command, Controller, ReservedIds};
 use openraft::error::{Infallible, InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -37,6 +37,9 @@ type Called<T, E = Infallible> = Result<T, RPCError<u32, BasicNode, RaftError<u3
 type Meta = SnapshotMeta<u32, BasicNode>;
 
 /// A node's part in the agreement.
+/// Something was decided; it may be that a node may give out some producer ids.
+pub(crate) type News = Option<ReservedIds>;
+
 pub(crate) struct Agreement {
     place: Arc<Place>,
     raft: Raft<Types>,
@@ -44,8 +47,8 @@ pub(crate) struct Agreement {
 }
 
 impl Agreement {
-    /// Takes part. Says by `changed` when something was decided.
-    pub(crate) async fn start(place: &Arc<Place>, changed: Sender<()>) -> Result<Self> {
+    /// Takes part. Says by `changed` what was decided.
+    pub(crate) async fn start(place: &Arc<Place>, changed: Sender<News>) -> Result<Self> {
         let config = Config {
             heartbeat_interval: 100,
             election_timeout_min: 300,
@@ -196,7 +199,7 @@ impl RaftNetwork<Types> for Way {
 struct Machine {
     place: Arc<Place>,
     now: Arc<Mutex<Applied>>,
-    changed: Sender<()>,
+    changed: Sender<News>,
 }
 
 #[derive(Default)]
@@ -207,7 +210,7 @@ struct Applied {
 
 impl Machine {
     /// Begins with the last snapshot: what came after it is in the raft log.
-    fn open(place: &Arc<Place>, changed: Sender<()>) -> Result<Self> {
+    fn open(place: &Arc<Place>, changed: Sender<News>) -> Result<Self> {
         let machine = Self { place: Arc::clone(place), now: Arc::default(), changed };
         if let Some((meta, bytes)) = machine.snapshot()? {
             *machine.now.lock() = Applied { meta, controller: Controller::decode(&bytes)? };
@@ -264,8 +267,8 @@ impl RaftStateMachine<Types> for Machine {
                 EntryPayload::Normal(bytes) => {
                     let command = Command::decode(&bytes).map_err(|error| StorageIOError::apply(log_id, &error))?;
                     // Refused is what is late. Who still wants it looks at the assignment, and asks anew.
-                    let _ = now.controller.apply(&command);
-                    let _ = self.changed.send(());
+                    let outcome = now.controller.apply(&command).unwrap_or_default();
+                    let _ = self.changed.send(outcome.reserved);
                 }
                 EntryPayload::Membership(to) => now.meta.last_membership = StoredMembership::new(Some(log_id), to),
             }
@@ -289,7 +292,7 @@ impl RaftStateMachine<Types> for Machine {
         let controller = Controller::decode(&bytes).map_err(|error| failed(AnyError::new(&error)))?;
         self.keep(meta, &bytes).map_err(|error| failed(AnyError::new(&error)))?;
         *now = Applied { meta: meta.clone(), controller };
-        let _ = self.changed.send(());
+        let _ = self.changed.send(None);
         Ok(())
     }
 

@@ -36,8 +36,10 @@ pub(crate) enum Frame {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// From a client: append these lines, as one batch, and answer when they are replicated.
-    Append(Vec<String>),
+    /// From a client: give it an id, of which nobody else is.
+    NewProducer,
+    /// From that one, with the number of the first: append these lines, as one batch, and answer when they are replicated.
+    Append(i64, i32, Vec<String>),
     /// Have this command agreed on, in bytes.
     Propose(Vec<u8>),
     Raft(u32, Rpc),
@@ -62,6 +64,7 @@ pub(crate) enum Answer {
     /// The outcome is unknown.
     Failed(String),
     Done,
+    Producer(i64),
     Raft(serde_json::Value),
     Status(Status),
 }
