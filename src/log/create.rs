@@ -111,8 +111,9 @@ impl Inner {
             let none = Checkpoint { gaps: Some(Offset::ZERO), ..Checkpoint::default() };
             self.raise_checkpoints(cores.into_iter().map(|core| (core, none)))?;
         }
-        self.sync_before_each(&state, &config)?;
-        self.replace_catalog(&mut catalog, with)?;
+        let before = *state.config.read();
+        let altered = self.sync_before_each(&state, &config).and_then(|()| self.replace_catalog(&mut catalog, with));
+        altered.inspect_err(|_| state.cores().iter().for_each(|core| core.set_config(before)))?;
         *state.config.write() = config;
         state.partitions.write().extend(added);
         self.topics_version.fetch_add(1, Ordering::AcqRel);
@@ -128,10 +129,17 @@ impl Inner {
         if !self.context.is_replicated || !is_each(config) || is_each(&before) {
             return Ok(());
         }
+        // Of all that is to change only that.
+        let synced = TopicConfig { flush_messages: config.flush_messages, flush_ms: config.flush_ms, ..before };
         for core in state.cores() {
             // What is appended meanwhile is synced already.
-            core.set_config(*config);
-            core.sync_to(core.end()).inspect_err(|_| core.set_config(before))?;
+            core.set_config(synced);
+            // What is cut off meanwhile needs no sync.
+            while let Err(error) = core.sync_to(core.end()) {
+                if !matches!(error, Error::Truncated { .. }) {
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }

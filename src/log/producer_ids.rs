@@ -47,6 +47,13 @@ impl Inner {
         }
     }
 
+    /// The highest id that is known here: given out while the log was alone, or of a batch that is stored.
+    pub(super) fn last_producer_id(&self) -> ProducerId {
+        let given = Quiet::lock(&self.catalog).next_producer() - 1;
+        let stored = self.cores().iter().filter_map(|core| core.last_producer(MOST)).max();
+        ProducerId(given).max(stored.unwrap_or(ProducerId::NONE))
+    }
+
     fn reserve_producer_ids(&self) -> Result<Range<i64>> {
         let mut catalog = self.lock_catalog()?;
         self.context.before_change()?;

@@ -185,17 +185,19 @@ impl Log {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn new_producer_id(&self) -> Result<ProducerId> {
-        self.new_sender().map(|sender| sender.producer)
+        let inner = &self.opened.inner;
+        inner.check_open()?;
+        match inner.context.read_only {
+            true => Err(Error::ReadOnly),
+            false => inner.new_producer_id(),
+        }
     }
 
     /// An id for a producer without transactions.
     pub(crate) fn new_sender(&self) -> Result<Sender> {
-        let inner = &self.opened.inner;
-        inner.check_open()?;
-        if inner.context.read_only {
-            return Err(Error::ReadOnly);
-        }
-        let producer = inner.new_producer_id()?;
+        // What it had stored may be cut off, and it does not look.
+        self.opened.inner.check_alone("an idempotent producer beside a log, of a log that is replicated,")?;
+        let producer = self.new_producer_id()?;
         Ok(Sender { producer, epoch: crate::types::ProducerEpoch(0), is_transactional: false })
     }
 

@@ -24,9 +24,13 @@ impl Core {
     /// # Errors
     ///
     /// [`Error::OffsetOutOfRange`] if `offset` is above the end, which is a mistake of the caller's: no sync would ever come
-    /// so far.
+    /// so far. Of a log that is replicated, [`Error::Truncated`]: it may have been cut.
     pub(crate) fn sync_to(&self, offset: Offset) -> Result<()> {
         let end = self.end();
+        if offset > end && self.context.is_replicated {
+            // Cut off since the caller looked.
+            return Err(Error::Truncated { end });
+        }
         debug_assert!(offset <= end, "{offset} is above the end {end}");
         if offset > end {
             return Err(Error::OffsetOutOfRange { requested: offset, start: self.start(), end });

@@ -127,7 +127,7 @@ impl Controller {
             Command::NodeDown { member } => self.node_down(*member),
             Command::Lost { member, id, leader_epoch } => self.lost(*member, *id, *leader_epoch),
             Command::InSync(change) => self.in_sync(change),
-            Command::ReserveProducerIds { member } => self.reserve(*member),
+            Command::ReserveProducerIds { member, above } => self.reserve(*member, *above),
             Command::Create { id, replicas, min_in_sync } => self.create(*id, replicas, *min_in_sync),
             Command::Delete { topic } => Ok(self.delete(*topic)),
             Command::SetMinInSync { id, min_in_sync } => self.change(*id, |known, _| known.set_minimum(*min_in_sync)),
@@ -229,12 +229,16 @@ impl Controller {
         }
     }
 
-    fn reserve(&mut self, member: Member) -> Result<Outcome, Refused> {
+    fn reserve(&mut self, member: Member, above: ProducerId) -> Result<Outcome, Refused> {
         if !self.is_current(member)? {
             return Ok(Outcome::default());
         }
-        let first = ProducerId(self.next_producer);
-        let next = self.next_producer.checked_add(PRODUCERS.into());
+        // One that somebody made up is not counted on from.
+        let block = i64::from(PRODUCERS);
+        let known = above.0.checked_sub(FIRST_PRODUCER).filter(|known| *known >= 0 && above.0 < MOST_PRODUCER);
+        let above = known.map_or(FIRST_PRODUCER, |known| FIRST_PRODUCER + (known / block + 1) * block);
+        let first = ProducerId(self.next_producer.max(above));
+        let next = first.0.checked_add(block);
         self.next_producer = next.ok_or(Refused::NoMoreProducerIds { first })?;
         let reserved = Some(ReservedIds { member, first, count: PRODUCERS });
         Ok(Outcome { reserved, ..Outcome::default() })
@@ -319,5 +323,7 @@ impl Controller {
 
 /// As of a log that is alone: far above those that a broker gives out, whose batches may be appended here later.
 const FIRST_PRODUCER: i64 = 1 << 40;
+/// Ids from here on are taken for numbers that somebody made up.
+const MOST_PRODUCER: i64 = 1 << 62;
 /// How many are reserved at once.
 const PRODUCERS: u32 = 1_000;

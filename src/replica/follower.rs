@@ -56,6 +56,8 @@ pub struct Follower {
     number: u64,
     /// That of the first one since the log is what it is.
     first: u64,
+    /// How often it was asked again for want of an answer.
+    retries: u32,
     state: State,
     /// What the leader said in the answer that is being stored.
     answered: Option<Told>,
@@ -166,6 +168,7 @@ impl Follower {
             committed: committed.min(log.end),
             number: 0,
             first: 1,
+            retries: 0,
             state: State::Working,
             answered: None,
             actions: VecDeque::new(),
@@ -200,10 +203,7 @@ impl Follower {
     pub fn next_deadline(&self) -> Option<Duration> {
         match self.state {
             // Twice as long each time: what is slow does not become faster by more questions.
-            State::Asking(at) => {
-                let again = self.number.saturating_sub(self.first).min(3) as u32;
-                Some(at + self.timing.retry * (1 << again))
-            }
+            State::Asking(at) => Some(at + self.timing.retry * (1 << self.retries.min(3))),
             State::Waiting(until) => Some(until),
             State::Working | State::Halted => None,
         }
@@ -227,6 +227,12 @@ impl Follower {
         self.state == State::Halted
     }
 
+    /// The number of the last question.
+    #[cfg(test)]
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     fn fetched(&mut self, from: NodeId, fetched: Fetched, epoch_end: Option<EpochEnd>, now: Duration) {
         let is_leader = self.assignment.leader.is_some_and(|leader| leader.node == from);
         // Any answer will do to what was asked since the log is what it is: on a slow link each comes after the next question.
@@ -239,6 +245,7 @@ impl Follower {
             probe::reached("replica.late_answer");
             return;
         }
+        self.retries = 0;
         match fetched.answer {
             Answer::Batches { committed, start, batches, .. } => {
                 self.answered = Some(Told { committed, start });
@@ -375,6 +382,7 @@ impl Follower {
 
     fn tick(&mut self, now: Duration) {
         if self.next_deadline().is_some_and(|at| now >= at) {
+            self.retries += u32::from(matches!(self.state, State::Asking(_)));
             self.go_on(now);
         }
     }

@@ -346,6 +346,15 @@ fn an_answer_to_an_earlier_question_counts_while_the_log_is_the_same() {
         follower.handle(FollowerEvent::Tick, now);
         assert!(follower.poll().is_some());
     }
+    // Nothing new is an answer, too: the next question is waited for no longer than the first.
+    for _ in 0..4 {
+        let empty = answer(follower.number(), batches(5, ""));
+        let last = asked(&tell(&mut follower, empty, None));
+        assert_eq!(
+            (follower.next_deadline().unwrap() - T0, last),
+            (ReplicaTiming::default().retry, follower.number())
+        );
+    }
     let append = FollowerAction::Append(Payload::new("three"));
     assert_eq!(tell(&mut follower, answer(first, batches(5, "three")), None), [append]);
     // What answers a question about a log that is no more does not count.

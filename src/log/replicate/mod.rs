@@ -214,6 +214,7 @@ impl Log {
         let inner = &self.opened.inner;
         let replication = inner.replication()?;
         if reserved.member == replication.member {
+            *replication.asked_for_ids.lock() = None;
             let first = reserved.first.0;
             inner.take_producer_ids(first..first.saturating_add(reserved.count.into()));
         }
@@ -235,7 +236,8 @@ impl Log {
     /// # Errors
     ///
     /// - [`Error::UnknownPartition`] if no topic here has the id.
-    /// - [`Error::NotElectable`] if this node is to lead and has less than it acknowledged: the controller is told so.
+    /// - [`Error::NotElectable`] if this node is to lead, and has less than it acknowledged, or found damage in what it has: the
+    ///   controller is told so.
     /// - [`Error::LeaderFenced`] if the log knows a later epoch. Those of writing, of a damaged partition; [`Error::Closed`].
     pub fn assume(&self, assignment: &Assignment) -> Result<()> {
         self.opened.inner.assume(assignment)
@@ -410,7 +412,8 @@ impl Inner {
             }
             *asked = Some(now);
         }
-        replication.replicator.command(Command::ReserveProducerIds { member: replication.member });
+        let (member, above) = (replication.member, self.last_producer_id());
+        replication.replicator.command(Command::ReserveProducerIds { member, above });
     }
 
     /// Forgets what this node was to the partitions of a topic that is gone.
@@ -488,7 +491,8 @@ impl Replica {
         }
         let (local, now) = (replication.member, inner.context.clock.monotonic());
         self.epoch = assignment.leader_epoch;
-        let begins_anew = |said| assignment.unclean_epoch.is_some_and(|epoch| epoch > said) && !self.is_damaged;
+        let is_sound = !self.is_damaged && !self.core.is_poisoned();
+        let begins_anew = |said| is_sound && assignment.unclean_epoch.is_some_and(|epoch| epoch > said);
         let is_heard = |said| self.epoch > said && (begins_anew(said) || !assignment.counts_on(local.node));
         if self.lost_in.is_some_and(is_heard) || self.lost_in.is_none() && !assignment.counts_on(local.node) {
             // The controller has heard. From here on what is acknowledged is there.
@@ -513,11 +517,13 @@ impl Replica {
             self.step_down(None);
             return Err(Error::NotElectable { partition: self.core.id.clone() });
         }
-        if leads {
-            self.lead(replication, assignment, now)?;
-        } else {
-            self.follow(replication, assignment, now)?;
+        let done =
+            if leads { self.lead(replication, assignment, now) } else { self.follow(replication, assignment, now) };
+        if done.is_err() && self.core.is_poisoned() {
+            // Others may have it all, and are to be asked.
+            self.lose(replication, now, outbox);
         }
+        done?;
         self.version = Some(assignment.version);
         self.run(inner, replication, now, outbox);
         Ok(())

@@ -242,6 +242,7 @@ fn what_needs_a_coordinator_is_refused() {
     let log = trio.log(1);
     let refused = [
         log.group("g").unwrap().commit("t", 0, Offset(0)).unwrap_err(),
+        log.producer().idempotent().unwrap_err(),
         log.producer().transactional("id").unwrap_err(),
         log.queue("g", "t").open().unwrap_err(),
     ];

@@ -22,7 +22,7 @@
 //! | 7 reassign           | partition, list of nodes                                                    |
 //! | 8 elect preferred    | partition                                                                   |
 //! | 9 elect unclean      | partition, node                                                             |
-//! | 10 reserve producer ids | member                                                                   |
+//! | 10 reserve producer ids | member, highest id (i64)                                                 |
 //!
 //! A state is the next producer id (u64), a list of nodes and a list of partitions, each in the order of their ids.
 //!
@@ -56,7 +56,7 @@ use crate::replica::bytes::{
     put_u64, topic,
 };
 use crate::replica::{Assignment, InSyncChange, Member};
-use crate::types::{LeaderEpoch, NodeId};
+use crate::types::{LeaderEpoch, NodeId, ProducerId};
 use crate::wire::{Invalid, Reader};
 
 #[cfg(test)]
@@ -275,9 +275,10 @@ fn put_command(into: &mut Vec<u8>, command: &Command) {
             put_id(into, *id);
             put_node(into, *node);
         }
-        Command::ReserveProducerIds { member } => {
+        Command::ReserveProducerIds { member, above } => {
             into.push(RESERVE_PRODUCER_IDS);
             put_member(into, *member);
+            put_u64(into, above.0 as u64);
         }
     }
 }
@@ -304,7 +305,7 @@ fn take_command(from: &mut Reader<'_>) -> Result<Command, Invalid> {
         REASSIGN => Command::Reassign { id: id(from)?, replicas: list(from, NODE_LEN, node)? },
         ELECT_PREFERRED => Command::ElectPreferred { id: id(from)? },
         ELECT_UNCLEAN => Command::ElectUnclean { id: id(from)?, node: node(from)? },
-        RESERVE_PRODUCER_IDS => Command::ReserveProducerIds { member: member(from)? },
+        RESERVE_PRODUCER_IDS => Command::ReserveProducerIds { member: member(from)?, above: ProducerId(from.i64()?) },
         _ => return Err(unknown),
     })
 }

@@ -62,6 +62,9 @@ pub enum Command {
     ReserveProducerIds {
         /// The node.
         member: Member,
+        /// The highest id that it knows of, in its partitions or from when it was alone; [`ProducerId::NONE`] if it knows none.
+        /// Those up to it are not given out.
+        above: ProducerId,
     },
 
     /// A partition is made. It must be new: all of its replicas that live are in sync with it at once, as it has no

@@ -273,11 +273,18 @@ fn only_so_many_former_lives_are_remembered() {
 #[test]
 fn no_producer_id_is_reserved_twice() {
     let mut controller = with([A, B], 1);
-    let asks = |member| Command::ReserveProducerIds { member };
+    let asks_above = |member, above| Command::ReserveProducerIds { member, above: ProducerId(above) };
+    let asks = |member| asks_above(member, -1);
     let reserved = [A, B, A].map(|member| controller.done(asks(member)).reserved.unwrap());
     assert_eq!(reserved.map(|ids| ids.member), [A, B, A]);
     let ends = reserved.map(|ids| (ids.first.0, ids.first.0 + i64::from(ids.count)));
     assert!(ends.windows(2).all(|pair| pair[0].1 == pair[1].0), "{ends:?}");
+    // A log that was alone had given out some; and somebody made one up.
+    let first = |controller: &mut Controller, above| controller.done(asks_above(B, above)).reserved.unwrap().first.0;
+    let known = ends[2].1 + 12_345;
+    assert!((known + 1..=known + 1_000).contains(&first(&mut controller, known)));
+    let next = first(&mut controller, ends[0].0);
+    assert_eq!(first(&mut controller, i64::MAX), next + 1_000);
     controller.done(up(in_life(0, 2), &[A], Loss::Nothing));
     assert_eq!(controller.done(asks(A)), Outcome::default(), "it has no use for them any more");
     let e = member(9);

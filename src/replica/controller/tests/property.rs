@@ -30,6 +30,10 @@ fn any_loss() -> impl Strategy<Value = Loss> {
     ]
 }
 
+fn any_producer() -> impl Strategy<Value = ProducerId> {
+    prop_oneof![Just(-1), (1_i64 << 40)..(1 << 40) + 5_000, any::<i64>()].prop_map(ProducerId)
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let lives = prop::collection::vec(any_member().prop_map(|member| member.incarnation), 0..4);
     let up = (any_member(), lives, any_loss());
@@ -39,7 +43,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => up.prop_map(|(member, continues, lost)| Command::NodeUp { member, continues, lost }),
         2 => any_member().prop_map(|member| Command::NodeDown { member }),
-        1 => any_member().prop_map(|member| Command::ReserveProducerIds { member }),
+        1 => (any_member(), any_producer()).prop_map(|(member, above)| Command::ReserveProducerIds { member, above }),
         1 => (any_member(), any_id(), 0..5_i32).prop_map(|(member, id, epoch)| {
             Command::Lost { member, id, leader_epoch: LeaderEpoch(epoch) }
         }),
@@ -79,6 +83,7 @@ proptest! {
     #[test]
     fn any_history_leaves_a_state_that_can_be(commands in prop::collection::vec(any_command(), 0..60)) {
         let (mut controller, mut replayed) = (Controller::default(), Controller::default());
+        let mut reserved_to = 0;
         for (at, command) in commands.into_iter().enumerate() {
             let command = made_fit(&controller, command);
             let before = controller.clone();
@@ -86,6 +91,10 @@ proptest! {
                 Err(refused) => prop_assert_eq!(&controller, &before, "{}", refused),
                 Ok(outcome) => {
                     let ids = |list: &[Assignment]| list.iter().map(|known| known.id).collect::<Vec<_>>();
+                    if let Some(ReservedIds { first, count, .. }) = outcome.reserved {
+                        prop_assert!(first.0 >= reserved_to, "{} is reserved again", first.0);
+                        reserved_to = first.0 + i64::from(count);
+                    }
                     prop_assert!(ids(&outcome.changed).is_sorted() && outcome.deleted.is_sorted());
                     for now in &outcome.changed {
                         let before = before.assignment(now.id);
