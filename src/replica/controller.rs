@@ -47,9 +47,10 @@
 //! - A report counts under its own epoch and life only, and not after a later one of the same follower.
 //! - A node acts on no older version than it has acted on, also after a restart: it would delete a copy that it holds
 //!   again.
-//! - A node that lost something says [`Command::Lost`] in each epoch that it hears of, and is neither heard nor led by until it
-//!   hears of a later one in which nobody [counts on](Assignment::counts_on) it: then all that it said is applied, or too
-//!   late to be. Or in which an unclean election has come meanwhile: that begins anew. It begins a life by [`Command::NodeUp`] with the losses of which it does not know that they were applied.
+//! - A node that lost something says [`Command::Lost`] in each epoch that it hears of. It reports nothing and does not lead
+//!   until it hears of a later one in which nobody [counts on](Assignment::counts_on) it: then all that it said is applied,
+//!   or too late to be. Or in which an unclean election has come meanwhile: that begins anew. It begins a life by
+//!   [`Command::NodeUp`] with the losses of which it does not know that they were applied.
 //! - A copy of a directory does not continue the life that was lived in it when it was made.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::*;
 use crate::config::{Durability, TopicConfig};
 use crate::log::{Background, LogBuilder, Staging};
-use crate::partition::{Ack, Partition};
+use crate::partition::{Ack, Partition, ReadOptions};
 use crate::record::{BatchBuilder, BatchOptions, Producer, Record};
 use crate::replica::Controller;
 use crate::sim::{DiskOptions, Image, Rot, SimClock, SimDisk, SimEntropy};
