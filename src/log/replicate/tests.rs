@@ -7,7 +7,7 @@ use std::path::Path;
 use super::*;
 use crate::config::{Durability, TopicConfig};
 use crate::log::{Background, LogBuilder, Staging};
-use crate::partition::{Ack, Partition, ReadOptions};
+use crate::partition::{Ack, Ending, Partition, ReadOptions};
 use crate::record::{BatchBuilder, BatchOptions, Producer, Record};
 use crate::replica::Controller;
 use crate::sim::{DiskOptions, Image, Rot, SimClock, SimDisk, SimEntropy};
@@ -610,4 +610,53 @@ fn what_is_due_sooner_wakes_whoever_calls_maintenance() {
     assert!(is_rung(&trio), "the others are to hear of it soon");
     let next = trio.log(1).maintain().unwrap().next;
     assert!(next <= ReplicaTiming::default().commit_delay, "{next:?}");
+}
+
+/// A batch of a transaction of producer 9, and how such a transaction is aborted.
+fn in_transaction() -> (Vec<u8>, Ending) {
+    let producer = Producer { id: ProducerId(9), epoch: ProducerEpoch(0), base_sequence: 0, is_transactional: true };
+    let mut builder = BatchBuilder::new();
+    builder.begin(BatchOptions::default().producer(producer));
+    builder.push(&Record::new("in a transaction"), Timestamp(1_700_000_000_000)).unwrap();
+    let ending = Ending { producer: ProducerId(9), first: Offset(0), is_commit: false, fences: false };
+    (builder.finish().unwrap().to_vec(), ending)
+}
+
+/// If it did, readers of committed data would see what may yet be cut off, or, if it waited for an outcome that is known and
+/// committed, nothing more until the next append.
+#[test]
+fn a_transaction_keeps_readers_waiting_until_its_outcome_is_committed_also_over_a_restart() {
+    for is_committed in [false, true] {
+        let mut trio = Trio::new(small());
+        let (batch, ending) = in_transaction();
+        trio.partition(1).append_raw(&batch).unwrap();
+        trio.append(1, &["behind it"]);
+        trio.pass(200);
+        let stable = |trio: &Trio| (trio.partition(1).offsets().stable, trio.partition(1).offsets().committed);
+        assert_eq!(stable(&trio), (Offset(0), Offset(2)));
+        if !is_committed {
+            trio.cut_off = vec![NodeId(2), NodeId(3)];
+        }
+        assert_eq!(trio.partition(1).core.end_transaction(&ending).unwrap(), Some(Offset(2)));
+        trio.pass(200);
+        let expected = if is_committed { (Offset(3), Offset(3)) } else { (Offset(0), Offset(2)) };
+        assert_eq!(stable(&trio), expected);
+        trio.clock.advance(Duration::from_secs(3_600));
+        trio.log(1).maintain().unwrap();
+        trio.kill(1);
+        trio.cut_off = vec![];
+        trio.start(1);
+        assert_eq!(stable(&trio), expected, "committed: {is_committed}");
+    }
+}
+
+#[test]
+fn who_does_not_lead_ends_no_transaction() {
+    let mut trio = Trio::new(small());
+    let (batch, ending) = in_transaction();
+    trio.partition(1).append_raw(&batch).unwrap();
+    trio.settle();
+    let refused = trio.partition(2).core.end_transaction(&ending);
+    assert!(matches!(refused, Err(Error::NotLeader { .. })), "{refused:?}");
+    assert_eq!((trio.ends(), trio.partition(2).core.open_transactions().len()), (vec![1; 3], 1));
 }

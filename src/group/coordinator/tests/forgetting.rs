@@ -269,6 +269,22 @@ fn what_is_about_to_be_replaced_does_not_expire() {
     assert_eq!(append(&desk.expire()), (3, 1));
 }
 
+/// It would be there again, without what it was.
+#[test]
+fn a_group_is_not_forgotten_while_it_is_committed_to() {
+    let mut desk = Desk::emptied();
+    desk.committed("t");
+    desk.seconds += 8 * DAY;
+    append(&desk.ask(1, Request::CommitOffsets(commit(Caller::none(), "u", 1))));
+    let (number, count) = append(&desk.expire());
+    assert_eq!(count, 1, "the offset that is due, alone");
+    desk.appended(number - 1, 1);
+    assert_eq!(desk.appended(number, 1), [expired(1)]);
+    assert_eq!(desk.state(), GroupState::Empty);
+    desk.seconds += 8 * DAY;
+    assert_eq!(append(&desk.expire()).1, 2, "now it goes with its last offset");
+}
+
 #[test]
 fn an_empty_group_without_offsets_is_forgotten_unless_somebody_is_about_to_join() {
     let mut desk = Desk::emptied();

@@ -382,3 +382,18 @@ fn what_a_static_member_waited_for_is_fenced_when_another_takes_its_place() {
     let actions = desk.ask(9, Request::Join(static_member("s", 10)));
     assert_eq!(actions, [refused(8, GroupError::RebalanceInProgress)], "all join again");
 }
+
+/// Its observer hears of it, and need not of members that a new group waits for.
+#[test]
+fn a_group_that_was_stable_and_rebalances_is_told_of_once() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask(1, join("a", 1)), []);
+    assert!(desk.coordinator.take_rebalancing().is_empty(), "it is new");
+    let mut desk = Desk::stable();
+    desk.coordinator.take_rebalancing();
+    assert_eq!(desk.ask(5, join("c", 3)), []);
+    assert_eq!(desk.ask(6, join_again(&id("a", 1))), []);
+    assert_eq!(desk.coordinator.take_rebalancing().into_iter().collect::<Vec<_>>(), ["g".into()]);
+    assert_eq!(told(desk.ask(7, join_again(&id("b", 2)))).len(), 3);
+    assert!(desk.coordinator.take_rebalancing().is_empty(), "once");
+}
