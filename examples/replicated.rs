@@ -1,4 +1,5 @@
-//! Three nodes that hold one topic, in one process: a node goes down and comes back, and nothing acknowledged is lost.
+//! Three nodes that hold one topic, in one process: a node goes down and comes back, and nothing acknowledged is lost, nor what a
+//! group has committed.
 //!
 //! ```text
 //!   node 1: Log --message--> channel --> thread of node 2: log.receive
@@ -18,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use chiplog::replica::{Command, Controller, Message, PartitionId};
-use chiplog::{Ack, Log, NodeId, Offset, Partition, Replicator, TopicConfig, TopicId};
+use chiplog::{Ack, ErrorKind, Group, Log, NodeId, Offset, Partition, Replicator, TopicConfig, TopicId};
 use parking_lot::Mutex;
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
@@ -27,6 +28,8 @@ const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 const TOPIC: &str = "payments";
 /// The same on each node: draw one when a topic is made, and never use it again.
 const ID: PartitionId = PartitionId { topic: TopicId::from_bytes(*b"payments, first."), partition: 0 };
+/// Where groups are kept: a topic like the other.
+const GROUPS: PartitionId = PartitionId { topic: TopicId::from_bytes(*b"groups of these."), partition: 0 };
 
 /// The way from one node to all others. A message may be lost here, or late, or come twice.
 #[derive(Debug)]
@@ -72,6 +75,7 @@ impl Cluster<'_> {
         let wire = Wire { from: id, inboxes: Arc::clone(&self.inboxes), commands: self.commands.clone() };
         let log = Log::builder(self.dir.join(format!("node-{id}"))).replicated(id, Arc::new(wire)).open()?;
         log.create_topic_with_id(ID.topic, TOPIC, TopicConfig::default().retention_time(None))?;
+        log.create_topic_with_id(GROUPS.topic, "__consumer_offsets", TopicConfig::default())?;
         let (inbox, messages) = channel();
         let of_thread = log.clone();
         let thread = thread::spawn(move || {
@@ -109,6 +113,24 @@ impl Cluster<'_> {
             thread::sleep(Duration::from_millis(5));
         }
         Err("nobody leads".into())
+    }
+
+    /// Asks the node that coordinates a group, whichever that is.
+    fn coordinated<R>(&self, ask: impl Fn(&Group) -> chiplog::Result<R>) -> Result<(NodeId, R)> {
+        let began = Instant::now();
+        loop {
+            let groups: chiplog::Result<Vec<_>> =
+                self.nodes.lock().iter().map(|(id, node)| Ok((*id, node.log.group("billing")?))).collect();
+            for (id, group) in groups? {
+                match ask(&group) {
+                    Ok(answer) => return Ok((id, answer)),
+                    // It leads no more, or not yet, or too few are in sync.
+                    Err(error) if error.kind() == ErrorKind::Retry && began.elapsed() < PATIENCE => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits until all nodes are in sync, and hold and know the same. Returns where their logs end.
@@ -214,7 +236,9 @@ fn main() -> Result<()> {
     }
     cluster.nodes.lock().values().for_each(|node| register(&mut controller, &node.log));
     // With two of three in sync, records are still committed; and each of these is on two nodes at least.
-    controller.apply(&Command::Create { id: ID, replicas: NODES.to_vec(), min_in_sync: 2 })?;
+    for id in [ID, GROUPS] {
+        controller.apply(&Command::Create { id, replicas: NODES.to_vec(), min_in_sync: 2 })?;
+    }
 
     let cluster = &cluster;
     thread::scope(|scope| {
@@ -230,6 +254,8 @@ fn play(cluster: &Cluster<'_>) -> Result<()> {
     append(cluster, 0..2_000, &mut acked)?;
     let (first, partition) = cluster.leader()?;
     println!("node {first} leads; {} records are acknowledged", acked.len());
+    let (coordinator, ()) = cluster.coordinated(|group| group.commit(TOPIC, 0, Offset(1_500)))?;
+    println!("a group has committed offset 1500 at node {coordinator}");
 
     // These nobody waits for: whether they stay is open.
     (2_000..2_050).try_for_each(|number| partition.append(&*format!("payment {number}")).map(drop))?;
@@ -238,6 +264,11 @@ fn play(cluster: &Cluster<'_>) -> Result<()> {
     let went = Instant::now();
     append(cluster, 2_000..2_001, &mut acked)?;
     println!("node {first} is gone; node {} leads, after {:?}", cluster.leader()?.0, went.elapsed());
+    let (next, committed) = cluster.coordinated(|group| group.committed(TOPIC, 0))?;
+    if committed.map(|committed| committed.offset) != Some(Offset(1_500)) {
+        return Err("what the group has committed is gone".into());
+    }
+    println!("node {next} coordinates the group, which goes on from there");
     append(cluster, 2_001..4_000, &mut acked)?;
 
     cluster.start(first)?;

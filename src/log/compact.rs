@@ -198,6 +198,10 @@ impl Inner {
     fn choose(&self, state: &mut Compaction, cores: &[Arc<Core>], errors: &mut FirstError) -> Option<Round> {
         let wall = self.context.clock.now();
         let mut best: Option<Chosen> = None;
+        // A follower does not know yet where compaction has left gaps.
+        if self.context.is_replicated {
+            return None;
+        }
         for core in cores.iter().filter(|core| !core.has_stopped()) {
             let key = (core.topic, core.id.partition);
             if state.failed.contains(&key) || core.erasing.is_locked() {

@@ -20,7 +20,7 @@ mod shards;
 pub use reply::Reply;
 pub(super) use shards::offsets_config;
 
-use self::reply::{Desk, Outcome, State};
+use self::reply::{After, Desk, Outcome, State};
 use self::shards::UNSYNCED;
 use super::topic::again;
 use super::{FirstError, Inner, Log, TopicRead};
@@ -107,7 +107,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidGroupId`]; those of [`topic`](Self::topic), as this makes the topic.
+    /// [`Error::InvalidGroupId`]; those of [`topic`](Self::topic), as this makes the topic, unless the log is replicated:
+    /// [`Error::Unsupported`] if it is not there.
     ///
     /// # Example
     ///
@@ -119,7 +120,11 @@ impl Log {
     /// ```
     pub fn coordinator_of(&self, group: &str) -> Result<TopicPartition> {
         crate::group::check_group_id(group)?;
-        let shard = self.opened.inner.shard_or_create(group)?;
+        let inner = &self.opened.inner;
+        if inner.context.is_replicated {
+            return inner.coordinated_by(group);
+        }
+        let shard = inner.shard_or_create(group)?;
         let id = Quiet::lock(&shard).core.id.clone();
         Ok(id)
     }
@@ -171,8 +176,8 @@ impl Inner {
     /// As [`ask`](Self::ask), for who has read these topics: what it commits for one that is gone is left out.
     pub(super) fn ask_having_read(&self, mut request: Request, ack: Ack, read: &[TopicRead]) -> Result<Reply> {
         self.check_open()?;
-        self.check_alone("a group of a log that is replicated")?;
-        let ack = ack.alone();
+        // Of a log that is replicated, what waits does so until it is committed.
+        let ack = if self.context.is_replicated && ack == Ack::Replicated { Ack::Synced } else { ack.alone() };
         let asks = matches!(request, Request::FetchOffsets(_) | Request::Describe { .. } | Request::List(_));
         if self.context.read_only && !asks {
             return Err(Error::ReadOnly);
@@ -209,9 +214,9 @@ impl Inner {
             let state = match told.take(token) {
                 Some(answer) => {
                     let is_commit = matches!(answer, Ok(Answer::Committed(_)));
-                    let outcome = shard.outcome(&group, answer, &mut told.failure);
-                    let after = outcome.after.filter(|_| !is_commit || ack == Ack::Synced);
-                    State::Answered(Outcome { after, ..outcome })
+                    let Outcome { answer, after } = shard.outcome(&group, answer, &mut told.failure);
+                    let after = after.filter(|_| !is_commit || ack == Ack::Synced);
+                    State::Answered(Outcome { answer, after })
                 }
                 None => {
                     // Whoever closes the log answers all that wait once nobody can begin to.
@@ -254,23 +259,20 @@ impl Inner {
         let mut groups = Vec::new();
         for shard in self.shards() {
             let shard = match shard {
-                // Its groups are another broker's, and in no file here.
-                Err(Error::PartitionElsewhere { .. }) => continue,
+                Err(error) if is_elsewhere(&error) => continue,
                 Err(_) if self.context.read_only => continue,
                 shard => shard?,
             };
-            let (core, end, told) = {
+            let (after, told) = {
                 let mut shard = Quiet::lock(&shard);
                 let (token, mut told) = shard.ask(Request::List(list.clone()), &self.now());
                 if let Some(Ok(Answer::Groups(of_shard))) = told.take(token) {
                     groups.extend(of_shard);
                 }
-                (Arc::clone(&shard.core), shard.end, shard.leave(told))
+                (shard.after(), shard.leave(told))
             };
             self.spread(told);
-            if !core.context.read_only {
-                core.sync_to(end)?;
-            }
+            after.map_or(Ok(()), |after| after.wait())?;
         }
         groups.sort_by(|one, other| one.group.cmp(&other.group));
         Ok(Reply { state: State::Answered(Outcome { answer: Ok(Answer::Groups(groups)), after: None }) })
@@ -347,11 +349,9 @@ impl Inner {
     /// Nobody coordinates these groups any more: the log is closing. Returns what is to be told to those who wait, once no
     /// lock is held: that may run code of a runtime.
     pub(super) fn resign(&self) -> Spread {
-        let mut told = Spread { answers: Vec::new(), expired: Vec::new(), rebalancing: BTreeSet::new() };
+        let mut told = Spread::default();
         for shard in self.shards().into_iter().flatten() {
-            let asked = std::mem::take(&mut Quiet::lock(&shard).asked);
-            let closed = |(_, desk)| (desk, Outcome { answer: Err(Error::Closed), after: None });
-            told.answers.extend(asked.into_values().map(closed));
+            Quiet::lock(&shard).dismiss(&Error::Closed, &mut told);
         }
         told
     }
@@ -365,6 +365,7 @@ pub(super) struct Waiting {
 }
 
 /// What is told, and to whom.
+#[derive(Debug, Default)]
 pub(super) struct Spread {
     answers: Vec<(Arc<Desk>, Outcome)>,
     expired: Vec<(Box<str>, usize)>,
@@ -464,7 +465,9 @@ impl Shard {
         sender: Sender,
         ack: Ack,
     ) -> Result<Placement> {
-        let headers: &[Header<'_>] = if ack == Ack::Written { &[UNSYNCED] } else { &[] };
+        // Whoever leads next has what is committed, and lowers nothing.
+        let is_unsynced = ack == Ack::Written && !self.core.context.is_replicated;
+        let headers: &[Header<'_>] = if is_unsynced { &[UNSYNCED] } else { &[] };
         let encoded = records.iter().map(|record| Record {
             key: Some(&record.key),
             value: record.value.as_deref(),
@@ -488,9 +491,20 @@ impl Shard {
         // What is so while members come and go is in no record.
         let is_told_at_once =
             matches!(answer, Err(_) | Ok(Answer::Joined(_) | Answer::MemberIdRequired { .. } | Answer::Alive));
-        let is_told_at_once = is_told_at_once || self.core.context.read_only;
-        let after = (!is_told_at_once && !probe::planted("log.commit_before_sync")).then_some(self.end);
-        Outcome { answer, after: after.map(|after| (Arc::clone(&self.core), after)) }
+        let is_told_before = is_told_at_once || probe::planted("log.commit_before_sync");
+        Outcome { answer, after: self.after().filter(|_| !is_told_before) }
+    }
+
+    /// What has to be there for good before any of this is told.
+    fn after(&self) -> Option<After> {
+        let is_early = self.core.context.is_replicated && probe::planted("replica.group_told_early");
+        (!self.core.context.read_only && !is_early).then(|| After::of(&self.core, self.end))
+    }
+
+    /// Sends away whoever waits.
+    fn dismiss(&mut self, why: &Error, told: &mut Spread) {
+        let outcome = |(_, desk)| (desk, Outcome { answer: Err(again(why)), after: None });
+        told.answers.extend(std::mem::take(&mut self.asked).into_values().map(outcome));
     }
 
     /// Finds who waits for what is told.
@@ -522,8 +536,7 @@ impl Inner {
         let mut ids = BTreeSet::new();
         for shard in self.shards() {
             match shard {
-                // Its groups are another broker's, and in no file here.
-                Err(Error::PartitionElsewhere { .. }) => {}
+                Err(error) if is_elsewhere(&error) => {}
                 Err(_) if self.context.read_only => {}
                 shard => look(&*shard?, |coordinator| ids.extend(coordinator.groups().map(str::to_owned)))?,
             }
@@ -534,13 +547,15 @@ impl Inner {
     /// Why the groups of this partition of the topic cannot be told, if they cannot.
     pub(super) fn damage_of_groups(&self, partition: u32) -> Option<Arc<Error>> {
         let shards = self.coordinators.partitions.lock();
-        shards.get(partition as usize).and_then(|shard| shard.as_ref().err().map(Arc::clone))
+        let error = shards.get(partition as usize).and_then(|shard| shard.as_ref().err().map(Arc::clone));
+        error.filter(|error| !matches!(**error, Error::NotLeader { .. }))
     }
 
     /// Makes durable what lies below the offsets, as far as it is in this log. Else a power cut could take the records
     /// and leave the offsets, and a group would pass over what is appended in their place.
     pub(super) fn sync_below(&self, offsets: &[GroupOffset<'_>]) -> Result<()> {
-        if probe::planted("log.commit_ahead") {
+        // Who reads a log that is replicated sees what is committed, wherever it lies.
+        if self.context.is_replicated || probe::planted("log.commit_ahead") {
             return Ok(());
         }
         let mut errors = FirstError::default();
@@ -607,18 +622,21 @@ impl Inner {
     pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
         let mut errors = FirstError::default();
         for shard in self.shards() {
-            errors.keep(shard.and_then(|shard| self.forget_in(&shard, topic)));
+            // Whoever leads it does that, when the topic is deleted there.
+            if !matches!(shard, Err(Error::NotLeader { .. })) {
+                errors.keep(shard.and_then(|shard| self.forget_in(&shard, topic)));
+            }
         }
         errors.into_result()
     }
 
     fn forget_in(&self, shard: &Mutex<Shard>, topic: &str) -> Result<()> {
-        let (result, core, end, told) = {
+        let (result, after, told) = {
             let mut shard = Quiet::lock(shard);
             let (token, mut told) = shard.ask(Request::ForgetTopic { topic: topic.into() }, &self.now());
             let answer = told.take(token).unwrap_or(Err(GroupError::CoordinatorNotAvailable));
             let result = shard.outcome("", answer, &mut told.failure).answer;
-            (result, Arc::clone(&shard.core), shard.end, shard.leave(told))
+            (result, shard.after(), shard.leave(told))
         };
         self.spread(told);
         result?;
@@ -626,7 +644,7 @@ impl Inner {
             return Ok(());
         }
         // Also if there was nothing to remove: that may be so because of records that are not synced yet.
-        core.sync_to(end)
+        after.map_or(Ok(()), |after| after.wait())
     }
 
     /// Tells again what groups commit for a topic of this name: from now on it is one elsewhere, or a new one.
@@ -656,12 +674,16 @@ pub(super) fn committed_count(group: &str, answer: Answer) -> Result<usize> {
 
 /// Tells what is there, once it is durable.
 fn look<R>(shard: &Mutex<Shard>, tell: impl FnOnce(&Coordinator) -> R) -> Result<R> {
-    let (found, core, end) = {
+    let (found, after) = {
         let shard = Quiet::lock(shard);
-        (tell(&shard.coordinator), Arc::clone(&shard.core), shard.end)
+        (tell(&shard.coordinator), shard.after())
     };
-    if !core.context.read_only {
-        core.sync_to(end)?;
-    }
+    after.map_or(Ok(()), |after| after.wait())?;
     Ok(found)
+}
+
+/// Whether groups are kept elsewhere, by another broker or by the node that leads: they are in no file here, or not for this
+/// node to tell.
+fn is_elsewhere(error: &Error) -> bool {
+    matches!(error, Error::PartitionElsewhere { .. } | Error::NotLeader { .. })
 }

@@ -44,7 +44,9 @@ impl Inner {
         if let Some((own, _)) = self.own_config(name) {
             config = own.partitions(config.partitions);
         }
-        self.check_not_compacted(&config)?;
+        if name != OFFSETS_TOPIC {
+            self.check_not_compacted(&config)?;
+        }
         let mut catalog = self.lock_catalog_for(name)?;
         let mut with = (**catalog).clone();
         let id = with.create(id, name, config)?;
@@ -91,7 +93,9 @@ impl Inner {
     }
 
     pub(super) fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
-        self.check_not_compacted(&config)?;
+        if name != OFFSETS_TOPIC {
+            self.check_not_compacted(&config)?;
+        }
         let mut catalog = self.lock_catalog()?;
         let mut with = (**catalog).clone();
         with.alter(name, config)?;

@@ -22,7 +22,7 @@ pub(super) fn each_entry(core: &Core, mut take: impl FnMut(Entry<'_>)) -> Result
     let (mut at, mut scratch) = (core.start(), Vec::new());
     let limit = core.config.read().max_decompressed_bytes as usize;
     while at < core.end() {
-        let batches = core.fetch(at, ReadOptions::default())?;
+        let batches = core.fetch(at, ReadOptions::default().to_end())?;
         let mut rest = batches.bytes();
         while !rest.is_empty() {
             let (path, position) = batches.place_of_last(rest.len());

@@ -295,6 +295,7 @@ fn append_again(error: &Error) -> Option<Error> {
         }
         Error::InvalidTransaction { producer, reason } => Error::InvalidTransaction { producer: *producer, reason },
         Error::TopicDeleted { topic } => Error::TopicDeleted { topic: topic.clone() },
+        Error::NotLeader { partition, leader } => Error::NotLeader { partition: partition.clone(), leader: *leader },
         Error::InternalTopic { topic } => Error::InternalTopic { topic: topic.clone() },
         Error::ReadOnly => Error::ReadOnly,
         Error::Closed => Error::Closed,

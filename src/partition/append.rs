@@ -173,7 +173,7 @@ impl Appended<'_> {
         match ack {
             Ack::Written => Ok(()),
             Ack::Synced => self.core.core().sync_to(self.last_offset + 1),
-            Ack::Replicated => self.core.core().wait_committed(self.last_offset + 1),
+            Ack::Replicated => self.core.core().wait_committed(self.last_offset + 1, None).map(drop),
         }?;
         // Others may have its offset by now.
         self.core.core().check_uncut(self.cuts)

@@ -58,7 +58,7 @@ pub(crate) struct Core {
     start: AtomicU64,
     pub(crate) end: Arc<Watermark>,
     /// What every in-sync node has, if there are others; see [`super::replicate`].
-    pub(super) replicated: Replicated,
+    pub(crate) replicated: Replicated,
     pub(crate) synced: Arc<Watermark>,
     /// The first offset of the earliest transaction without an outcome; `u64::MAX` if there is none.
     first_unstable: AtomicU64,

@@ -11,6 +11,7 @@
 //! committed, and nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -254,12 +255,12 @@ impl Core {
         woken.into_iter().for_each(wake);
     }
 
-    /// Waits until everything below `end` is committed.
-    pub(crate) fn wait_committed(&self, end: Offset) -> Result<()> {
+    /// Waits until everything below `end` is committed, not longer than `timeout`. Whether it is.
+    pub(crate) fn wait_committed(&self, end: Offset, timeout: Option<Duration>) -> Result<bool> {
         if !self.context.is_replicated {
-            return Ok(());
+            return Ok(true);
         }
-        self.replicated.acked.wait(end.0, None).map(drop).map_err(|stop| self.stopped(stop))
+        self.replicated.acked.wait(end.0, timeout).map_err(|stop| self.stopped(stop))
     }
 
     /// Refuses if the log was cut since it had been cut so often: what was appended then may be gone, and others have its

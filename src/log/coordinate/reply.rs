@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::group::Answer;
 use crate::partition::core::Core;
 use crate::types::Offset;
-use crate::watermark::Reached;
+use crate::watermark::{Reached, Watermark};
 
 /// The answer to a request of a group's coordinator, now or later: to be waited for by a thread, or as a future, on any
 /// runtime. Made by [`Log::ask_coordinator`](crate::Log::ask_coordinator). Dropped, nobody is told; what was asked for happens.
@@ -48,9 +48,48 @@ pub(super) enum State {
 }
 
 /// An answer, and what has to be durable before it is given.
+#[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) answer: Result<Answer>,
-    pub(super) after: Option<(Arc<Core>, Offset)>,
+    pub(super) after: Option<After>,
+}
+
+/// What must be there for good: synced, or, of a log that is replicated, committed.
+#[derive(Debug)]
+pub(super) struct After {
+    core: Arc<Core>,
+    end: Offset,
+    /// How often the log had been cut: what is cut off is not there, whatever comes in its place.
+    cuts: u64,
+}
+
+impl After {
+    pub(super) fn of(core: &Arc<Core>, end: Offset) -> Self {
+        Self { core: Arc::clone(core), end, cuts: core.cuts() }
+    }
+
+    pub(super) fn wait(&self) -> Result<()> {
+        self.wait_for(None).map(drop)
+    }
+
+    /// Syncs, or waits for other nodes, for these not longer than `timeout`. Whether it is there.
+    fn wait_for(&self, timeout: Option<Duration>) -> Result<bool> {
+        if !self.core.context.is_replicated {
+            return self.core.sync_to(self.end).map(|()| true);
+        }
+        self.core.check_uncut(self.cuts)?;
+        let is_there = self.core.wait_committed(self.end, timeout)?;
+        self.core.check_uncut(self.cuts)?;
+        Ok(is_there)
+    }
+
+    fn mark(&self) -> &Arc<Watermark> {
+        if self.core.context.is_replicated { &self.core.replicated.acked } else { &self.core.synced }
+    }
+
+    fn is_reached(&self) -> bool {
+        self.mark().get() >= self.end.0
+    }
 }
 
 /// Where an answer is left for who waits for it.
@@ -89,7 +128,9 @@ impl Reply {
         Self { state: State::Answered(Outcome { answer: Err(error), after: None }) }
     }
 
-    /// Waits for the answer: that of a join for as long as other members take to join, too.
+    /// Waits for the answer: that of a join for as long as other members take to join, too. Of a log that is replicated, it is
+    /// given once what it tells of is committed: with too few replicas in sync, [`Error::NotEnoughReplicas`] comes instead, and
+    /// what was asked for may have happened.
     ///
     /// # Errors
     ///
@@ -103,7 +144,8 @@ impl Reply {
         }
     }
 
-    /// Waits for the answer, at most for `timeout`, by the system's clock; zero only looks. `None` if it has not come.
+    /// Waits for the answer, at most for `timeout`, by the system's clock; zero only looks. `None` if it has not come. Of a log
+    /// that is replicated, it waits as long once more until what the answer tells of is committed.
     ///
     /// # Errors
     ///
@@ -121,19 +163,26 @@ impl Reply {
             self.state = State::Answered(outcome);
         }
         match std::mem::replace(&mut self.state, State::Taken) {
-            State::Answered(outcome) | State::Syncing(outcome, _) => Some(outcome.settle()),
+            State::Answered(outcome) | State::Syncing(outcome, _) => match outcome.settle(timeout) {
+                Ok(answer) => Some(answer),
+                Err(outcome) => {
+                    self.state = State::Answered(outcome);
+                    None
+                }
+            },
             State::Asked(_) | State::Taken => Some(Err(Error::Closed)),
         }
     }
 }
 
 impl Outcome {
-    /// Makes durable what the answer tells of, and gives it.
-    fn settle(self) -> Result<Answer> {
-        if let Some((core, after)) = self.after {
-            core.sync_to(after)?;
+    /// Makes durable what the answer tells of, and gives it; or gives itself back, if that takes longer than `timeout`.
+    fn settle(self, timeout: Duration) -> Result<Result<Answer>, Self> {
+        match self.after.as_ref().map_or(Ok(true), |after| after.wait_for(Some(timeout))) {
+            Ok(true) => Ok(self.answer),
+            Ok(false) => Err(self),
+            Err(error) => Ok(Err(error)),
         }
-        self.answer
     }
 }
 
@@ -155,8 +204,8 @@ impl Future for Reply {
         }
         match std::mem::replace(&mut self.state, State::Taken) {
             State::Answered(outcome) => match &outcome.after {
-                Some((core, after)) if core.synced() < *after => {
-                    let (core, reached) = (Arc::clone(core), core.synced.reached(after.0));
+                Some(after) if !after.is_reached() => {
+                    let (core, reached) = (Arc::clone(&after.core), after.mark().reached(after.end.0));
                     self.state = State::Syncing(outcome, reached);
                     let polled = self.as_mut().poll_sync(context);
                     // Only now is it known that somebody waits: who is woken before finds nothing to do.
@@ -180,11 +229,11 @@ impl Reply {
     fn poll_sync(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Answer>> {
         let State::Syncing(outcome, reached) = &mut self.state else { return Poll::Ready(Err(Error::Closed)) };
         let Poll::Ready(synced) = Pin::new(reached).poll(context) else { return Poll::Pending };
-        let stopped = |stop| match &outcome.after {
-            Some((core, _)) => core.stopped(stop),
-            None => Error::Closed,
+        let synced = match (&outcome.after, synced) {
+            (Some(after), Ok(())) => after.core.check_uncut(after.cuts),
+            (Some(after), Err(stop)) => Err(after.core.stopped(stop)),
+            (None, _) => Err(Error::Closed),
         };
-        let synced = synced.map_err(stopped);
         match std::mem::replace(&mut self.state, State::Taken) {
             State::Syncing(outcome, _) => Poll::Ready(synced.and(outcome.answer)),
             _ => Poll::Ready(Err(Error::Closed)),

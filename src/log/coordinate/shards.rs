@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Shard, ShardSlot};
+use super::{Shard, ShardSlot, Spread};
 use crate::config::{Cleanup, Compression, Durability, GroupConfig, TopicConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{Coordinator, GroupRecord, LogRecord, batches, partition_for_group};
@@ -19,7 +19,7 @@ use crate::partition::core::{Core, Halt};
 use crate::partition::{Ack, Admission};
 use crate::probe;
 use crate::record::{Header, Sender};
-use crate::types::Offset;
+use crate::types::{NodeId, Offset, TopicPartition};
 
 /// Where groups are kept.
 impl Inner {
@@ -27,7 +27,8 @@ impl Inner {
     /// from it. Of a log that is open read-only it stays open: what lies before the damage can be read.
     pub(in crate::log) fn load_groups(&self) {
         let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
-        if let Some(topic) = topic {
+        // Of a log that is replicated, when this node leads.
+        if let Some(topic) = topic.filter(|_| !self.context.is_replicated) {
             let mut shards = Quiet::lock(&self.coordinators.partitions);
             *shards = self.load(&topic);
         }
@@ -36,6 +37,57 @@ impl Inner {
     fn load(&self, topic: &TopicState) -> Vec<ShardSlot> {
         let mut slots = topic.partitions.write();
         slots.iter_mut().map(|slot| self.load_shard(slot)).collect()
+    }
+
+    /// This node leads a partition now: if groups are kept in it, they are read from it.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading it: nobody can ask for its groups.
+    pub(in crate::log) fn load_led(&self, core: &Arc<Core>) -> Result<()> {
+        if *core.id.topic != *OFFSETS_TOPIC {
+            return Ok(());
+        }
+        let known = self.coordinators.partitions.lock().get(core.id.partition as usize).cloned();
+        if matches!(known, Some(Ok(_))) && probe::planted("replica.group_kept") {
+            return Ok(());
+        }
+        probe::reached("groups.loaded_by_leader");
+        let shard = replay(Arc::clone(core), self.group_config)?;
+        let next = shard.coordinator.next_deadline();
+        self.put(core, Ok(Arc::new(Mutex::new(shard))));
+        next.into_iter().for_each(|next| self.expect_by(next));
+        Ok(())
+    }
+
+    /// This node leads a partition no more: its groups are not for it to tell. What is to be told to those who wait for an answer
+    /// of one is added to `told`, for when no lock is held.
+    pub(in crate::log) fn unload_led(&self, core: &Core, leader: Option<NodeId>, told: &mut Spread) {
+        if *core.id.topic == *OFFSETS_TOPIC && !probe::planted("replica.group_kept") {
+            let why = not_led(core.id.partition, leader);
+            if let Some(Ok(shard)) = self.put(core, Err(Arc::clone(&why))) {
+                probe::reached("groups.led_no_more");
+                Quiet::lock(&shard).dismiss(&why, told);
+            }
+        }
+    }
+
+    /// Puts what is known of the groups of a partition in its place; what was there before.
+    fn put(&self, core: &Core, slot: ShardSlot) -> Option<ShardSlot> {
+        let mut shards = Quiet::lock(&self.coordinators.partitions);
+        let number = core.id.partition as usize;
+        for missing in shards.len()..=number {
+            shards.push(Err(not_led(missing as u32, None)));
+        }
+        shards.get_mut(number).map(|place| std::mem::replace(place, slot))
+    }
+
+    /// Which partition a group of a replicated log belongs to, whoever leads it.
+    pub(super) fn coordinated_by(&self, group: &str) -> Result<TopicPartition> {
+        self.check_open()?;
+        let topic = self.find(OFFSETS_TOPIC).map_err(|_| NO_TOPIC)?;
+        let count = topic.partitions.read().len() as u32;
+        Ok(TopicPartition::new(OFFSETS_TOPIC, partition_for_group(group, count)))
     }
 
     fn load_shard(&self, slot: &mut Slot) -> ShardSlot {
@@ -110,6 +162,9 @@ impl Inner {
 
     /// Where the group is kept; `None` if there is no topic for it yet.
     pub(in crate::log) fn shard(&self, group: &str) -> Result<Option<Arc<Mutex<Shard>>>> {
+        if self.context.is_replicated {
+            return self.shard_led(group).map(Some);
+        }
         let shards = self.coordinators.partitions.lock();
         let count = shards.len() as u32;
         if count == 0 {
@@ -118,6 +173,16 @@ impl Inner {
         match &shards[partition_for_group(group, count) as usize] {
             Ok(shard) => Ok(Some(Arc::clone(shard))),
             Err(error) => Err(again(error)),
+        }
+    }
+
+    fn shard_led(&self, group: &str) -> Result<Arc<Mutex<Shard>>> {
+        let partition = self.coordinated_by(group)?;
+        match self.coordinators.partitions.lock().get(partition.partition as usize) {
+            Some(Ok(shard)) => Ok(Arc::clone(shard)),
+            Some(Err(error)) => Err(again(error)),
+            // Not before this node has heard who leads.
+            None => Err(Error::NotLeader { partition, leader: None }),
         }
     }
 
@@ -175,6 +240,15 @@ impl Shard {
         self.core.sync_to(self.end)
     }
 }
+
+/// Why groups of a partition are not for this node to tell.
+fn not_led(partition: u32, leader: Option<NodeId>) -> Arc<Error> {
+    Arc::new(Error::NotLeader { partition: TopicPartition::new(OFFSETS_TOPIC, partition), leader })
+}
+
+const NO_TOPIC: Error = Error::Unsupported {
+    what: "a group of a log that is replicated, before the topic __consumer_offsets was created on each node,",
+};
 
 const NO_ROOM: &str =
     "the disk has no room to lower an offset that a group committed above its end: free some, and open again";

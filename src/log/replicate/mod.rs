@@ -30,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub(super) use self::node::NODE_FILE;
 use self::node::Node;
+use super::coordinate::Spread;
 use super::{Inner, Log};
 use crate::config::Durability;
 use crate::error::{Error, Result};
@@ -141,6 +142,8 @@ const MAX_ANSWER: usize = 32 << 20;
 struct Outbox {
     messages: Vec<(NodeId, Message)>,
     commands: Vec<Command>,
+    /// To those who wait for an answer about a group that is coordinated elsewhere now.
+    told: Spread,
 }
 
 /// Bytes for those who are catching up, refilled by time.
@@ -307,15 +310,6 @@ impl Replication {
     fn replica(&self, id: PartitionId) -> Result<Arc<Mutex<Replica>>> {
         self.replicas.read().get(&id).map(Arc::clone).ok_or(Error::UnknownPartition { id: id.to_string().into() })
     }
-
-    fn send(&self, outbox: Outbox) {
-        for command in outbox.commands {
-            self.replicator.command(command);
-        }
-        for (to, message) in outbox.messages {
-            self.replicator.send(to, message);
-        }
-    }
 }
 
 /// Whether a partition was found with all that this node had answered for.
@@ -335,6 +329,17 @@ impl Inner {
         if self.context.is_replicated { Err(Error::Unsupported { what }) } else { Ok(()) }
     }
 
+    /// Says what is to be said. For who holds no lock.
+    fn send(&self, replication: &Replication, outbox: Outbox) {
+        for command in outbox.commands {
+            replication.replicator.command(command);
+        }
+        for (to, message) in outbox.messages {
+            replication.replicator.send(to, message);
+        }
+        self.spread(outbox.told);
+    }
+
     fn replication(&self) -> Result<&Replication> {
         self.check_open()?;
         self.replication.as_ref().ok_or(Error::Unsupported { what: "replication of a log without a replicator" })
@@ -352,7 +357,7 @@ impl Inner {
         let next = replica.next_deadline();
         drop(replica);
         self.ring_before(replication, next);
-        replication.send(outbox);
+        self.send(replication, outbox);
         assumed
     }
 
@@ -395,7 +400,7 @@ impl Inner {
             (Err(_), Message::Fetch(fetch)) => outbox.messages.push((from, refusal(&fetch, Refusal::NotLeader))),
             (Err(unknown), Message::Fetched(_)) => return Err(unknown),
         }
-        replication.send(outbox);
+        self.send(replication, outbox);
         Ok(())
     }
 
@@ -446,7 +451,7 @@ impl Inner {
             next = replica.next_deadline().into_iter().chain(next).min();
         }
         replication.due_at.fetch_min(next.map_or(u64::MAX, nanos), Ordering::AcqRel);
-        replication.send(outbox);
+        self.send(replication, outbox);
         next
     }
 
@@ -461,7 +466,7 @@ impl Inner {
                     Quiet::lock(&replica).tick(self, replication, now, &mut outbox);
                 }
             }
-            replication.send(outbox);
+            self.send(replication, outbox);
         }
     }
 }

@@ -39,7 +39,7 @@ impl Replica {
             self.lost_in = None;
             let has_another = assignment.leader.is_some_and(|leader| leader.node != local.node);
             if self.is_damaged && has_another && assignment.replicas.contains(&local.node) {
-                self.step_down(None);
+                self.step_down(inner, None, outbox);
                 inner.renew(&self.core)?;
                 replication.node.lock().set_damaged(inner.context.disk(), self.id, false)?;
                 self.is_damaged = false;
@@ -54,11 +54,13 @@ impl Replica {
         let leads = is_mine && (assignment.leader == Some(local) || probe::planted("replica.role_of_other_life"));
         if leads && (self.lost_in.is_some() || self.is_damaged) {
             self.lose(replication, now, outbox);
-            self.step_down(None);
+            self.step_down(inner, None, outbox);
             return Err(Error::NotElectable { partition: self.core.id.clone() });
         }
-        let done =
-            if leads { self.lead(replication, assignment, now) } else { self.follow(replication, assignment, now) };
+        let done = match leads {
+            true => self.lead(inner, replication, assignment, now, outbox),
+            false => self.follow(inner, replication, assignment, now, outbox),
+        };
         if done.is_err() && self.core.is_poisoned() {
             // Others may have it all, and are to be asked.
             self.lose(replication, now, outbox);
@@ -69,13 +71,20 @@ impl Replica {
         Ok(())
     }
 
-    fn lead(&mut self, replication: &Replication, assignment: &Assignment, now: Duration) -> Result<()> {
+    fn lead(
+        &mut self,
+        inner: &Inner,
+        replication: &Replication,
+        assignment: &Assignment,
+        now: Duration,
+        outbox: &mut Outbox,
+    ) -> Result<()> {
         match &mut self.role {
             Role::Leader(leader) if leader.epoch() == assignment.leader_epoch => {
                 leader.handle(LeaderEvent::Assigned(assignment.clone()), now);
             }
             _ => {
-                self.step_down(None);
+                self.step_down(inner, None, outbox);
                 self.core.lead(assignment.leader_epoch)?;
                 if is_synced_at_once(&self.core) {
                     // What a life before this one appended: it is to be held, and nobody waits for its sync any more.
@@ -85,13 +94,28 @@ impl Replica {
                 let leader =
                     Leader::new(replication.member, assignment.clone(), replication.timing, log, committed, now);
                 self.role = Role::Leader(Box::new(leader));
+                // All that there is: what is not committed yet will be, if this node leads on.
+                if let Err(error) = inner.load_led(&self.core) {
+                    if matches!(error, Error::Corrupt(_)) {
+                        self.find_damage(inner, replication, now, outbox);
+                    }
+                    self.step_down(inner, None, outbox);
+                    return Err(error);
+                }
             }
         }
         self.stand(assignment, replication.member);
         Ok(())
     }
 
-    fn follow(&mut self, replication: &Replication, assignment: &Assignment, now: Duration) -> Result<()> {
+    fn follow(
+        &mut self,
+        inner: &Inner,
+        replication: &Replication,
+        assignment: &Assignment,
+        now: Duration,
+        outbox: &mut Outbox,
+    ) -> Result<()> {
         let local = replication.member;
         if let Role::Follower(follower) = &mut self.role {
             let known = follower.assignment();
@@ -101,7 +125,7 @@ impl Replica {
             }
         }
         let leader = assignment.leader.filter(|leader| leader.node != local.node);
-        self.step_down(leader.map(|leader| leader.node));
+        self.step_down(inner, leader.map(|leader| leader.node), outbox);
         if leader.is_none() || !assignment.replicas.contains(&local.node) {
             return Ok(());
         }
@@ -112,8 +136,9 @@ impl Replica {
         Ok(())
     }
 
-    fn step_down(&mut self, leader: Option<NodeId>) {
+    fn step_down(&mut self, inner: &Inner, leader: Option<NodeId>, outbox: &mut Outbox) {
         self.core.stand_back(leader);
+        inner.unload_led(&self.core, leader, &mut outbox.told);
         (self.role, self.watch, self.halted, self.last_error) = (Role::None, None, None, None);
     }
 
@@ -160,7 +185,7 @@ impl Replica {
             self.lose(replication, now, outbox);
         }
         if self.core.has_stopped() {
-            return self.notice_stop(replication, now, outbox);
+            return self.notice_stop(inner, replication, now, outbox);
         }
         match &mut self.role {
             Role::None => {}
@@ -260,10 +285,7 @@ impl Replica {
                             Answer::Refused(if is_damaged { Refusal::Damaged } else { Refusal::Failed }),
                         );
                         if is_damaged {
-                            self.is_damaged = true;
-                            // If it cannot be written, a later life that sees the damage says it again.
-                            let _ = replication.node.lock().set_damaged(inner.context.disk(), self.id, true);
-                            self.lose(replication, now, outbox);
+                            self.find_damage(inner, replication, now, outbox);
                         }
                         answer
                     }
@@ -313,17 +335,25 @@ impl Replica {
         let event = if done.is_ok() { FollowerEvent::Done(log) } else { FollowerEvent::Failed(log) };
         follower.handle(event, now);
         if self.core.has_stopped() {
-            self.notice_stop(replication, now, outbox);
+            self.notice_stop(inner, replication, now, outbox);
         }
     }
 
+    /// What this node has cannot be read.
+    fn find_damage(&mut self, inner: &Inner, replication: &Replication, now: Duration, outbox: &mut Outbox) {
+        self.is_damaged = true;
+        // If it cannot be written, a later life that sees the damage says it again.
+        let _ = replication.node.lock().set_damaged(inner.context.disk(), self.id, true);
+        self.lose(replication, now, outbox);
+    }
+
     /// A poisoned partition may not have what it acknowledged.
-    fn notice_stop(&mut self, replication: &Replication, now: Duration, outbox: &mut Outbox) {
+    fn notice_stop(&mut self, inner: &Inner, replication: &Replication, now: Duration, outbox: &mut Outbox) {
         if self.core.is_poisoned() && !matches!(self.role, Role::None) {
             self.lose(replication, now, outbox);
         }
-        self.role = Role::None;
-        self.watch = None;
+        (self.role, self.watch) = (Role::None, None);
+        inner.unload_led(&self.core, None, &mut outbox.told);
     }
 
     /// Says that this node has less than it acknowledged.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
 
+mod groups;
+
 use std::path::Path;
 
 use super::*;
@@ -15,6 +17,8 @@ use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp, TopicId};
 
 const TOPIC: TopicId = TopicId::from_bytes(*b"a topic of tests");
 const ID: PartitionId = PartitionId { topic: TOPIC, partition: 0 };
+/// Where groups are kept, if they are.
+const GROUPS: PartitionId = PartitionId { topic: TopicId::from_bytes(*b"groups for tests"), partition: 0 };
 
 #[derive(Debug, Default)]
 struct Outbox(Mutex<Vec<(NodeId, Message)>>, Mutex<Vec<Command>>);
@@ -42,6 +46,7 @@ struct Trio {
     controller: Controller,
     clock: Arc<SimClock>,
     config: TopicConfig,
+    has_groups: bool,
     /// Neither sends nor hears.
     cut_off: Vec<NodeId>,
     /// The controller does not hear it.
@@ -68,7 +73,8 @@ impl Trio {
         };
         let nodes = (1..=3).map(|id| (NodeId(id), node(id))).collect();
         let (controller, cut_off) = (Controller::default(), Vec::new());
-        let mut trio = Self { nodes, controller, clock: clock.clone(), config, cut_off, muted: None };
+        let mut trio =
+            Self { nodes, controller, clock: clock.clone(), config, has_groups: false, cut_off, muted: None };
         for id in 1..=3 {
             trio.start(id);
         }
@@ -84,12 +90,17 @@ impl Trio {
         node.outbox = Arc::default();
         let log = builder(node, NodeId(id), &self.clock).open().unwrap();
         log.create_topic_with_id(TOPIC, "t", self.config).unwrap();
+        if self.has_groups {
+            log.create_topic_with_id(GROUPS.topic, "__consumer_offsets", TopicConfig::default()).unwrap();
+        }
         let registration = log.registration().unwrap();
         node.log = Some(log.clone());
         self.apply(&registration);
         log.registered().unwrap();
-        let known = self.controller.assignment(ID).cloned();
-        known.into_iter().for_each(|known| drop(log.assume(&known)));
+        for id in [ID, GROUPS] {
+            let known = self.controller.assignment(id).cloned();
+            known.into_iter().for_each(|known| drop(log.assume(&known)));
+        }
     }
 
     /// The power of a node is cut.
@@ -242,6 +253,7 @@ fn what_needs_a_coordinator_is_refused() {
     let log = trio.log(1);
     let refused = [
         log.group("g").unwrap().commit("t", 0, Offset(0)).unwrap_err(),
+        log.coordinator_of("g").unwrap_err(),
         log.producer().idempotent().unwrap_err(),
         log.producer().transactional("id").unwrap_err(),
         log.queue("g", "t").open().unwrap_err(),

@@ -10,11 +10,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use super::node::Node;
 use super::{Cluster, Event, Failure, ID};
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::partition::{Ack, Partition, ReadOptions};
 use crate::record::{BatchBuilder, BatchOptions, Producer, Record};
+use crate::replica::PartitionId;
 use crate::types::{NodeId, Offset, ProducerEpoch, ProducerId};
 
 /// Values, and where they are.
@@ -65,7 +67,11 @@ impl Cluster {
         }
         // Some ask whoever they find.
         let asks_any = self.rng.chance(1, 10);
-        let leaders: Vec<NodeId> = ids.into_iter().filter(|id| asks_any || self.nodes[id].is_leader()).collect();
+        if self.options.has_groups && self.rng.chance(1, 4) {
+            return self.act_for_group(asks_any);
+        }
+        let leads = |id: &NodeId| self.nodes[id].leads(ID).is_some();
+        let leaders: Vec<NodeId> = ids.into_iter().filter(|id| asks_any || leads(id)).collect();
         if leaders.is_empty() {
             return Ok(());
         }
@@ -196,42 +202,52 @@ impl Cluster {
 
     /// What must be true of each node at any time.
     pub(super) fn check_marks(&mut self) -> std::result::Result<(), Failure> {
-        let damaged = self.nodes.values().find(|node| node.log.is_some() && node.partition.is_none());
-        if let Some(node) = damaged {
+        let ids = self.options.ids();
+        let is_damaged = |node: &Node| node.log.is_some() && ids.iter().any(|id| node.partition_of(*id).is_none());
+        if let Some(node) = self.nodes.values().find(|node| is_damaged(node)) {
             let detail = format!("node {}: {:?}", node.id, node.log.as_ref().map(crate::log::Log::damaged));
             return Err(self.failure("what nobody damaged can be opened", detail));
         }
         let mut found = None;
         for node in self.nodes.values_mut() {
-            let Some(partition) = &node.partition else { continue };
-            let now = partition.offsets();
-            let in_order = now.start <= now.committed && now.committed <= now.end;
-            let risen = node.seen.is_none_or(|seen| seen.committed <= now.committed && seen.start <= now.start);
-            if (!in_order || !risen) && !partition.core.has_stopped() {
-                found = Some(format!("node {}: {:?}, then {now:?}", node.id, node.seen));
+            for (partition, seen) in [&node.partition, &node.groups].into_iter().zip(&mut node.seen) {
+                let Some(partition) = partition else { continue };
+                let now = partition.offsets();
+                let in_order = now.start <= now.committed && now.committed <= now.end;
+                let risen = seen.is_none_or(|seen| seen.committed <= now.committed && seen.start <= now.start);
+                if (!in_order || !risen) && !partition.core.has_stopped() {
+                    found = Some(format!("node {}: {seen:?}, then {now:?}", node.id));
+                }
+                *seen = Some(now);
             }
-            node.seen = Some(now);
         }
         found.map_or(Ok(()), |detail| Err(self.failure("marks are in order, and rise", detail)))
     }
 
-    /// Whether all nodes that hold the partition are there, and hold as much.
+    /// Whether all nodes that hold a partition are there, and hold as much.
     pub(super) fn is_quiet(&self) -> bool {
-        let Some(known) = self.controller.assignment(ID) else { return false };
+        self.history.pending.is_empty()
+            && self.groups.is_quiet()
+            && self.options.ids().iter().all(|id| self.is_equal(*id))
+    }
+
+    fn is_equal(&self, id: PartitionId) -> bool {
+        let Some(known) = self.controller.assignment(id) else { return false };
         let mut ends = Vec::new();
-        for id in &known.replicas {
-            let Some(partition) = self.nodes.get(id).and_then(|node| node.partition.as_ref()) else { return false };
+        for node in &known.replicas {
+            let Some(partition) = self.nodes.get(node).and_then(|node| node.partition_of(id)) else { return false };
             let offsets = partition.offsets();
             ends.push((offsets.end, offsets.committed));
         }
         let (end, committed) = ends[0];
         let is_same = ends.iter().all(|other| *other == (end, committed));
-        is_same && end == committed && known.in_sync.len() == known.replicas.len() && self.history.pending.is_empty()
+        is_same && end == committed && known.in_sync.len() == known.replicas.len()
     }
 
     /// What must be true when all is quiet.
     pub(super) fn check_end(&mut self) -> std::result::Result<(), Failure> {
         let Some(known) = self.controller.assignment(ID).cloned() else { return Ok(()) };
+        self.check_groups()?;
         let mut all: Option<Values> = None;
         let mut bytes: Option<Vec<u8>> = None;
         for id in &known.replicas {
@@ -273,16 +289,7 @@ impl Cluster {
 
 /// All batches, and all records.
 fn contents(partition: &Partition) -> Result<(Vec<u8>, Values)> {
-    let (mut bytes, mut values) = (Vec::new(), Vec::new());
-    let mut from = partition.offsets().start;
-    loop {
-        let batches = partition.fetch(from, ReadOptions::default().to_end())?;
-        bytes.extend_from_slice(batches.bytes());
-        if batches.next_offset() == from {
-            break;
-        }
-        from = batches.next_offset();
-    }
+    let (bytes, mut values) = (stored(partition)?, Vec::new());
     let mut from = partition.offsets().start;
     loop {
         let records = partition.read(from)?;
@@ -291,6 +298,19 @@ fn contents(partition: &Partition) -> Result<(Vec<u8>, Values)> {
             return Ok((bytes, values));
         }
         from = records.next_offset();
+    }
+}
+
+/// All batches.
+pub(super) fn stored(partition: &Partition) -> Result<Vec<u8>> {
+    let (mut bytes, mut from) = (Vec::new(), partition.offsets().start);
+    loop {
+        let batches = partition.fetch(from, ReadOptions::default().to_end())?;
+        bytes.extend_from_slice(batches.bytes());
+        if batches.next_offset() == from {
+            return Ok(bytes);
+        }
+        from = batches.next_offset();
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Cluster, Event, ID};
-use crate::replica::{Command, Member};
+use super::{Cluster, Event};
+use crate::replica::{Command, Member, PartitionId};
 use crate::sim::{DiskOptions, Errno, Fault, SimDisk, Times};
 use crate::types::NodeId;
 
@@ -61,12 +61,15 @@ impl Cluster {
     fn strike(&mut self, kind: usize, node: NodeId, other: NodeId, for_ms: u64) -> bool {
         let seed = self.chaos.draw();
         let now = self.now();
-        let (is_spared, is_synced) = (self.is_last_copy(node), self.options.is_synced);
+        // What a group commits is not synced with each append.
+        let is_synced = self.options.is_synced && !self.options.has_groups;
+        let is_spared = self.is_last_copy(node);
         let Some(struck) = self.nodes.get_mut(&node) else { return false };
         let is_up = struck.log.is_some();
         match kind {
-            // On a full disk a node may not get to write down that it was there: then it is taken to have lost something.
-            0 | 12 if is_spared && struck.disk.is_limited() => return false,
+            // A node whose disk was full may not have got to write down that it was there, and writes it no more in this life:
+            // then it is taken to have lost something.
+            0 | 12 if is_spared && struck.was_full => return false,
             0 if is_up => self.kill(node, for_ms),
             // A power cut takes what was not synced.
             1 if is_up && (is_synced || !is_spared) => {
@@ -88,6 +91,7 @@ impl Cluster {
             }
             5 if is_up => {
                 struck.disk.set_capacity(Some(0));
+                struck.was_full = true;
                 self.later(for_ms, Event::Mend(Mend::Space(node)));
             }
             6 if is_up => {
@@ -120,7 +124,7 @@ impl Cluster {
                 let image = if closed && seed.is_multiple_of(2) { image.crash(seed) } else { image };
                 self.end(node, image, for_ms);
             }
-            13 => self.apply(&Command::ElectPreferred { id: ID }),
+            13 => self.options.ids().iter().for_each(|id| self.apply(&Command::ElectPreferred { id: *id })),
             11 => struck.old = Some(struck.disk.image()),
             _ => return false,
         }
@@ -129,7 +133,11 @@ impl Cluster {
 
     /// Whether there is no other whole copy of what is committed, so that this one must not be harmed.
     fn is_last_copy(&self, node: NodeId) -> bool {
-        let Some(known) = self.controller.assignment(ID) else { return true };
+        self.options.ids().iter().any(|id| self.is_last_copy_of(*id, node))
+    }
+
+    fn is_last_copy_of(&self, id: PartitionId, node: NodeId) -> bool {
+        let Some(known) = self.controller.assignment(id) else { return true };
         // What is committed by the minimum of one is where the leader is, and nowhere else.
         if self.options.min_in_sync < 2 {
             return true;
@@ -138,7 +146,7 @@ impl Cluster {
         // All that are in sync are: up, in the life that is, not in trouble, nor about to leave by what a leader said.
         let is_whole = |member: &Member| {
             let is_leaving = self.events.values().any(|event| match event {
-                Event::Command(Command::InSync(change)) => !change.in_sync.contains(member),
+                Event::Command(Command::InSync(change)) => change.id == id && !change.in_sync.contains(member),
                 _ => false,
             });
             let other = self.nodes.get(&member.node);
@@ -178,8 +186,8 @@ impl Cluster {
     /// A node whose disk failed is started again, as an operator would.
     pub(super) fn look_after(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get(&id) else { return };
-        let is_poisoned = node.partition.as_ref().is_some_and(|partition| partition.core.is_poisoned());
-        if !is_poisoned {
+        let partitions = [&node.partition, &node.groups];
+        if !partitions.into_iter().flatten().any(|partition| partition.core.is_poisoned()) {
             return;
         }
         // Said before it goes: it may have less than it acknowledged.

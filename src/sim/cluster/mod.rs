@@ -14,6 +14,7 @@
 
 mod check;
 pub mod faults;
+mod groups;
 mod net;
 mod node;
 pub mod planted;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::check::History;
+use self::groups::Groups;
 use self::net::Net;
 use self::node::Node;
 use super::{Rng, SimClock};
@@ -44,6 +46,8 @@ pub struct Options {
     pub is_synced: bool,
     /// Whether small appends are staged.
     pub is_staged: bool,
+    /// Whether a group commits offsets.
+    pub has_groups: bool,
     /// Of 1,000 messages, so many are lost.
     pub lost: u64,
     /// Of 1,000 messages, so many come twice.
@@ -125,6 +129,7 @@ pub(crate) struct Cluster {
     net: Net,
     controller: Controller,
     history: History,
+    groups: Groups,
     rng: Rng,
     chaos: Rng,
     report: Report,
@@ -137,10 +142,12 @@ pub(crate) struct Cluster {
 
 type Queued = ();
 
-/// The one topic, and its id.
+/// The topic, and its id.
 const TOPIC: &str = "t";
 const TOPIC_ID: TopicId = TopicId::from_bytes(*b"topic of cluster");
 const ID: PartitionId = PartitionId { topic: TOPIC_ID, partition: 0 };
+/// Where a group's offsets are kept.
+const GROUPS: PartitionId = PartitionId { topic: TopicId::from_bytes(*b"groups' offsets."), partition: 0 };
 
 impl Options {
     /// What `seed` stands for: of each kind of fault, some runs have none.
@@ -162,7 +169,13 @@ impl Options {
             longest_ms: rng.between(1, 40),
             faults,
             fault_every_ms: rng.between(50, 500),
+            has_groups: Rng::stream(seed, "groups").chance(1, 4),
         }
+    }
+
+    /// The partitions that there are.
+    fn ids(&self) -> &'static [PartitionId] {
+        if self.has_groups { &[ID, GROUPS] } else { &[ID] }
     }
 
     fn topic(&self) -> TopicConfig {
@@ -215,6 +228,7 @@ impl Cluster {
             net: Net::new(seed),
             controller: Controller::default(),
             history: History::default(),
+            groups: Groups::default(),
             rng: Rng::stream(seed, "clients"),
             chaos: Rng::stream(seed, "faults"),
             report: Report::default(),
@@ -234,8 +248,10 @@ impl Cluster {
             let registration = self.nodes.get(&member.node).and_then(Node::registration);
             registration.into_iter().for_each(|command| self.apply(&command));
         }
-        let replicas = members.iter().map(|member| member.node).take(self.replica_count()).collect();
-        self.apply(&Command::Create { id: ID, replicas, min_in_sync: self.options.min_in_sync });
+        for &id in self.options.ids() {
+            let replicas = members.iter().map(|member| member.node).take(self.replica_count()).collect();
+            self.apply(&Command::Create { id, replicas, min_in_sync: self.options.min_in_sync });
+        }
         self.later(10, Event::Act);
         self.later(100, Event::Repeat);
         let every = self.options.fault_every_ms;
@@ -293,6 +309,7 @@ impl Cluster {
             return Err(self.failure("a message arrives as it was sent", message));
         }
         self.settle_appends()?;
+        self.settle_groups()?;
         self.check_marks()
     }
 
@@ -377,7 +394,10 @@ impl Cluster {
 
     /// Lets the controller decide, and tells the nodes.
     fn apply(&mut self, command: &Command) {
-        let before = self.controller.assignment(ID).and_then(|known| known.leader);
+        let leaders = |controller: &Controller| -> Vec<_> {
+            controller.assignments().map(|known| (known.id, known.leader)).collect()
+        };
+        let before = leaders(&self.controller);
         let outcome = match self.controller.apply(command) {
             Ok(outcome) => outcome,
             Err(Refused::FormerLife { member, .. }) => return self.begin_anew(member),
@@ -389,7 +409,7 @@ impl Cluster {
             node.registered();
         }
         for assignment in &outcome.changed {
-            self.report.elections += u64::from(assignment.leader != before);
+            self.report.elections += u64::from(!before.contains(&(assignment.id, assignment.leader)));
             self.spread(assignment);
         }
     }
@@ -442,9 +462,9 @@ impl Cluster {
 
     /// Starts a node that is down.
     fn start(&mut self, id: NodeId) {
-        let (topic, staging) = (self.options.topic(), self.options.staging());
+        let options = self.options;
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.log.is_none()) else { return };
-        if node.open(topic, staging) {
+        if node.open(&options) {
             self.with(id, Node::wake);
             self.register(id);
         } else {
@@ -457,7 +477,10 @@ impl Cluster {
     }
 
     fn describe(&self) -> String {
-        let mut text = format!("{:?}\n", self.controller.assignment(ID));
+        let mut text = String::new();
+        for assignment in self.controller.assignments() {
+            text.push_str(&format!("{assignment:?}\n"));
+        }
         for node in self.nodes.values() {
             text.push_str(&node.describe());
             text.push('\n');

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{ID, TOPIC, TOPIC_ID};
+use super::{GROUPS, ID, Options, TOPIC, TOPIC_ID};
 use crate::clock::Clock;
 use crate::config::TopicConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Background, Log, Replicator, Staging};
+use crate::log::{Background, Log, Replicator, Topic};
 use crate::partition::{Offsets, Partition};
-use crate::replica::{Assignment, Command, Member, Message, ReplicaTiming};
+use crate::replica::{Assignment, Command, Member, Message, PartitionId, ReplicaTiming};
 use crate::segment::pool::Layout;
 use crate::sim::{DiskOptions, Image, Rng, SimClock, SimDisk, SimEntropy};
-use crate::types::NodeId;
+use crate::types::{LeaderEpoch, NodeId};
 
 /// Little slots and batches, so that their ends are near.
 const LAYOUT: Layout = Layout { slot_len: 2048, slot_count: 4, batch_len: 300, stride: 256 };
@@ -26,6 +26,8 @@ pub(super) struct Node {
     clock: Arc<SimClock>,
     pub(super) log: Option<Log>,
     pub(super) partition: Option<Partition>,
+    /// Where a group's offsets are kept, if they are.
+    pub(super) groups: Option<Partition>,
     pub(super) member: Option<Member>,
     outbox: Arc<Outbox>,
     is_registered: bool,
@@ -34,14 +36,16 @@ pub(super) struct Node {
     pub(super) next_wake: Option<u64>,
     pub(super) wakes_at: Option<u64>,
     pub(super) paused_until: u64,
-    /// How far it was when it was looked at last.
-    pub(super) seen: Option<Offsets>,
+    /// How far its partitions were when they were looked at last.
+    pub(super) seen: [Option<Offsets>; 2],
     /// An image of some time ago, to be put back.
     pub(super) old: Option<Image>,
     /// It stopped because of a failed disk, and is to be started again.
     pub(super) is_broken: bool,
     /// A fault of its disk waits for its call.
     pub(super) is_armed: bool,
+    /// Its disk was full, in this life.
+    pub(super) was_full: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +62,18 @@ impl Replicator for Outbox {
     fn command(&self, command: Command) {
         self.commands.lock().push(command);
     }
+}
+
+/// Makes the topic of groups, of little files.
+fn groups_topic(log: &Log) -> Result<Topic> {
+    let topic = log.create_topic_with_id(GROUPS.topic, "__consumer_offsets", TopicConfig::default())?;
+    // A segment is full when its index is.
+    let small = topic.config().segment_bytes(1 << 20).set("segment.index.bytes", "240")?;
+    let small = small.set("index.interval.bytes", "100")?;
+    if topic.config() != small {
+        log.alter_topic("__consumer_offsets", small)?;
+    }
+    Ok(topic)
 }
 
 /// Short times, so that they pass often.
@@ -80,6 +96,7 @@ impl Node {
             clock: Arc::clone(clock),
             log: None,
             partition: None,
+            groups: None,
             member: None,
             outbox: Arc::default(),
             is_registered: false,
@@ -87,15 +104,16 @@ impl Node {
             next_wake: None,
             wakes_at: None,
             paused_until: 0,
-            seen: None,
+            seen: [None; 2],
             old: None,
             is_broken: false,
             is_armed: false,
+            was_full: false,
         }
     }
 
-    /// Opens the log, and makes the topic if it is not there. Whether that was possible.
-    pub(super) fn open(&mut self, topic: TopicConfig, staging: Staging) -> bool {
+    /// Opens the log, and makes the topics if they are not there. Whether that was possible.
+    pub(super) fn open(&mut self, options: &Options) -> bool {
         let outbox = Arc::new(Outbox::default());
         let opened = Log::builder(Path::new("/log"))
             .disk(self.disk.clone())
@@ -103,7 +121,7 @@ impl Node {
             .entropy(Arc::new(SimEntropy::new(self.entropy.draw())))
             .process(7)
             .background(Background::Caller)
-            .staging(staging)
+            .staging(options.staging())
             .layout(LAYOUT)
             .linger(Duration::from_millis(300))
             .checkpoint_interval(Duration::from_millis(500))
@@ -111,16 +129,22 @@ impl Node {
             .replica_timing(TIMING)
             .open();
         let made = opened.and_then(|log| {
-            let topic = log.create_topic_with_id(TOPIC_ID, TOPIC, topic)?;
-            Ok((log, topic.partition(0)))
+            let topic = log.create_topic_with_id(TOPIC_ID, TOPIC, options.topic())?;
+            let groups = match options.has_groups {
+                true => Some(groups_topic(&log)?),
+                false => None,
+            };
+            Ok((log, topic.partition(0), groups.map(|groups| groups.partition(0))))
         });
         match made {
-            Ok((log, partition)) => {
+            Ok((log, partition, groups)) => {
                 self.member = log.member();
-                self.partition = partition.ok();
+                (self.partition, self.groups) = (partition.ok(), groups.and_then(Result::ok));
                 self.log = Some(log);
                 self.outbox = outbox;
-                (self.is_registered, self.is_broken, self.seen) = (false, false, None);
+                // Of its first life, until a later copy is kept.
+                self.old.get_or_insert_with(|| self.disk.image());
+                (self.is_registered, self.is_broken, self.seen) = (false, false, [None; 2]);
                 true
             }
             Err(_) => false,
@@ -130,9 +154,9 @@ impl Node {
     /// Ends the life of the process. What it would do from here on does not count.
     pub(super) fn die(&mut self, image: Image) {
         self.disk.power_off();
-        self.is_armed = false;
-        (self.log, self.partition, self.member) = (None, None, None);
-        (self.outbox, self.next_wake, self.seen) = (Arc::default(), None, None);
+        (self.is_armed, self.was_full) = (false, false);
+        (self.log, self.partition, self.groups, self.member) = (None, None, None, None);
+        (self.outbox, self.next_wake, self.seen) = (Arc::default(), None, [None; 2]);
         self.disk = SimDisk::on(image, Arc::clone(&self.clock));
     }
 
@@ -188,14 +212,24 @@ impl Node {
         (std::mem::take(&mut self.outbox.messages.lock()), std::mem::take(&mut self.outbox.commands.lock()))
     }
 
-    pub(super) fn is_leader(&self) -> bool {
-        self.log.as_ref().and_then(|log| log.replication(ID)).is_some_and(|state| state.is_leader)
+    /// Under which epoch it leads, if it does.
+    pub(super) fn leads(&self, id: PartitionId) -> Option<LeaderEpoch> {
+        let state = self.log.as_ref().and_then(|log| log.replication(id)).filter(|state| state.is_leader);
+        state.map(|state| state.assignment.leader_epoch)
+    }
+
+    /// The partition of this id, if it is open.
+    pub(super) fn partition_of(&self, id: PartitionId) -> Option<&Partition> {
+        if id == ID { self.partition.as_ref() } else { self.groups.as_ref() }
     }
 
     pub(super) fn describe(&self) -> String {
-        let state = self.log.as_ref().and_then(|log| log.replication(ID));
-        let offsets = self.partition.as_ref().map(Partition::offsets);
-        let epochs = self.partition.as_ref().map(Partition::leader_epochs);
-        format!("node {}: {offsets:?} {epochs:?} {state:?} broken {}", self.id, self.is_broken)
+        let mut text = format!("node {}: broken {}", self.id, self.is_broken);
+        for id in [ID, GROUPS] {
+            let Some(partition) = self.partition_of(id) else { continue };
+            let state = self.log.as_ref().and_then(|log| log.replication(id));
+            text.push_str(&format!("; {:?} {:?} {state:?}", partition.offsets(), partition.leader_epochs()));
+        }
+        text
     }
 }

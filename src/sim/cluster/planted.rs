@@ -12,6 +12,8 @@ pub const PLANTED: &[&str] = &[
     "replica.copy_goes_on",
     "replica.cuts_to_committed",
     "replica.epoch_not_begun",
+    "replica.group_kept",
+    "replica.group_told_early",
     "replica.joins_behind",
     "replica.reads_uncommitted",
     "replica.role_of_other_life",

@@ -1,0 +1,195 @@
+//! Groups that are kept by whoever leads.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use super::*;
+use crate::group::{
+    Answer, Caller, GroupState, Heartbeat, JoinGroup, Joined, OffsetCommit, OffsetFetch, OffsetToCommit, Protocol,
+    Request, SyncGroup,
+};
+use crate::log::Reply;
+
+impl Trio {
+    fn with_groups() -> Self {
+        let mut trio = Self::new(small());
+        trio.has_groups = true;
+        for id in 1..=3 {
+            let created =
+                trio.log(id).create_topic_with_id(GROUPS.topic, "__consumer_offsets", TopicConfig::default());
+            assert_eq!(created.unwrap().partition_count(), 1);
+        }
+        let replicas = vec![NodeId(1), NodeId(2), NodeId(3)];
+        trio.apply(&Command::Create { id: GROUPS, replicas, min_in_sync: 2 });
+        trio.settle();
+        trio
+    }
+
+    fn ask(&self, id: u32, request: Request) -> Reply {
+        self.log(id).ask_coordinator(request)
+    }
+
+    fn told(&self, id: u32, request: Request) -> Result<Answer> {
+        now(&mut self.ask(id, request)).expect("it is known at once")
+    }
+
+    /// What node `id` says that the group has committed.
+    fn committed(&self, id: u32) -> Result<Option<Offset>> {
+        match self.told(id, fetch())? {
+            Answer::Offsets(offsets) => {
+                Ok(offsets[0].committed.as_ref().unwrap().as_ref().map(|committed| committed.offset))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Who leads the groups.
+    fn coordinator(&self) -> u32 {
+        self.controller.assignment(GROUPS).unwrap().leader.unwrap().node.0
+    }
+}
+
+/// The answer, if it is there.
+fn now(reply: &mut Reply) -> Option<Result<Answer>> {
+    match pin!(reply).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => None,
+    }
+}
+
+fn commit(offset: u64) -> Request {
+    let (leader_epoch, metadata) = (LeaderEpoch::NONE, "".into());
+    let offset = OffsetToCommit { topic: "t".into(), partition: 0, offset: Offset(offset), leader_epoch, metadata };
+    let (group, caller) = ("g".into(), Caller::none());
+    Request::CommitOffsets(OffsetCommit { group, caller, transaction: None, retention: None, offsets: vec![offset] })
+}
+
+fn fetch() -> Request {
+    Request::FetchOffsets(OffsetFetch {
+        group: "g".into(),
+        partitions: Some(vec![("t".into(), 0)]),
+        require_stable: false,
+    })
+}
+
+fn is_not_leader<T>(result: &Result<T>, of: Option<u32>) -> bool {
+    matches!(result, Err(Error::NotLeader { leader, partition })
+        if *leader == of.map(NodeId) && partition.to_string() == "__consumer_offsets-0")
+}
+
+#[test]
+fn a_commit_is_told_once_it_is_committed_and_survives_a_change_of_leader() {
+    let mut trio = Trio::with_groups();
+    assert_eq!(trio.coordinator(), 1);
+    assert_eq!(trio.committed(1).unwrap(), None);
+    let mut reply = trio.ask(1, commit(5));
+    assert!(now(&mut reply).is_none(), "no other node has it");
+    let mut early = trio.ask(1, fetch());
+    assert!(now(&mut early).is_none(), "what could be lost yet is told to nobody");
+    trio.settle();
+    assert!(matches!(now(&mut reply), Some(Ok(Answer::Committed(_)))));
+    assert!(matches!(now(&mut early), Some(Ok(Answer::Offsets(_)))));
+    assert!(is_not_leader(&trio.committed(2), Some(1)));
+    assert_eq!(trio.log(2).coordinator_of("g").unwrap().to_string(), "__consumer_offsets-0");
+
+    trio.crash(1, 3);
+    trio.pass(200);
+    let next = trio.coordinator();
+    assert_eq!((next, trio.committed(next).unwrap()), (2, Some(Offset(5))));
+    assert!(is_not_leader(&trio.committed(3), Some(2)));
+    let mut reply = trio.ask(2, commit(9));
+    trio.settle();
+    assert!(matches!(now(&mut reply), Some(Ok(Answer::Committed(_)))));
+    trio.start(1);
+    trio.pass(500);
+    trio.kill(2);
+    trio.pass(500);
+    let next = trio.coordinator();
+    assert_eq!((next == 2, trio.committed(next).unwrap()), (false, Some(Offset(9))));
+    assert_eq!(trio.log(next).groups().unwrap(), ["g"]);
+    let other = 4 - next;
+    assert!(trio.log(other).groups().unwrap().is_empty(), "those that it leads");
+}
+
+#[test]
+fn a_commit_that_is_cut_off_is_told_to_nobody() {
+    let mut trio = Trio::with_groups();
+    let mut first = trio.ask(1, commit(5));
+    trio.settle();
+    assert!(matches!(now(&mut first), Some(Ok(Answer::Committed(_)))));
+    trio.cut_off = vec![NodeId(1)];
+    let (mut lost, mut looked) = (trio.ask(1, commit(6)), trio.ask(1, fetch()));
+    trio.settle();
+    assert!(now(&mut lost).is_none() && now(&mut looked).is_none());
+    let member = trio.log(1).member().unwrap();
+    trio.apply(&Command::NodeDown { member });
+    trio.settle();
+    let next = trio.coordinator();
+    assert_eq!((next, trio.committed(next).unwrap()), (2, Some(Offset(5))));
+    let mut reply = trio.ask(2, commit(7));
+    trio.settle();
+    assert!(matches!(now(&mut reply), Some(Ok(Answer::Committed(_)))));
+    // It hears of it.
+    trio.cut_off.clear();
+    trio.apply(&trio.log(1).registration().unwrap());
+    trio.log(1).registered().unwrap();
+    trio.log(1).assume(trio.controller.assignment(GROUPS).unwrap()).unwrap();
+    assert!(is_not_leader(&now(&mut lost).unwrap(), Some(2)));
+    assert!(is_not_leader(&now(&mut looked).unwrap(), Some(2)));
+    trio.pass(500);
+    assert_eq!(trio.committed(2).unwrap(), Some(Offset(7)));
+    trio.kill(2);
+    trio.pass(500);
+    assert_eq!(trio.committed(trio.coordinator()).unwrap(), Some(Offset(7)));
+}
+
+fn join(uuid: u128) -> Request {
+    let mut join = JoinGroup::new("g", uuid);
+    join.needs_member_id = false;
+    join.protocols = vec![Protocol { name: "range".into(), metadata: (*b"t").into() }];
+    Request::Join(join)
+}
+
+fn joined(answer: Option<Result<Answer>>) -> Joined {
+    match answer {
+        Some(Ok(Answer::Joined(joined))) => joined,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Its members need not join again, and who waits to join is told whom to ask.
+#[test]
+fn a_group_goes_on_with_its_members_under_the_next_leader() {
+    let mut trio = Trio::with_groups();
+    let mut reply = trio.ask(1, join(7));
+    trio.pass(3_000);
+    let first = joined(now(&mut reply));
+    let caller = Caller { member_id: first.member_id.clone(), instance_id: None, generation: first.generation };
+    let sync = SyncGroup {
+        group: "g".into(),
+        caller: caller.clone(),
+        protocol_type: None,
+        protocol: None,
+        assignments: vec![(first.member_id, (*b"all").into())],
+    };
+    let mut synced = trio.ask(1, Request::Sync(sync));
+    assert!(now(&mut synced).is_none(), "its assignment is not committed yet");
+    trio.settle();
+    assert!(matches!(now(&mut synced), Some(Ok(Answer::Synced(_)))));
+    let mut waits = trio.ask(1, join(8));
+    assert!(now(&mut waits).is_none(), "the first one has to join again");
+
+    let member = trio.log(1).member().unwrap();
+    trio.apply(&Command::NodeDown { member });
+    assert!(is_not_leader(&now(&mut waits).unwrap(), Some(2)));
+    trio.settle();
+    let heartbeat = || Request::Heartbeat(Heartbeat { group: "g".into(), caller: caller.clone() });
+    assert!(is_not_leader(&trio.told(1, heartbeat()), Some(2)));
+    assert_eq!(trio.told(2, heartbeat()).unwrap(), Answer::Alive);
+    // From then on it has a session there, that ends.
+    trio.pass(60_000);
+    let Answer::Described(described) = trio.told(2, Request::Describe { group: "g".into() }).unwrap() else {
+        panic!()
+    };
+    assert_eq!((described.state, described.members.len()), (Some(GroupState::Empty), 0));
+}
