@@ -101,7 +101,7 @@ impl Cluster {
             7 if is_up && !is_spared => {
                 let call = struck.disk.calls() + seed % 30;
                 struck.disk.inject(call, Fault::Error(Errno::Io), Times::Once);
-                struck.is_armed = true;
+                (struck.is_armed, struck.has_failed) = (true, true);
             }
             8 if !is_spared => {
                 let image = SimDisk::new(DiskOptions { blind: true, ..DiskOptions::default() }).image();
@@ -168,15 +168,21 @@ impl Cluster {
     }
 
     pub(super) fn kill(&mut self, node: NodeId, for_ms: u64) {
-        let Some(struck) = self.nodes.get(&node) else { return };
-        let image = struck.disk.image();
-        self.end(node, image, for_ms);
+        let Some(struck) = self.nodes.get_mut(&node) else { return };
+        let member = struck.member;
+        struck.die_alone();
+        self.bury(node, member, for_ms);
     }
 
     fn end(&mut self, node: NodeId, image: crate::sim::Image, for_ms: u64) {
         let Some(struck) = self.nodes.get_mut(&node) else { return };
         let member = struck.member;
         struck.die(image);
+        self.bury(node, member, for_ms);
+    }
+
+    /// Has it noticed that a node is gone, and started again.
+    fn bury(&mut self, node: NodeId, member: Option<Member>, for_ms: u64) {
         if let Some(member) = member {
             self.later(for_ms / 2 + 1, Event::Detect(member));
         }

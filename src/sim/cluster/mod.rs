@@ -136,7 +136,7 @@ pub(crate) struct Cluster {
     /// Nothing goes wrong any more.
     is_mended: bool,
     is_traced: bool,
-    /// A message that did not arrive as it was sent.
+    /// A message that did not arrive as it was sent, or a node that is not what it was when it was killed.
     broken: Option<String>,
 }
 
@@ -305,8 +305,8 @@ impl Cluster {
             Event::Register(node) => self.register(node),
         }
         self.disarm();
-        if let Some(message) = self.broken.take() {
-            return Err(self.failure("a message arrives as it was sent", message));
+        if let Some(broken) = self.broken.take() {
+            return Err(self.failure("messages arrive as they were sent, and who is killed has all", broken));
         }
         self.settle_appends()?;
         self.settle_groups()?;
@@ -465,6 +465,9 @@ impl Cluster {
         let options = self.options;
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.log.is_none()) else { return };
         if node.open(&options) {
+            if node.lost_for_nothing() {
+                self.broken = Some(format!("node {id} was killed, and says that it has lost something"));
+            }
             self.with(id, Node::wake);
             self.register(id);
         } else {

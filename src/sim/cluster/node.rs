@@ -12,7 +12,7 @@ use crate::config::TopicConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Background, Log, Replicator, Topic};
 use crate::partition::{Offsets, Partition};
-use crate::replica::{Assignment, Command, Member, Message, PartitionId, ReplicaTiming};
+use crate::replica::{Assignment, Command, Loss, Member, Message, PartitionId, ReplicaTiming};
 use crate::segment::pool::Layout;
 use crate::sim::{DiskOptions, Image, Rng, SimClock, SimDisk, SimEntropy};
 use crate::types::{LeaderEpoch, NodeId};
@@ -46,6 +46,10 @@ pub(super) struct Node {
     pub(super) is_armed: bool,
     /// Its disk was full, in this life.
     pub(super) was_full: bool,
+    /// Its disk failed, in this life.
+    pub(super) has_failed: bool,
+    /// It was killed, and nothing else, and had lost nothing before.
+    has_all: bool,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +113,8 @@ impl Node {
             is_broken: false,
             is_armed: false,
             was_full: false,
+            has_failed: false,
+            has_all: false,
         }
     }
 
@@ -153,11 +159,27 @@ impl Node {
 
     /// Ends the life of the process. What it would do from here on does not count.
     pub(super) fn die(&mut self, image: Image) {
+        self.has_all = false;
         self.disk.power_off();
-        (self.is_armed, self.was_full) = (false, false);
+        (self.is_armed, self.was_full, self.has_failed) = (false, false, false);
         (self.log, self.partition, self.groups, self.member) = (None, None, None, None);
         (self.outbox, self.next_wake, self.seen) = (Arc::default(), None, [None; 2]);
         self.disk = SimDisk::on(image, Arc::clone(&self.clock));
+    }
+
+    /// As [`die`](Self::die), and the disk stays as it is.
+    pub(super) fn die_alone(&mut self) {
+        let registration = self.log.as_ref().and_then(Log::registration);
+        let had_all = matches!(registration, Some(Command::NodeUp { lost: Loss::Nothing, .. }));
+        let has_all = had_all && !self.was_full && !self.has_failed;
+        self.die(self.disk.image());
+        self.has_all = has_all;
+    }
+
+    /// Whether it says that it has less than it acknowledged, though it was only killed.
+    pub(super) fn lost_for_nothing(&self) -> bool {
+        let registration = self.log.as_ref().and_then(Log::registration);
+        self.has_all && matches!(registration, Some(Command::NodeUp { lost: Loss::Partitions(_), .. }))
     }
 
     pub(super) fn registration(&self) -> Option<Command> {
