@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::log::Inner;
 use crate::partition::core::Core;
 use crate::partition::replicate::Standing;
-use crate::partition::{Batches, ReadOptions};
 use crate::probe;
 use crate::replica::{
     Answer, Assignment, Command, EpochEnd, Follower, FollowerAction, FollowerEvent, Leader, LeaderAction,
     LeaderEvent, LocalLog, Member, Message, Payload, Refusal, ReplicaTiming,
 };
+use crate::segment::files::Bytes;
 use crate::types::{LeaderEpoch, NodeId};
 
 impl Replica {
@@ -245,11 +245,10 @@ impl Replica {
                 }
                 // Of an answer the head comes on top; a batch that is larger comes whole.
                 let max_bytes = (fetch.max_bytes as usize).min(MAX_ANSWER);
-                let options = ReadOptions::default().max_bytes(max_bytes).to_end();
-                let answer = match self.core.fetch(fetch.next, options) {
+                let answer = match self.core.fetch_to_end(fetch.next, max_bytes) {
                     Ok(batches) => {
                         if is_catching_up {
-                            replication.throttle.lock().spend(batches.bytes().len() as u64, now);
+                            replication.throttle.lock().spend(batches.as_slice().len() as u64, now);
                         }
                         leader.batches(to, &fetch, Payload::new(Stored(batches)))
                     }
@@ -336,11 +335,11 @@ impl Replica {
 }
 
 /// Batches as they are stored, for as long as a message lives.
-struct Stored(Batches);
+struct Stored(Bytes);
 
 impl AsRef<[u8]> for Stored {
     fn as_ref(&self) -> &[u8] {
-        self.0.bytes()
+        self.0.as_slice()
     }
 }
 
