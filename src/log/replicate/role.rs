@@ -137,8 +137,12 @@ impl Replica {
         let now = inner.context.clock.monotonic();
         match (&mut self.role, message) {
             (Role::Leader(leader), Message::Fetch(fetch)) => {
-                leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
-                let epoch_end = fetch.last_epoch.and_then(|epoch| epoch_end(&self.core, epoch));
+                let log = leaders_log(&self.core, leader.epoch());
+                leader.handle(LeaderEvent::Log(log), now);
+                let epoch_end = fetch.last_epoch.and_then(|epoch| match epoch == leader.epoch() {
+                    true => Some(EpochEnd { epoch, end: log.end }),
+                    false => epoch_end(&self.core, epoch),
+                });
                 leader.handle(LeaderEvent::Fetch { from, fetch, epoch_end }, now);
             }
             (Role::Follower(follower), Message::Fetched(fetched)) => {
@@ -165,7 +169,7 @@ impl Replica {
         match &mut self.role {
             Role::None => {}
             Role::Leader(leader) => {
-                leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
+                leader.handle(LeaderEvent::Log(leaders_log(&self.core, leader.epoch())), now);
                 leader.handle(LeaderEvent::Tick, now);
             }
             Role::Follower(follower) => follower.handle(FollowerEvent::Tick, now),
@@ -223,7 +227,7 @@ impl Replica {
         let has_grown = watch.as_mut().poll(&mut TaskContext::from_waker(&waker)) != Poll::Pending;
         self.watch = Some(watch);
         if has_grown && !self.core.has_stopped() {
-            leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
+            leader.handle(LeaderEvent::Log(leaders_log(&self.core, leader.epoch())), now);
             return true;
         }
         false
@@ -345,7 +349,16 @@ impl AsRef<[u8]> for Stored {
 
 /// What the machines must know of a partition.
 fn local_log(core: &Core) -> LocalLog {
-    let (synced, last_epoch) = (core.synced(), core.last_epoch());
+    log_under(core, core.last_epoch())
+}
+
+/// The same of one that this node leads: its own epoch is the latest that the log knows. Takes no lock that appends take.
+fn leaders_log(core: &Core, epoch: LeaderEpoch) -> LocalLog {
+    log_under(core, Some(epoch))
+}
+
+fn log_under(core: &Core, last_epoch: Option<LeaderEpoch>) -> LocalLog {
+    let synced = core.synced();
     let end = core.end();
     let held = if is_synced_at_once(core) { end.min(synced) } else { end };
     LocalLog { start: core.start().min(end), end, held, last_epoch }
