@@ -240,14 +240,14 @@ fn compacting(size: Size) -> Vec<Row> {
     vec![Row::of("compact/1GiB", vec![line], compacted), Row::rate("read beside compaction/1KiB", 0.8, read)]
 }
 
-/// Three nodes on as many cores as one has: three times the work of the same cores.
+/// Three nodes in one process: three times the work, on the same cores.
 fn replicated(size: Size) -> Vec<Row> {
     let (one, hundred) = (Shape::one(100), Shape { values: 100, len: 100 });
     let line = |name, unit, goal| Line { name, unit, goal };
     let (calls, batches) = (size.of(1_500_000, 50_000), size.of(60_000, 2_000));
     let a_second = line("", PER_RECORD, Goal::Value(Bound::AtLeast(300_000.0)));
     let pipelined = vec![Entrant::new(OURS, Replicated::new(one, calls))];
-    // 60 % of one node, of which each of the three has a third of the cores.
+    // 60 % of a third of what one log takes, which has one thread.
     let in_batches = vec![
         Entrant::new(OURS, Replicated::new(hundred, batches)),
         Entrant::new("not replicated", Appends::<Ours<AsItComes>>::new(Plan::new(hundred, batches))),
