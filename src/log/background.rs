@@ -62,21 +62,42 @@ impl Drop for Background {
 fn run(inner: &Inner, orders: &Orders) {
     let mut heard = 0;
     while !orders.stop.load(Ordering::Acquire) {
-        // Errors are the partitions' own: they are poisoned, or it is tried again.
-        let next = match catch_unwind(AssertUnwindSafe(|| inner.serve())) {
-            Ok(Ok((done, _))) => done.next,
-            // Closing: the order to stop is on its way.
-            Ok(Err(_)) => CLOSING,
+        match catch_unwind(AssertUnwindSafe(|| serve(inner, heard))) {
+            Ok(rings) => heard = rings,
             Err(_) => {
                 halt(inner);
                 break;
             }
-        };
-        heard = inner.context.doorbell.wait(heard, next);
+        }
     }
     if orders.close.load(Ordering::Acquire) {
         // There is nobody to tell.
         let _ = inner.close();
+    }
+}
+
+/// Does all that is due, and waits until something is again. Returns how often the bell was rung.
+fn serve(inner: &Inner, mut heard: u64) -> u64 {
+    let (doorbell, clock) = (&inner.context.doorbell, &inner.context.clock);
+    let heavy = doorbell.heavy();
+    // Errors are the partitions' own: they are poisoned, or it is tried again.
+    let next = match inner.serve() {
+        Ok((done, _)) => done.next,
+        // Closing: the order to stop is on its way.
+        Err(_) => CLOSING,
+    };
+    let until = clock.monotonic().saturating_add(next);
+    loop {
+        let left = until.saturating_sub(clock.monotonic());
+        let rings = doorbell.wait(heard, left);
+        // It may be rung so often that the wait is never one for the time.
+        let is_over = rings == heard || left.is_zero();
+        heard = rings;
+        if is_over || doorbell.heavy() > heavy {
+            return heard;
+        }
+        // With each append that a follower waits for: all there is to do then.
+        inner.serve_grown();
     }
 }
 

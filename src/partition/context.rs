@@ -187,22 +187,43 @@ const LOOK_EVERY: u64 = 16 << 20;
 /// Wakes whoever does the background work: somebody waits for something only that can bring about.
 #[derive(Debug, Default)]
 pub(crate) struct Doorbell {
-    /// How often it was rung.
-    rings: Mutex<u64>,
+    rings: Mutex<Rings>,
     wake: Condvar,
+}
+
+/// How often it was rung.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rings {
+    all: u64,
+    /// Those by which a partition grew that a follower waits for, and nothing else is due.
+    light: u64,
 }
 
 impl Doorbell {
     pub(crate) fn ring(&self) {
-        *self.rings.lock() += 1;
+        self.rings.lock().all += 1;
         self.wake.notify_all();
+    }
+
+    /// As [`ring`](Self::ring), only because a partition grew: maintenance need not look at all the others.
+    pub(crate) fn ring_lightly(&self) {
+        let mut rings = self.rings.lock();
+        (rings.all, rings.light) = (rings.all + 1, rings.light + 1);
+        drop(rings);
+        self.wake.notify_all();
+    }
+
+    /// How often there was something due.
+    pub(crate) fn heavy(&self) -> u64 {
+        let Rings { all, light } = *self.rings.lock();
+        all - light
     }
 
     /// Waits until the bell was rung more than `heard` times, at most for `timeout`. Returns how often it was rung.
     pub(crate) fn wait(&self, heard: u64, timeout: Duration) -> u64 {
         let mut rings = self.rings.lock();
-        self.wake.wait_while_for(&mut rings, |rings| *rings <= heard, timeout);
-        *rings
+        self.wake.wait_while_for(&mut rings, |rings| rings.all <= heard, timeout);
+        rings.all
     }
 }
 

@@ -304,6 +304,15 @@ impl Core {
         })
     }
 
+    /// Stored batches from `from` on, committed or not, for a follower: at most so many bytes, but the first batch whole.
+    pub(crate) fn fetch_to_end(&self, from: Offset, max_bytes: usize) -> Result<Bytes> {
+        let options = ReadOptions::default().max_bytes(max_bytes).to_end();
+        if from >= self.check_range(from, options)? {
+            return Ok(Bytes::empty());
+        }
+        Ok(self.stored(from, options)?.map_or_else(|_| Bytes::empty(), |(_, piece)| piece.bytes))
+    }
+
     /// Stored batches from `from` on, and the segment that holds them, none if they are staged; or where to go on if there
     /// are none.
     fn stored(&self, from: Offset, options: ReadOptions) -> Result<Result<Stored, Offset>> {

@@ -21,12 +21,13 @@ pub(crate) mod work;
 
 use std::io;
 
-use bare::{Buffered, Group, Indexed, Positional, Staged, Walk};
+use bare::{Buffered, Copied, Group, Indexed, Positional, Staged, Walk};
 use ours::{
-    AsItComes, Committed, Compacted, Consuming, DiskBytes, Gathered, Iterating, ManyPartitions, Numbered,
-    OnePartition, Opened, Ours, Repaired, Tailed, Transacted, Unstaged, Verified, VerifyAll, Woken,
+    AsItComes, CaughtUp, Committed, Compacted, Consuming, Delayed, DiskBytes, Gathered, Iterating, ManyPartitions,
+    Numbered, OnePartition, Opened, Ours, Repaired, Replicated, Tailed, Transacted, Unstaged, Verified, VerifyAll,
+    Woken,
 };
-use race::{Bound, Entrant, Goal, Line, Row};
+use race::{Bound, Entrant, Goal, Line, PER_RECORD, Row};
 use system::{Shape, System};
 use work::{Appends, Paced, Plan, RandomReads, Scan};
 
@@ -67,6 +68,7 @@ pub(crate) fn rows(size: Size) -> io::Result<Vec<Row>> {
     rows.push(opening_of_brokers());
     rows.push(verifying(size));
     rows.extend(compacting(size));
+    rows.extend(replicated(size));
     Ok(rows)
 }
 
@@ -236,6 +238,37 @@ fn compacting(size: Size) -> Vec<Row> {
         vec![Entrant::new(OURS, Compacted::ours(gib)), Entrant::new("checksums, twice", Compacted::walked(gib))];
     let read = vec![Entrant::new(OURS, Compacted::beside(half)), Entrant::new("alone", Compacted::alone(half))];
     vec![Row::of("compact/1GiB", vec![line], compacted), Row::rate("read beside compaction/1KiB", 0.8, read)]
+}
+
+/// Three nodes in one process: three times the work, on the same cores.
+fn replicated(size: Size) -> Vec<Row> {
+    let (one, hundred) = (Shape::one(100), Shape { values: 100, len: 100 });
+    let line = |name, unit, goal| Line { name, unit, goal };
+    let (calls, batches) = (size.of(1_500_000, 50_000), size.of(60_000, 2_000));
+    let a_second = line("", PER_RECORD, Goal::Value(Bound::AtLeast(300_000.0)));
+    let pipelined = vec![Entrant::new(OURS, Replicated::new(one, calls))];
+    // 60 % of a third of what one log takes, which has one thread.
+    let in_batches = vec![
+        Entrant::new(OURS, Replicated::new(hundred, batches)),
+        Entrant::new("not replicated", Appends::<Ours<AsItComes>>::new(Plan::new(hundred, batches))),
+    ];
+    let waits =
+        vec![line("longer than alone, p50", "us", Goal::Value(Bound::AtMost(50.0))), line("p99", "us", Goal::None)];
+    let bytes = size.of(512 << 20, 16 << 20);
+    let speeds =
+        vec![line("", "MB/s", Goal::Value(Bound::AtLeast(1_000.0))), line("beside a copy", "MB/s", Goal::None)];
+    let caught_up =
+        vec![Entrant::new(OURS, CaughtUp::new(bytes)), Entrant::new("pread and pwrite", Copied::new(bytes))];
+    vec![
+        Row::of("replicated/100B, pipelined", vec![a_second], pipelined),
+        Row::rate("replicated/100x100B, pipelined", 0.2, in_batches),
+        Row::of(
+            "replicated/100B, each waited for",
+            waits,
+            vec![Entrant::new(OURS, Delayed::new(size.of(20_000, 1_000)))],
+        ),
+        Row::of("replicated/catching up with 512MiB", speeds, caught_up),
+    ]
 }
 
 fn opening(size: Size) -> Vec<Row> {

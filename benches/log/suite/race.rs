@@ -33,7 +33,7 @@ impl Entrant {
 }
 
 /// The unit of a rate.
-const PER_RECORD: &str = "records/s";
+pub(crate) const PER_RECORD: &str = "records/s";
 
 impl Row {
     /// A race for the most records a second.

@@ -172,7 +172,7 @@ impl Wake for Bell {
         self.rung.ids.lock().push(self.id);
         self.rung.has_any.store(true, Ordering::Release);
         if let Some(context) = self.rung.inner.lock().upgrade() {
-            context.doorbell.ring();
+            context.doorbell.ring_lightly();
         }
     }
 }
@@ -463,7 +463,11 @@ impl Inner {
             let (mut outbox, now) = (Outbox::default(), self.context.clock.monotonic());
             for id in ids {
                 if let Ok(replica) = replication.replica(id) {
-                    Quiet::lock(&replica).tick(self, replication, now, &mut outbox);
+                    let mut replica = Quiet::lock(&replica);
+                    replica.tick(self, replication, now, &mut outbox);
+                    let next = replica.next_deadline();
+                    drop(replica);
+                    self.ring_before(replication, next);
                 }
             }
             self.send(replication, outbox);

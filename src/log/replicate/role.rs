@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::log::Inner;
 use crate::partition::core::Core;
 use crate::partition::replicate::Standing;
-use crate::partition::{Batches, ReadOptions};
 use crate::probe;
 use crate::replica::{
     Answer, Assignment, Command, EpochEnd, Follower, FollowerAction, FollowerEvent, Leader, LeaderAction,
     LeaderEvent, LocalLog, Member, Message, Payload, Refusal, ReplicaTiming,
 };
+use crate::segment::files::Bytes;
 use crate::types::{LeaderEpoch, NodeId};
 
 impl Replica {
@@ -162,8 +162,12 @@ impl Replica {
         let now = inner.context.clock.monotonic();
         match (&mut self.role, message) {
             (Role::Leader(leader), Message::Fetch(fetch)) => {
-                leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
-                let epoch_end = fetch.last_epoch.and_then(|epoch| epoch_end(&self.core, epoch));
+                let log = leaders_log(&self.core, leader.epoch());
+                leader.handle(LeaderEvent::Log(log), now);
+                let epoch_end = fetch.last_epoch.and_then(|epoch| match epoch == leader.epoch() {
+                    true => Some(EpochEnd { epoch, end: log.end }),
+                    false => epoch_end(&self.core, epoch),
+                });
                 leader.handle(LeaderEvent::Fetch { from, fetch, epoch_end }, now);
             }
             (Role::Follower(follower), Message::Fetched(fetched)) => {
@@ -190,7 +194,7 @@ impl Replica {
         match &mut self.role {
             Role::None => {}
             Role::Leader(leader) => {
-                leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
+                leader.handle(LeaderEvent::Log(leaders_log(&self.core, leader.epoch())), now);
                 leader.handle(LeaderEvent::Tick, now);
             }
             Role::Follower(follower) => follower.handle(FollowerEvent::Tick, now),
@@ -248,7 +252,7 @@ impl Replica {
         let has_grown = watch.as_mut().poll(&mut TaskContext::from_waker(&waker)) != Poll::Pending;
         self.watch = Some(watch);
         if has_grown && !self.core.has_stopped() {
-            leader.handle(LeaderEvent::Log(local_log(&self.core)), now);
+            leader.handle(LeaderEvent::Log(leaders_log(&self.core, leader.epoch())), now);
             return true;
         }
         false
@@ -270,11 +274,10 @@ impl Replica {
                 }
                 // Of an answer the head comes on top; a batch that is larger comes whole.
                 let max_bytes = (fetch.max_bytes as usize).min(MAX_ANSWER);
-                let options = ReadOptions::default().max_bytes(max_bytes).to_end();
-                let answer = match self.core.fetch(fetch.next, options) {
+                let answer = match self.core.fetch_to_end(fetch.next, max_bytes) {
                     Ok(batches) => {
                         if is_catching_up {
-                            replication.throttle.lock().spend(batches.bytes().len() as u64, now);
+                            replication.throttle.lock().spend(batches.as_slice().len() as u64, now);
                         }
                         leader.batches(to, &fetch, Payload::new(Stored(batches)))
                     }
@@ -366,17 +369,26 @@ impl Replica {
 }
 
 /// Batches as they are stored, for as long as a message lives.
-struct Stored(Batches);
+struct Stored(Bytes);
 
 impl AsRef<[u8]> for Stored {
     fn as_ref(&self) -> &[u8] {
-        self.0.bytes()
+        self.0.as_slice()
     }
 }
 
 /// What the machines must know of a partition.
 fn local_log(core: &Core) -> LocalLog {
-    let (synced, last_epoch) = (core.synced(), core.last_epoch());
+    log_under(core, core.last_epoch())
+}
+
+/// The same of one that this node leads: its own epoch is the latest that the log knows. Takes no lock that appends take.
+fn leaders_log(core: &Core, epoch: LeaderEpoch) -> LocalLog {
+    log_under(core, Some(epoch))
+}
+
+fn log_under(core: &Core, last_epoch: Option<LeaderEpoch>) -> LocalLog {
+    let synced = core.synced();
     let end = core.end();
     let held = if is_synced_at_once(core) { end.min(synced) } else { end };
     LocalLog { start: core.start().min(end), end, held, last_epoch }

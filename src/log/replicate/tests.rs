@@ -625,6 +625,47 @@ fn what_is_due_sooner_wakes_whoever_calls_maintenance() {
     assert!(next <= ReplicaTiming::default().commit_delay, "{next:?}");
 }
 
+/// Each append rings the thread, which serves the follower and nothing else: until something else is due.
+#[test]
+fn maintenance_goes_on_while_a_follower_waits_for_each_append() {
+    let (dir, outbox) = (tempfile::tempdir().unwrap(), Arc::new(Outbox::default()));
+    let log = Log::builder(dir.path()).replicated(NodeId(1), Arc::clone(&outbox) as Arc<dyn Replicator>);
+    let log = log.open().unwrap();
+    let durability = Durability::Every { records: None, time: Some(Duration::from_millis(2)) };
+    let topic = log.create_topic_with_id(TOPIC, "t", TopicConfig::default().durability(durability)).unwrap();
+    let follower = Member { node: NodeId(2), incarnation: Incarnation(2) };
+    let mut controller = Controller::default();
+    controller.apply(&log.registration().unwrap()).unwrap();
+    controller.apply(&Command::NodeUp { member: follower, continues: vec![], lost: Loss::Nothing }).unwrap();
+    let create = Command::Create { id: ID, replicas: vec![NodeId(1), follower.node], min_in_sync: 1 };
+    log.assume(&controller.apply(&create).unwrap().changed[0]).unwrap();
+    let partition = topic.partition(0).unwrap();
+    let (mut synced, mut syncs) = (Offset(0), 0);
+    for number in 1..=200_000 {
+        let next = partition.offsets().end;
+        let fetch = Fetch {
+            id: ID,
+            leader_epoch: LeaderEpoch(0),
+            incarnation: follower.incarnation,
+            number,
+            next,
+            last_epoch: Some(LeaderEpoch(0)),
+            held: next,
+            start: Offset(0),
+            max_bytes: 1 << 20,
+        };
+        log.receive(follower.node, Message::Fetch(fetch)).unwrap();
+        partition.append("one more").unwrap();
+        outbox.0.lock().clear();
+        syncs += usize::from(partition.offsets().synced > synced);
+        synced = partition.offsets().synced;
+        if syncs == 20 {
+            return;
+        }
+    }
+    panic!("only {syncs} syncs");
+}
+
 /// A batch of a transaction of producer 9, and how such a transaction is aborted.
 fn in_transaction() -> (Vec<u8>, Ending) {
     let producer = Producer { id: ProducerId(9), epoch: ProducerEpoch(0), base_sequence: 0, is_transactional: true };

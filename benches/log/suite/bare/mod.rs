@@ -4,6 +4,7 @@
 //! shared by what it is measured against.
 
 pub(crate) mod batch;
+mod copy;
 mod direct;
 mod group;
 mod staged;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::time::{ClockId, clock_gettime};
 
+pub(crate) use copy::Copied;
 pub(crate) use direct::{Buffered, Positional};
 pub(crate) use group::Group;
 pub(crate) use staged::Staged;

@@ -8,8 +8,10 @@ mod disk;
 mod gathered;
 mod group;
 mod memory;
+mod nodes;
 mod numbered;
 mod open;
+mod replicate;
 mod tail;
 mod verify;
 
@@ -36,6 +38,7 @@ pub(crate) use group::{Committed, Repaired};
 pub(crate) use memory::{ManyPartitions, OnePartition, many_partitions, one_partition};
 pub(crate) use numbered::{Numbered, Transacted};
 pub(crate) use open::{Opened, VerifyAll, fill_and_wait};
+pub(crate) use replicate::{CaughtUp, Delayed, Replicated};
 pub(crate) use tail::Tailed;
 pub(crate) use verify::Verified;
 
