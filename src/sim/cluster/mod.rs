@@ -17,6 +17,7 @@ pub mod faults;
 mod net;
 mod node;
 pub mod planted;
+pub mod states;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

@@ -1,0 +1,381 @@
+//! All states that the machines of replication can come to in a small world, one after the other, each once.
+//!
+//! ```text
+//! state --- every step that can be next ---> states; those that were not met yet are checked, and gone on from
+//!             append, arrive, hear, wait, kill, cut, wipe, start, ...
+//! ```
+//!
+//! Three nodes hold a partition of a few records; a client appends to whoever leads. The machines are the real ones, and so is
+//! the memory of epochs; the log, and what drives the machines, is in `node`. Messages arrive in any order, or never. What
+//! may happen only so often is in [`Bounds`]. States are gone through by breadth, so that what is found first is as short as
+//! can be; a state is known by a digest of what matters of it, see `shape`.
+//!
+//! What there is less of than in the world outside:
+//! - Of times it counts whether they are this moment's, a little ago, or long ago: see `node`. Each node has a clock of its own.
+//! - Of a kind of message between two nodes only the latest few are on their way; the others are lost.
+//! - A question that would be refused is lost, and so are refusals. Who is refused waits, and asks again; so does who hears
+//!   nothing.
+//! - A node hears of what was decided last, or of the few before ([`Bounds::late`]).
+//! - An answer brings all the leader has. What an append, or an answer, makes a node do is done in one step, syncs included.
+//! - No election is unclean, nothing is deleted at the start of a log, and no node loses something within a life.
+//!
+//! Of some states it is tried what comes of them once nothing goes wrong any more: all must come to hold the same.
+
+mod check;
+mod node;
+mod shape;
+mod world;
+
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use self::world::{Broken, Step, World};
+use super::{Failure, ID};
+
+/// How much may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// How many records clients append.
+    pub records: u8,
+    /// How often a process is killed, or the power fails.
+    pub crashes: u8,
+    /// How often a disk is replaced by an empty one.
+    pub wipes: u8,
+    /// How often a node is taken for dead that lives.
+    pub alarms: u8,
+    /// How often something arrives twice.
+    pub repeats: u8,
+    /// How often something that arrives at once, or never, does not.
+    pub losses: u8,
+    /// How many leader epochs there are.
+    pub epochs: u8,
+    /// How many messages of a kind are on their way from one node to another, at most.
+    pub messages: usize,
+    /// How many commands of a kind are on their way from a node to the controller, at most.
+    pub commands: usize,
+    /// How many decisions but the last a node may yet hear of.
+    pub late: usize,
+    /// How many replicas must be in sync for a record to be committed.
+    pub min_in_sync: u32,
+    /// Whether each append is synced, so that a power cut takes nothing that a node answers for.
+    pub is_synced: bool,
+    /// Whether answers may be on their way for long. Else they arrive at once, or never.
+    pub has_slow_answers: bool,
+    /// Whether commands may.
+    pub has_slow_commands: bool,
+    /// Whether a change of the in-sync set that comes too late is on its way until it arrives: it does nothing then, unless a
+    /// mistake is planted.
+    pub keeps_late: bool,
+}
+
+/// As many of each thing as there should be at least; and besides one leader that is alive when another is elected, and one
+/// answer or command that is lost.
+pub const WIDE: Bounds = Bounds {
+    records: 4,
+    crashes: 2,
+    wipes: 1,
+    alarms: 1,
+    repeats: 0,
+    losses: 1,
+    epochs: 2,
+    messages: 1,
+    commands: 1,
+    late: 0,
+    min_in_sync: 2,
+    is_synced: false,
+    has_slow_answers: false,
+    has_slow_commands: false,
+    keeps_late: false,
+};
+
+/// Less of most things, so that it comes farther; and more of some.
+pub const NARROW: [(&str, Bounds); 7] = [
+    ("fail-over", Bounds { epochs: 3, ..QUIET }),
+    ("loss", Bounds { crashes: 1, wipes: 1, alarms: 0, ..QUIET }),
+    ("two crashes", Bounds { crashes: 2, records: 1, epochs: 3, ..QUIET }),
+    ("synced", Bounds { crashes: 1, is_synced: true, ..QUIET }),
+    ("slow", Bounds { has_slow_answers: true, messages: 2, late: 1, ..QUIET }),
+    (
+        "late",
+        Bounds {
+            records: 1,
+            alarms: 0,
+            repeats: 1,
+            losses: 1,
+            has_slow_commands: true,
+            commands: 2,
+            keeps_late: true,
+            ..QUIET
+        },
+    ),
+    ("one is enough", Bounds { crashes: 1, min_in_sync: 1, ..QUIET }),
+];
+
+const QUIET: Bounds = Bounds { records: 2, crashes: 0, wipes: 0, losses: 0, ..WIDE };
+
+/// Mistakes in the machines, and the narrow world in which each is found soonest.
+pub const PLANTED: [(&str, &str); 8] = [
+    ("controller.any_version", "late"),
+    ("controller.epoch_kept", "fail-over"),
+    ("controller.loss_ignored", "loss"),
+    ("replica.acked_by_one", "fail-over"),
+    ("replica.asks_before_sync", "synced"),
+    ("replica.commits_below_minimum", "fail-over"),
+    ("replica.cuts_to_committed", "fail-over"),
+    ("replica.joins_behind", "fail-over"),
+];
+
+impl Default for Bounds {
+    /// The wide ones.
+    fn default() -> Self {
+        WIDE
+    }
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Default)]
+pub struct Explored {
+    /// How many states there were.
+    pub states: u64,
+    /// How many steps were tried.
+    pub steps: u64,
+    /// How many steps away from the first the farthest state is.
+    pub depth: u32,
+    /// Whether these are all.
+    pub is_whole: bool,
+    /// How many states were healed.
+    pub healed: u64,
+    /// In how many of these nobody may lead without a loss.
+    pub leaderless: u64,
+    /// What was found to be wrong; the event is the number of the last step.
+    pub failure: Option<Failure>,
+}
+
+/// Goes through all states within `bounds`, or the first `limit`, and tells how far it has come after each depth.
+pub fn explore(
+    bounds: &Bounds,
+    limit: u64,
+    threads: usize,
+    bug: Option<&'static str>,
+    mut tell: impl FnMut(&Explored),
+) -> Explored {
+    crate::sim::explore::plant(bug);
+    let explorer = Explorer { bounds, seen: Seen::default(), count: AtomicU64::new(1), limit };
+    let found = explorer.run(threads, bug, &mut tell);
+    crate::sim::explore::plant(None);
+    found
+}
+
+struct Explorer<'a> {
+    bounds: &'a Bounds,
+    seen: Seen,
+    /// How many states were met.
+    count: AtomicU64,
+    limit: u64,
+}
+
+/// A state, and its number.
+type Numbered = (u32, World);
+
+/// What one thread has found.
+#[derive(Default)]
+struct Found {
+    next: Vec<(Link, World)>,
+    steps: u64,
+    healed: u64,
+    leaderless: u64,
+    failure: Option<(Link, Broken)>,
+}
+
+/// How a state came about: the number of the one before, the step, and what of the things that came of it was lost.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    before: u32,
+    step: Step,
+    loses: Option<u8>,
+}
+
+impl Explorer<'_> {
+    fn run(&self, threads: usize, bug: Option<&'static str>, tell: &mut dyn FnMut(&Explored)) -> Explored {
+        let mut done = Explored { states: 1, ..Explored::default() };
+        let first = match World::new(self.bounds) {
+            Ok(first) => first,
+            Err(broken) => return Explored { failure: Some(self.failure(&[], None, broken)), ..done },
+        };
+        self.seen.insert(first.shape());
+        // Of the first state there is no step: its own is never looked at.
+        let mut links = vec![Link { before: 0, step: Step::Tick(0), loses: None }];
+        let mut layer: Vec<Numbered> = vec![(0, first)];
+        while !layer.is_empty() && self.has_room() {
+            let found = self.expand(layer, threads, bug);
+            layer = Vec::new();
+            for part in found {
+                (done.steps, done.healed) = (done.steps + part.steps, done.healed + part.healed);
+                done.leaderless += part.leaderless;
+                if let Some((link, broken)) = part.failure
+                    && done.failure.is_none()
+                {
+                    done.failure = Some(self.failure(&links, Some(link), broken));
+                }
+                for (link, world) in part.next {
+                    layer.push((links.len() as u32, world));
+                    links.push(link);
+                }
+            }
+            done.states = links.len() as u64;
+            done.depth += u32::from(!layer.is_empty());
+            tell(&done);
+            if done.failure.is_some() {
+                return done;
+            }
+        }
+        done.is_whole = layer.is_empty() && self.has_room();
+        done
+    }
+
+    fn has_room(&self) -> bool {
+        self.count.load(Relaxed) < self.limit
+    }
+
+    /// What comes of the states of one depth.
+    fn expand(&self, layer: Vec<Numbered>, threads: usize, bug: Option<&'static str>) -> Vec<Found> {
+        // For a few it is not worth it.
+        let threads = if layer.len() < 100 { 1 } else { threads.max(1) };
+        let queue = Mutex::new(layer.into_iter());
+        std::thread::scope(|scope| {
+            let begin = || {
+                crate::sim::explore::plant(bug);
+                let mut found = Found::default();
+                loop {
+                    let some: Vec<Numbered> = queue.lock().by_ref().take(64).collect();
+                    if some.is_empty() || !self.expand_some(some, &mut found) {
+                        return found;
+                    }
+                }
+            };
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(begin)).collect();
+            let own = begin();
+            let others = others.into_iter().filter_map(|thread| thread.join().ok());
+            others.chain([own]).collect()
+        })
+    }
+
+    /// Whether to go on: nothing is wrong, and there is room.
+    fn expand_some(&self, some: Vec<Numbered>, found: &mut Found) -> bool {
+        for (number, world) in some {
+            for step in world.steps(self.bounds) {
+                if !self.has_room() {
+                    return false;
+                }
+                let mut link = Link { before: number, step, loses: None };
+                let mut may_lose = 0;
+                for loses in [None, Some(0), Some(1), Some(2), Some(3)] {
+                    // What did not arrive in the first place cannot be lost.
+                    if loses.is_some_and(|which| may_lose >> which & 1 == 0) {
+                        continue;
+                    }
+                    link.loses = loses;
+                    match self.go(&world, link, found) {
+                        Ok(arrived) if loses.is_none() => may_lose = arrived,
+                        Ok(_) => {}
+                        Err(broken) => {
+                            found.failure = Some((link, broken));
+                            return false;
+                        }
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes a step; a bit for each thing that came of it and could be lost.
+    fn go(&self, world: &World, link: Link, found: &mut Found) -> Result<u8, Broken> {
+        let mut next = world.clone();
+        let arrived = next.take(link.step, link.loses, self.bounds)?;
+        found.steps += 1;
+        let arrived = if next.may_lose(self.bounds) { arrived } else { 0 };
+        // To wait for long, so that nobody is late, changes nothing.
+        let is_idle = matches!(link.step, Step::Pass(_)) && !next.has_proposed();
+        if is_idle || !next.is_within(self.bounds) {
+            return Ok(arrived);
+        }
+        let shape = next.shape();
+        if !self.seen.insert(shape) {
+            return Ok(arrived);
+        }
+        self.count.fetch_add(1, Relaxed);
+        next.check()?;
+        if shape.is_multiple_of(HEALED_ONE_IN) {
+            found.healed += 1;
+            found.leaderless += u64::from(!next.clone().heal(self.bounds)?);
+        }
+        found.next.push((link, next));
+        Ok(arrived)
+    }
+
+    /// The way to what is wrong: the steps from the first state on, and the state before the last.
+    fn failure(&self, links: &[Link], last: Option<Link>, (rule, detail): Broken) -> Failure {
+        let mut steps = Vec::new();
+        let mut at = last;
+        while let Some(link) = at {
+            steps.push(link);
+            at = links.get(link.before as usize).copied().filter(|_| link.before > 0);
+        }
+        steps.reverse();
+        let mut text = detail;
+        if let Ok(mut world) = World::new(self.bounds) {
+            text.push_str(&format!("\n{}", world.describe()));
+            for Link { step, loses, .. } in &steps {
+                let what = world.name(*step);
+                let done = world.take(*step, *loses, self.bounds);
+                text.push_str(&format!("--- {what}, loses {loses:?}\n{}", world.describe()));
+                if done.is_err() {
+                    break;
+                }
+            }
+        }
+        Failure { rule, detail: text, event: steps.len() as u64 }
+    }
+}
+
+/// The digests of all states that were met, in parts, so that threads seldom wait for each other.
+struct Seen(Vec<Mutex<HashSet<u128, BuildHasherDefault<Taken>>>>);
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self((0..PARTS).map(|_| Mutex::default()).collect())
+    }
+}
+
+impl Seen {
+    /// Whether it is new.
+    fn insert(&self, shape: u128) -> bool {
+        self.0[shape as usize % PARTS].lock().insert(shape)
+    }
+}
+
+/// A digest is a hash already.
+#[derive(Default)]
+struct Taken(u64);
+
+impl Hasher for Taken {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u128(&mut self, shape: u128) {
+        self.0 = (shape >> 64) as u64;
+    }
+}
+
+const NODES: usize = 3;
+const PARTS: usize = 64;
+const HEALED_ONE_IN: u128 = 100;
