@@ -99,13 +99,14 @@ fn explore_states(limit: u64, threads: usize) -> ExitCode {
         };
         let done = states::explore(&bounds, limit, threads, None, tell);
         println!(
-            "states of the machines, {name}: {}{}, depth {}, {} steps, {} healed ({} without a leader), {:.1} s",
+            "states of the machines, {name}: {}{}, depth {}, {} steps, {} healed ({} without a leader), {} walked beyond, {:.1} s",
             done.states,
             if done.is_whole { ", which are all" } else { "" },
             done.depth,
             done.steps,
             done.healed,
             done.leaderless,
+            done.walked,
             began.elapsed().as_secs_f64()
         );
         *(if is_wide { &mut found } else { &mut narrow }) += done.states;
@@ -224,6 +225,6 @@ fn add((done, total): &mut (u64, Report), report: &Report) {
 /// So many states of the wide world are gone through, if nothing else is said.
 const WIDE_STATES: u64 = 1_000_000;
 /// Of each narrow world it is that part.
-const NARROW_PART: u64 = 10;
+const NARROW_PART: u64 = 20;
 /// Among so many states each planted mistake must be found.
 const PLANTED_LIMIT: u64 = 400_000;

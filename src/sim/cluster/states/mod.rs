@@ -19,21 +19,27 @@
 //! - An answer brings all the leader has. What an append, or an answer, makes a node do is done in one step, syncs included.
 //! - No election is unclean, nothing is deleted at the start of a log, and no node loses something within a life.
 //!
-//! Of some states it is tried what comes of them once nothing goes wrong any more: all must come to hold the same.
+//! Of some states it is tried what comes of them once nothing goes wrong any more: all must come to hold the same. Where the
+//! limit ends it before all states were met, it walks on at random for a while from those that were met last.
+//!
+//! All that [`WIDE`] allows is more than can be gone through: of a million states each is at most eight steps from the first,
+//! and with each step more there are four times as many. In [`NARROW`] worlds less happens, so that as many steps lead farther.
 
 mod check;
 mod node;
 mod shape;
 mod world;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::ScopedJoinHandle;
 
 use parking_lot::Mutex;
 
 use self::world::{Broken, Step, World};
 use super::{Failure, ID};
+use crate::sim::Rng;
 
 /// How much may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +131,7 @@ pub const PLANTED: [(&str, &str); 8] = [
     ("replica.asks_before_sync", "synced"),
     ("replica.commits_below_minimum", "fail-over"),
     ("replica.cuts_to_committed", "fail-over"),
-    ("replica.joins_behind", "fail-over"),
+    ("replica.joins_behind", "loss"),
 ];
 
 impl Default for Bounds {
@@ -150,6 +156,8 @@ pub struct Explored {
     pub healed: u64,
     /// In how many of these nobody may lead without a loss.
     pub leaderless: u64,
+    /// How many steps were walked beyond.
+    pub walked: u64,
     /// What was found to be wrong; the event is the number of the last step.
     pub failure: Option<Failure>,
 }
@@ -163,7 +171,8 @@ pub fn explore(
     mut tell: impl FnMut(&Explored),
 ) -> Explored {
     crate::sim::explore::plant(bug);
-    let explorer = Explorer { bounds, seen: Seen::default(), count: AtomicU64::new(1), limit };
+    let explorer =
+        Explorer { bounds, seen: Seen::default(), twins: Mutex::default(), count: AtomicU64::new(1), limit };
     let found = explorer.run(threads, bug, &mut tell);
     crate::sim::explore::plant(None);
     found
@@ -172,6 +181,8 @@ pub fn explore(
 struct Explorer<'a> {
     bounds: &'a Bounds,
     seen: Seen,
+    /// Of some states, what comes next.
+    twins: Mutex<HashMap<u128, Vec<u128>>>,
     /// How many states were met.
     count: AtomicU64,
     limit: u64,
@@ -190,6 +201,13 @@ struct Found {
     failure: Option<(Link, Broken)>,
 }
 
+/// How far one thread has walked; and what is wrong, from which state on, and by which steps.
+#[derive(Default)]
+struct Walked {
+    steps: u64,
+    failure: Option<(u32, Vec<Link>, Broken)>,
+}
+
 /// How a state came about: the number of the one before, the step, and what of the things that came of it was lost.
 #[derive(Debug, Clone, Copy)]
 struct Link {
@@ -203,7 +221,7 @@ impl Explorer<'_> {
         let mut done = Explored { states: 1, ..Explored::default() };
         let first = match World::new(self.bounds) {
             Ok(first) => first,
-            Err(broken) => return Explored { failure: Some(self.failure(&[], None, broken)), ..done },
+            Err(broken) => return Explored { failure: Some(self.failure(&[], None, &[], broken)), ..done },
         };
         self.seen.insert(first.shape());
         // Of the first state there is no step: its own is never looked at.
@@ -218,7 +236,7 @@ impl Explorer<'_> {
                 if let Some((link, broken)) = part.failure
                     && done.failure.is_none()
                 {
-                    done.failure = Some(self.failure(&links, Some(link), broken));
+                    done.failure = Some(self.failure(&links, Some(link), &[], broken));
                 }
                 for (link, world) in part.next {
                     layer.push((links.len() as u32, world));
@@ -233,6 +251,13 @@ impl Explorer<'_> {
             }
         }
         done.is_whole = layer.is_empty() && self.has_room();
+        for walked in self.walk_on(&layer, threads, bug) {
+            done.walked += walked.steps;
+            if let Some((number, tail, broken)) = walked.failure {
+                let last = links.get(number as usize).copied().filter(|_| number > 0);
+                done.failure.get_or_insert_with(|| self.failure(&links, last, &tail, broken));
+            }
+        }
         done
     }
 
@@ -258,7 +283,7 @@ impl Explorer<'_> {
             };
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(begin)).collect();
             let own = begin();
-            let others = others.into_iter().filter_map(|thread| thread.join().ok());
+            let others = others.into_iter().map(joined);
             others.chain([own]).collect()
         })
     }
@@ -304,7 +329,11 @@ impl Explorer<'_> {
             return Ok(arrived);
         }
         let shape = next.shape();
-        if !self.seen.insert(shape) {
+        let is_new = self.seen.insert(shape);
+        if shape.is_multiple_of(COMPARED_ONE_IN) {
+            self.compare(shape, &next)?;
+        }
+        if !is_new {
             return Ok(arrived);
         }
         self.count.fetch_add(1, Relaxed);
@@ -317,8 +346,75 @@ impl Explorer<'_> {
         Ok(arrived)
     }
 
+    /// States of one digest go on alike: else it leaves out something that matters.
+    fn compare(&self, shape: u128, world: &World) -> Result<(), Broken> {
+        let mut after: Vec<u128> = Vec::new();
+        for step in world.steps(self.bounds) {
+            let mut next = world.clone();
+            after.push(next.take(step, None, self.bounds).map_or(0, |_| next.shape()));
+        }
+        after.sort_unstable();
+        after.dedup();
+        match *self.twins.lock().entry(shape).or_insert_with(|| after.clone()) == after {
+            true => Ok(()),
+            false => Err(("states of one digest go on alike", world.describe())),
+        }
+    }
+
+    /// Walks on at random from states of the last depth, and lets all come to rest after each walk.
+    fn walk_on(&self, layer: &[Numbered], threads: usize, bug: Option<&'static str>) -> Vec<Walked> {
+        if layer.is_empty() {
+            return Vec::new();
+        }
+        let threads = threads.max(1) as u64;
+        let walks = (self.limit / WALK_ONE_IN).min(MOST_WALKS) / threads;
+        std::thread::scope(|scope| {
+            let begin = |seed| {
+                crate::sim::explore::plant(bug);
+                let (mut walked, mut rng) = (Walked::default(), Rng::new(seed));
+                for _ in 0..walks {
+                    let (number, world) = rng.pick(layer);
+                    let mut tail = Vec::new();
+                    if let Err(broken) = self.walk(world.clone(), &mut rng, &mut tail) {
+                        walked.failure = Some((*number, tail, broken));
+                        break;
+                    }
+                    walked.steps += tail.len() as u64;
+                }
+                walked
+            };
+            let others: Vec<_> = (1..threads).map(|seed| scope.spawn(move || begin(seed))).collect();
+            let own = begin(0);
+            others.into_iter().map(joined).chain([own]).collect()
+        })
+    }
+
+    fn walk(&self, mut world: World, rng: &mut Rng, tail: &mut Vec<Link>) -> Result<(), Broken> {
+        while tail.len() < WALK_STEPS {
+            let steps = world.steps(self.bounds);
+            if steps.is_empty() {
+                break;
+            }
+            let step = *rng.pick(&steps);
+            let loses = (world.may_lose(self.bounds) && rng.chance(1, 10)).then(|| rng.below(4) as u8);
+            let mut next = world.clone();
+            tail.push(Link { before: 0, step, loses });
+            next.take(step, loses, self.bounds)?;
+            if next.is_within(self.bounds) {
+                next.check()?;
+                world = next;
+            } else {
+                tail.pop();
+            }
+            if rng.chance(1, WALK_STEPS as u64) {
+                break;
+            }
+        }
+        world.heal(self.bounds).map(drop)
+    }
+
     /// The way to what is wrong: the steps from the first state on, and the state before the last.
-    fn failure(&self, links: &[Link], last: Option<Link>, (rule, detail): Broken) -> Failure {
+    fn failure(&self, links: &[Link], last: Option<Link>, tail: &[Link], (rule, detail): Broken) -> Failure {
         let mut steps = Vec::new();
         let mut at = last;
         while let Some(link) = at {
@@ -326,6 +422,7 @@ impl Explorer<'_> {
             at = links.get(link.before as usize).copied().filter(|_| link.before > 0);
         }
         steps.reverse();
+        steps.extend_from_slice(tail);
         let mut text = detail;
         if let Ok(mut world) = World::new(self.bounds) {
             text.push_str(&format!("\n{}", world.describe()));
@@ -340,6 +437,11 @@ impl Explorer<'_> {
         }
         Failure { rule, detail: text, event: steps.len() as u64 }
     }
+}
+
+/// What a thread has found. If it panicked, so does this one.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The digests of all states that were met, in parts, so that threads seldom wait for each other.
@@ -379,3 +481,8 @@ impl Hasher for Taken {
 const NODES: usize = 3;
 const PARTS: usize = 64;
 const HEALED_ONE_IN: u128 = 100;
+const COMPARED_ONE_IN: u128 = 500;
+/// So many walks there are, by the limit of states, and so many at most; and so long they are.
+const WALK_ONE_IN: u64 = 100;
+const MOST_WALKS: u64 = 100_000;
+const WALK_STEPS: usize = 60;
