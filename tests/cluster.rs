@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! cluster [planted] [--seeds N] [--seed N] [--events N] [--threads N] [--trace 1]
-//! cluster states [--limit N] [--threads N]
+//! cluster states [--limit N] [--world N] [--threads N]
 //! ```
 //!
 //! With `planted` it is the other way round: each mistake must be found within so many histories; and each that is in the
-//! machines, among their states. With `states` it goes through the states of the machines, up to so many: 0 is for all that
-//! there are, for which neither memory nor time may be enough.
+//! machines, among their states. With `states` it goes through the states of the machines, up to so many; in one world only, if
+//! its number is given: 0 is the wide one. A limit of 0 is for all that there are, for which neither memory nor time may be
+//! enough.
 //!
 //! Runs so many histories, from a seed on, each of so many events before all is mended; one in a hundred twice, which must
 //! come to the same. Tells how many were run beside how many were asked for, and what happened in them; fails at the first
@@ -26,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let (mut seed, mut seeds, mut events, mut threads, mut trace) = (0, 60, 2_000, 1, false);
-    let mut limit = WIDE_STATES;
+    let (mut limit, mut world) = (WIDE_STATES, None);
     let mut words = std::env::args().skip(1).filter(|word| word.starts_with("--") || word.parse::<u64>().is_ok());
     while let Some(word) = words.next() {
         let value = words.next().and_then(|value| value.parse().ok());
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             ("--events", Some(value)) => events = value,
             ("--threads", Some(value)) => threads = value,
             ("--limit", Some(value)) => limit = value,
+            ("--world", value) => world = value,
             ("--trace", Some(value)) => trace = value > 0,
             _ => {
                 // What the test harness is called with.
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
     }
     let is_called = |name: &str| std::env::args().any(|word| word == name);
     if is_called("states") {
-        return explore_states(limit, threads.max(2) as usize);
+        return explore_states(limit, threads.max(2) as usize, world);
     }
     if is_called("planted") {
         return find_planted(seed, seeds, events, threads);
@@ -75,15 +77,18 @@ fn main() -> ExitCode {
 }
 
 /// Goes through the states of the machines: in the wide world, up to a limit, and in narrow ones, each up to a part of it.
-fn explore_states(limit: u64, threads: usize) -> ExitCode {
+fn explore_states(limit: u64, threads: usize, world: Option<u64>) -> ExitCode {
     let goal = if limit == 0 { WIDE_STATES } else { limit };
     let wide = [("wide", states::WIDE)];
     let (mut found, mut narrow, mut has_failed) = (0, 0, false);
-    for (name, bounds) in wide.into_iter().chain(states::NARROW) {
+    for (number, (name, bounds)) in (0..).zip(wide.into_iter().chain(states::NARROW)) {
         let is_wide = name == "wide";
+        if world.is_some_and(|world| world != number) {
+            continue;
+        }
         let limit = match limit {
             0 => u64::MAX,
-            limit if is_wide => limit,
+            limit if is_wide || world.is_some() => limit,
             limit => limit / NARROW_PART,
         };
         let began = Instant::now();
@@ -116,7 +121,9 @@ fn explore_states(limit: u64, threads: usize) -> ExitCode {
         }
     }
     println!("  {narrow} in narrow worlds");
-    println!("count states of the machines {found} {goal}");
+    if world.is_none() {
+        println!("count states of the machines {found} {goal}");
+    }
     if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -161,7 +161,8 @@ impl World {
             steps.extend((node.lasting()..node.log.len()).map(|left| Step::Cut(at, left as u8)));
         }
         let is_saying = |sent: &Sent| matches!(sent, Sent::Command { command: Command::NodeUp { member, .. }, .. } if *member == node.member());
-        if !(node.is_registered() && is_live) && !self.net.iter().any(is_saying) {
+        let is_known = node.is_registered() && is_live;
+        if !is_known && !self.net.iter().any(is_saying) {
             steps.push(Step::Register(at));
         }
         let is_news = |role: &Assignment| match node.follower() {
