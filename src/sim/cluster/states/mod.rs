@@ -32,6 +32,7 @@ mod world;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::ScopedJoinHandle;
 
@@ -189,13 +190,27 @@ struct Explorer<'a> {
     limit: u64,
 }
 
-/// A state, and its number.
-type Numbered = (u32, World);
+/// A state: its number, and how it comes of the one before, which several have in common. It is large, and that is not.
+struct Place {
+    number: u32,
+    before: Arc<World>,
+    way: Option<Link>,
+}
+
+impl Place {
+    fn world(&self, bounds: &Bounds) -> Result<World, Broken> {
+        let mut world = World::clone(&self.before);
+        if let Some(Link { step, loses, .. }) = self.way {
+            world.take(step, loses, bounds)?;
+        }
+        Ok(world)
+    }
+}
 
 /// What one thread has found.
 #[derive(Default)]
 struct Found {
-    next: Vec<(Link, World)>,
+    next: Vec<(Link, Arc<World>)>,
     steps: u64,
     healed: u64,
     leaderless: u64,
@@ -227,7 +242,7 @@ impl Explorer<'_> {
         self.seen.insert(first.shape());
         // Of the first state there is no step: its own is never looked at.
         let mut links = vec![Link { before: 0, step: Step::Tick(0), loses: None }];
-        let mut layer: Vec<Numbered> = vec![(0, first)];
+        let mut layer = vec![Place { number: 0, before: Arc::new(first), way: None }];
         while !layer.is_empty() && self.has_room() {
             let found = self.expand(layer, threads, bug);
             layer = Vec::new();
@@ -239,8 +254,8 @@ impl Explorer<'_> {
                 {
                     done.failure = Some(self.failure(&links, Some(link), &[], broken));
                 }
-                for (link, world) in part.next {
-                    layer.push((links.len() as u32, world));
+                for (link, before) in part.next {
+                    layer.push(Place { number: links.len() as u32, before, way: Some(link) });
                     links.push(link);
                 }
             }
@@ -267,7 +282,7 @@ impl Explorer<'_> {
     }
 
     /// What comes of the states of one depth.
-    fn expand(&self, layer: Vec<Numbered>, threads: usize, bug: Option<&'static str>) -> Vec<Found> {
+    fn expand(&self, layer: Vec<Place>, threads: usize, bug: Option<&'static str>) -> Vec<Found> {
         // For a few it is not worth it.
         let threads = if layer.len() < 100 { 1 } else { threads.max(1) };
         let queue = Mutex::new(layer.into_iter());
@@ -276,7 +291,7 @@ impl Explorer<'_> {
                 crate::sim::explore::plant(bug);
                 let mut found = Found::default();
                 loop {
-                    let some: Vec<Numbered> = queue.lock().by_ref().take(64).collect();
+                    let some: Vec<Place> = queue.lock().by_ref().take(64).collect();
                     if some.is_empty() || !self.expand_some(some, &mut found) {
                         return found;
                     }
@@ -290,8 +305,10 @@ impl Explorer<'_> {
     }
 
     /// Whether to go on: nothing is wrong, and there is room.
-    fn expand_some(&self, some: Vec<Numbered>, found: &mut Found) -> bool {
-        for (number, world) in some {
+    fn expand_some(&self, some: Vec<Place>, found: &mut Found) -> bool {
+        for place in some {
+            let number = place.number;
+            let Ok(world) = place.world(self.bounds).map(Arc::new) else { continue };
             for step in world.steps(self.bounds) {
                 if !self.has_room() {
                     return false;
@@ -319,8 +336,8 @@ impl Explorer<'_> {
     }
 
     /// Takes a step; a bit for each thing that came of it and could be lost.
-    fn go(&self, world: &World, link: Link, found: &mut Found) -> Result<u8, Broken> {
-        let mut next = world.clone();
+    fn go(&self, world: &Arc<World>, link: Link, found: &mut Found) -> Result<u8, Broken> {
+        let mut next = World::clone(world);
         let arrived = next.take(link.step, link.loses, self.bounds)?;
         found.steps += 1;
         let arrived = if next.may_lose(self.bounds) { arrived } else { 0 };
@@ -343,7 +360,7 @@ impl Explorer<'_> {
             found.healed += 1;
             found.leaderless += u64::from(!next.clone().heal(self.bounds)?);
         }
-        found.next.push((link, next));
+        found.next.push((link, Arc::clone(world)));
         Ok(arrived)
     }
 
@@ -363,7 +380,7 @@ impl Explorer<'_> {
     }
 
     /// Walks on at random from states of the last depth, and lets all come to rest after each walk.
-    fn walk_on(&self, layer: &[Numbered], threads: usize, bug: Option<&'static str>) -> Vec<Walked> {
+    fn walk_on(&self, layer: &[Place], threads: usize, bug: Option<&'static str>) -> Vec<Walked> {
         if layer.is_empty() {
             return Vec::new();
         }
@@ -374,10 +391,11 @@ impl Explorer<'_> {
                 crate::sim::explore::plant(bug);
                 let (mut walked, mut rng) = (Walked::default(), Rng::new(seed));
                 for _ in 0..walks {
-                    let (number, world) = rng.pick(layer);
+                    let place = rng.pick(layer);
                     let mut tail = Vec::new();
-                    if let Err(broken) = self.walk(world.clone(), &mut rng, &mut tail) {
-                        walked.failure = Some((*number, tail, broken));
+                    let world = place.world(self.bounds);
+                    if let Err(broken) = world.and_then(|world| self.walk(world, &mut rng, &mut tail)) {
+                        walked.failure = Some((place.number, tail, broken));
                         break;
                     }
                     walked.steps += tail.len() as u64;
