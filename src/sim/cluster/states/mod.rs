@@ -99,8 +99,10 @@ pub const WIDE: Bounds = Bounds {
 };
 
 /// Less of most things, so that it comes farther; and more of some.
-pub const NARROW: [(&str, Bounds); 8] = [
+pub const NARROW: [(&str, Bounds); 10] = [
     ("one record", Bounds { records: 1, alarms: 0, ..QUIET }),
+    ("one alarm", Bounds { records: 1, ..QUIET }),
+    ("one crash", Bounds { records: 1, alarms: 0, crashes: 1, ..QUIET }),
     ("fail-over", Bounds { epochs: 3, ..QUIET }),
     ("loss", Bounds { crashes: 1, wipes: 1, alarms: 0, ..QUIET }),
     ("two crashes", Bounds { crashes: 2, records: 1, epochs: 3, ..QUIET }),
