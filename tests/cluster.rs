@@ -76,17 +76,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// Goes through the states of the machines: in the wide world, up to a limit, and in narrow ones, each up to a part of it.
+/// Goes through the states of the machines: in the wide world, up to a limit, in some all that there are, and in narrow ones up
+/// to a part of the limit.
 fn explore_states(limit: u64, threads: usize, world: Option<u64>) -> ExitCode {
     let goal = if limit == 0 { WIDE_STATES } else { limit };
     let wide = [("wide", states::WIDE)];
-    let (mut found, mut narrow, mut has_failed) = (0, 0, false);
-    for (number, (name, bounds)) in (0..).zip(wide.into_iter().chain(states::NARROW)) {
+    let (mut found, mut narrow, mut whole, mut has_failed) = (0, 0, 0, false);
+    for (number, (name, bounds)) in (0..).zip(wide.into_iter().chain(states::WHOLE).chain(states::NARROW)) {
         let is_wide = name == "wide";
+        let is_to_be_whole = states::WHOLE.iter().any(|(other, _)| *other == name);
         if world.is_some_and(|world| world != number) {
             continue;
         }
         let limit = match limit {
+            _ if is_to_be_whole => u64::MAX,
             0 => u64::MAX,
             limit if is_wide || world.is_some() => limit,
             limit => limit / NARROW_PART,
@@ -115,6 +118,7 @@ fn explore_states(limit: u64, threads: usize, world: Option<u64>) -> ExitCode {
             began.elapsed().as_secs_f64()
         );
         *(if is_wide { &mut found } else { &mut narrow }) += done.states;
+        whole += u32::from(is_to_be_whole && done.is_whole);
         if let Some(failure) = done.failure {
             has_failed = true;
             println!("{}: {} after {} steps: {}", name, failure.rule, failure.event, failure.detail);
@@ -123,6 +127,7 @@ fn explore_states(limit: u64, threads: usize, world: Option<u64>) -> ExitCode {
     println!("  {narrow} in narrow worlds");
     if world.is_none() {
         println!("count states of the machines {found} {goal}");
+        println!("count worlds of which all states were met {whole} {}", states::WHOLE.len());
     }
     if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
