@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! cluster [planted [NAME]] [--seeds N] [--seed N] [--events N] [--threads N] [--trace 1]
+//! cluster states [--limit N] [--world N] [--threads N]
 //! ```
 //!
-//! With `planted` it is the other way round: each mistake, or that of the name, must be found within so many histories.
+//! With `planted` it is the other way round: each mistake, or that of the name, must be found within so many histories; and each
+//! that is in the machines, among their states. With `states` it goes through the states of the machines, up to so many; in one
+//! world only, if its number is given: 0 is the wide one. A limit of 0 is for all that there are, for which neither memory nor
+//! time may be enough.
 //!
 //! Runs so many histories, from a seed on, each of so many events before all is mended; one in a hundred twice, which must
 //! come to the same. Tells how many were run beside how many were asked for, and what happened in them; fails at the first
@@ -14,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use chiplog::sim::cluster::{self, Failure, Options, Report, faults, planted};
+use chiplog::sim::cluster::{self, Failure, Options, Report, faults, planted, states};
 use chiplog::sim::explore;
 use parking_lot::Mutex;
 
@@ -23,6 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let (mut seed, mut seeds, mut events, mut threads, mut trace) = (0, 60, 2_000, 1, false);
+    let (mut limit, mut world) = (WIDE_STATES, None);
     let mut words = std::env::args().skip(1).filter(|word| word.starts_with("--") || word.parse::<u64>().is_ok());
     while let Some(word) = words.next() {
         let value = words.next().and_then(|value| value.parse().ok());
@@ -31,6 +36,8 @@ fn main() -> ExitCode {
             ("--seeds", Some(value)) => seeds = value,
             ("--events", Some(value)) => events = value,
             ("--threads", Some(value)) => threads = value,
+            ("--limit", Some(value)) => limit = value,
+            ("--world", value) => world = value,
             ("--trace", Some(value)) => trace = value > 0,
             _ => {
                 // What the test harness is called with.
@@ -38,7 +45,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    if std::env::args().any(|word| word == "planted") {
+    let is_called = |name: &str| std::env::args().any(|word| word == name);
+    if is_called("states") {
+        return explore_states(limit, threads.max(2) as usize, world);
+    }
+    if is_called("planted") {
         return find_planted(seed, seeds, events, threads);
     }
     let began = Instant::now();
@@ -63,6 +74,86 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Goes through the states of the machines: in the wide world, up to a limit, in some all that there are, and in narrow ones up
+/// to a part of the limit.
+fn explore_states(limit: u64, threads: usize, world: Option<u64>) -> ExitCode {
+    let goal = if limit == 0 { WIDE_STATES } else { limit };
+    let wide = [("wide", states::WIDE)];
+    let (mut found, mut narrow, mut whole, mut has_failed) = (0, 0, 0, false);
+    for (number, (name, bounds)) in (0..).zip(wide.into_iter().chain(states::WHOLE).chain(states::NARROW)) {
+        let is_wide = name == "wide";
+        let is_to_be_whole = states::WHOLE.iter().any(|(other, _)| *other == name);
+        if world.is_some_and(|world| world != number) {
+            continue;
+        }
+        let limit = match limit {
+            _ if is_to_be_whole => u64::MAX,
+            0 => u64::MAX,
+            limit if is_wide || world.is_some() => limit,
+            limit => limit / NARROW_PART,
+        };
+        let began = Instant::now();
+        let tell = |so_far: &states::Explored| {
+            if is_wide {
+                println!(
+                    "  depth {}: {} states, {:.1} s",
+                    so_far.depth,
+                    so_far.states,
+                    began.elapsed().as_secs_f64()
+                );
+            }
+        };
+        let done = states::explore(&bounds, limit, threads, None, tell);
+        println!(
+            "states of the machines, {name}: {}{}, depth {}, {} steps, {} healed ({} without a leader), {} walked beyond, {:.1} s",
+            done.states,
+            if done.is_whole { ", which are all" } else { "" },
+            done.depth,
+            done.steps,
+            done.healed,
+            done.leaderless,
+            done.walked,
+            began.elapsed().as_secs_f64()
+        );
+        *(if is_wide { &mut found } else { &mut narrow }) += done.states;
+        whole += u32::from(is_to_be_whole && done.is_whole);
+        if let Some(failure) = done.failure {
+            has_failed = true;
+            println!("{}: {} after {} steps: {}", name, failure.rule, failure.event, failure.detail);
+        }
+    }
+    println!("  {narrow} in narrow worlds");
+    if world.is_none() {
+        println!("count states of the machines {found} {goal}");
+        println!("count worlds of which all states were met {whole} {}", states::WHOLE.len());
+    }
+    if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Looks for each planted mistake that is in the machines among their states. How many were not found.
+fn find_planted_in_states(threads: usize) -> usize {
+    let mut missed = 0;
+    for (bug, world) in states::PLANTED {
+        let Some((_, bounds)) = states::NARROW.iter().find(|(name, _)| *name == world) else { continue };
+        let began = Instant::now();
+        let done = states::explore(bounds, PLANTED_LIMIT, threads, Some(bug), |_| {});
+        let seconds = began.elapsed().as_secs_f64();
+        let states = done.states;
+        match done.failure {
+            Some(Failure { rule, event, .. }) => {
+                println!("{bug}: found after {event} steps, {states} states, {seconds:.1} s: {rule}");
+            }
+            None => {
+                missed += 1;
+                println!("{bug}: NOT found in {states} states, {seconds:.1} s");
+            }
+        }
+    }
+    let count = states::PLANTED.len();
+    println!("count planted mistakes of the machines, of {count}, found {} {count}", count - missed);
+    missed
 }
 
 /// Runs histories until one fails, or there are enough. Returns how many were run, what happened, and which failed.
@@ -120,6 +211,9 @@ fn find_planted(seed: u64, seeds: u64, events: u64, threads: u64) -> ExitCode {
     }
     let count = if is_named { 1 } else { planted::PLANTED.len() };
     println!("count planted mistakes of the cluster, of {count}, found {} {count}", count - missed);
+    if !is_named {
+        missed += find_planted_in_states(threads as usize);
+    }
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -145,3 +239,10 @@ fn add((done, total): &mut (u64, Report), report: &Report) {
         *total += count;
     }
 }
+
+/// So many states of the wide world are gone through, if nothing else is said.
+const WIDE_STATES: u64 = 1_000_000;
+/// Of each narrow world it is that part.
+const NARROW_PART: u64 = 20;
+/// Among so many states each planted mistake must be found.
+const PLANTED_LIMIT: u64 = 400_000;

@@ -24,7 +24,7 @@ pub(crate) mod core;
 mod counters;
 mod describe;
 mod ending;
-mod epochs;
+pub(crate) mod epochs;
 #[cfg(test)]
 mod fixture;
 mod follow;

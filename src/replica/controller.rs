@@ -322,6 +322,20 @@ impl Controller {
     }
 }
 
+/// For who compares states.
+#[cfg(feature = "sim")]
+impl Controller {
+    /// What it knows of the nodes.
+    pub(crate) fn nodes_shape(&self, into: &mut impl std::hash::Hasher) {
+        std::hash::Hash::hash(&self.nodes, into);
+    }
+
+    /// Whether it knows that a life is over.
+    pub(crate) fn is_over(&self, member: Member) -> bool {
+        matches!(self.nodes.life(member), Life::Former(_))
+    }
+}
+
 /// As of a log that is alone: far above those that a broker gives out, whose batches may be appended here later.
 const FIRST_PRODUCER: i64 = 1 << 40;
 /// Ids from here on are taken for numbers that somebody made up.

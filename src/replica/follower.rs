@@ -15,6 +15,8 @@
 //! - `committed` is at most the leader's, and at most the log's end.
 
 use std::collections::VecDeque;
+#[cfg(feature = "sim")]
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::{Answer, Assignment, EpochEnd, Fetch, Fetched, LocalLog, Member, Payload, ReplicaTiming};
@@ -228,20 +230,24 @@ impl Follower {
     }
 
     /// The number of the last question.
-    #[cfg(test)]
-    pub(super) fn number(&self) -> u64 {
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    fn fetched(&mut self, from: NodeId, fetched: Fetched, epoch_end: Option<EpochEnd>, now: Duration) {
+    /// Whether this is the answer to a question that it asks.
+    pub(crate) fn expects(&self, from: NodeId, fetched: &Fetched) -> bool {
         let is_leader = self.assignment.leader.is_some_and(|leader| leader.node == from);
         // Any answer will do to what was asked since the log is what it is: on a slow link each comes after the next question.
         let is_current = (self.first..=self.number).contains(&fetched.number);
         let is_this = fetched.leader_epoch == self.assignment.leader_epoch && is_current;
         // A life before this one asked, too, and counted from one.
         let is_ours = fetched.incarnation == self.local.incarnation;
-        let is_expected = matches!(self.state, State::Asking(_)) && is_leader && is_this && is_ours;
-        if !is_expected {
+        matches!(self.state, State::Asking(_)) && is_leader && is_this && is_ours
+    }
+
+    fn fetched(&mut self, from: NodeId, fetched: Fetched, epoch_end: Option<EpochEnd>, now: Duration) {
+        if !self.expects(from, &fetched) {
             probe::reached("replica.late_answer");
             return;
         }
@@ -384,6 +390,24 @@ impl Follower {
         if self.next_deadline().is_some_and(|at| now >= at) {
             self.retries += u32::from(matches!(self.state, State::Asking(_)));
             self.go_on(now);
+        }
+    }
+}
+
+/// For who compares states.
+#[cfg(feature = "sim")]
+impl Follower {
+    /// All that its behavior depends on, but for when it asks again; of the number of a question, what it is called there.
+    pub(crate) fn shape(&self, number: &mut dyn FnMut(u64) -> u64, into: &mut impl Hasher) {
+        let Assignment { leader, leader_epoch, unclean_epoch, .. } = &self.assignment;
+        (self.local, leader, leader_epoch, unclean_epoch, self.committed).hash(into);
+        (self.log.start, self.log.end, self.log.held, self.log.last_epoch).hash(into);
+        let asked = number(self.number);
+        match self.state {
+            State::Asking(_) => (0, asked, number(self.first)).hash(into),
+            State::Working => (1, asked).hash(into),
+            State::Waiting(_) => (2, asked).hash(into),
+            State::Halted => 3.hash(into),
         }
     }
 }

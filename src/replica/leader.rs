@@ -17,6 +17,8 @@
 //! - One change of the in-sync set is on its way at a time. Until a newer assignment answers it, it may have come about.
 
 use std::collections::{BTreeMap, VecDeque};
+#[cfg(feature = "sim")]
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::{
@@ -543,6 +545,57 @@ impl Leader {
     #[must_use]
     pub fn epoch(&self) -> LeaderEpoch {
         self.assignment.leader_epoch
+    }
+}
+
+/// For who compares states.
+#[cfg(feature = "sim")]
+impl Leader {
+    /// All that its behavior from `now` on depends on. Of a time it is told only how long ago it was as compared with how long
+    /// it counts, or whether it is over; of a version, and of the number of a question in some life, what it is called there.
+    pub(crate) fn shape(
+        &self,
+        now: Duration,
+        version: &mut dyn FnMut(u64) -> u64,
+        number: &mut dyn FnMut(Incarnation, u64) -> u64,
+        into: &mut impl Hasher,
+    ) {
+        // Of one that is in sync, whether it is late; of another, whether it is waited for, too.
+        let near = self.timing.fetch_wait * 2;
+        let age = |at: Duration, is_in_sync: bool| {
+            let age = now.saturating_sub(at);
+            u8::from(age > self.timing.lag_time) * 2 + u8::from(age > near && !is_in_sync)
+        };
+        let is_ahead = |at: Duration| at > now;
+        let Assignment { in_sync, eligible, leader_epoch, unclean_epoch, min_in_sync, .. } = &self.assignment;
+        (self.local, in_sync, eligible, leader_epoch, unclean_epoch, min_in_sync).hash(into);
+        (version(self.assignment.version), &self.assignment.replicas).hash(into);
+        (self.log.start, self.log.end, self.log.held, self.epoch_start, self.committed).hash(into);
+        is_ahead(self.next_look).hash(into);
+        if let Some((change, at)) = &self.pending {
+            (version(change.version), &change.in_sync, is_ahead(*at + self.timing.retry)).hash(into);
+        }
+        for (node, known) in &self.followers {
+            let called = known.incarnation.map(|life| number(life, known.number));
+            (node, known.incarnation, called, known.held, known.owed).hash(into);
+            let is_in_sync = in_sync.iter().any(|member| member.node == *node && known.is_of(*member));
+            let caught_up = known.caught_up.map(|at| age(at, is_in_sync));
+            let asked = known.asked.map(|(at, end)| (age(at, is_in_sync), end));
+            // Else nothing comes of it that is not so already.
+            (caught_up, asked.filter(|(age, _)| caught_up.is_none_or(|caught_up| *age < caught_up))).hash(into);
+            known.left_out_until.is_some_and(is_ahead).hash(into);
+            let hears_sooner = self.timing.commit_delay < self.timing.fetch_wait;
+            hears_sooner.then_some(known.told).hash(into);
+            if let Some(Parked { fetch, until, is_throttled }) = &known.parked {
+                let called = number(fetch.incarnation, fetch.number);
+                (called, fetch.next, fetch.held, fetch.last_epoch, is_ahead(*until), is_throttled).hash(into);
+            }
+        }
+    }
+
+    /// Whether a question of the node waits.
+    pub(crate) fn has_parked_of(&self, node: NodeId) -> bool {
+        self.followers.get(&node).is_some_and(|known| known.parked.is_some())
     }
 }
 

@@ -7,10 +7,10 @@ use crate::replica::{Incarnation, Member};
 use crate::types::NodeId;
 
 /// All nodes that were ever up.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Nodes(BTreeMap<NodeId, Node>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Node {
     /// The last one that is known.
     pub(super) life: Incarnation,

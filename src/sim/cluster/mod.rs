@@ -18,6 +18,7 @@ mod groups;
 mod net;
 mod node;
 pub mod planted;
+pub mod states;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
