@@ -149,6 +149,10 @@ pub(super) struct Shard {
     next_token: u64,
     /// Those who wait for an answer.
     asked: BTreeMap<Token, (Box<str>, Arc<Desk>)>,
+    /// How often the log had been cut when this was read from it: nothing of it is true once it is cut again.
+    cuts: u64,
+    /// Why this is not what is so, if this node leads the partition no more.
+    gone: Option<Arc<Error>>,
     /// At open: the keys of offsets that were committed without a sync, and where the last such commit of each is.
     unsynced: BTreeMap<Vec<u8>, Offset>,
 }
@@ -185,9 +189,11 @@ impl Inner {
         match &request {
             Request::List(list) => return self.list(list),
             Request::ForgetTopic { topic } => {
-                self.forget_topic_offsets(topic)?;
-                let answer = Ok(Answer::TopicForgotten);
-                return Ok(Reply { state: State::Answered(Outcome { answer, after: None }) });
+                // With several partitions, all but one are waited for here.
+                let mut forgotten = self.forget_topic_offsets(topic)?;
+                let (answer, after) = (Ok(Answer::TopicForgotten), forgotten.pop());
+                forgotten.iter().try_for_each(After::wait)?;
+                return Ok(Reply { state: State::Answered(Outcome { answer, after }) });
             }
             Request::CommitOffsets(OffsetCommit { group, transaction: Some(_), .. }) => {
                 // Nobody would end it: a transaction of this log knows where it has been.
@@ -206,7 +212,7 @@ impl Inner {
         };
         let Some(shard) = shard else { return Ok(self.ask_nobody(&group, request)) };
         let (reply, told, next) = {
-            let mut shard = Quiet::lock(&shard);
+            let mut shard = enter(&shard)?;
             if let Request::CommitOffsets(commit) = &mut request {
                 self.leave_out_gone(commit, read);
             }
@@ -264,7 +270,7 @@ impl Inner {
                 shard => shard?,
             };
             let (after, told) = {
-                let mut shard = Quiet::lock(&shard);
+                let Ok(mut shard) = enter(&shard) else { continue };
                 let (token, mut told) = shard.ask(Request::List(list.clone()), &self.now());
                 if let Some(Ok(Answer::Groups(of_shard))) = told.take(token) {
                     groups.extend(of_shard);
@@ -304,7 +310,7 @@ impl Inner {
         let mut errors = FirstError::default();
         for shard in self.shards().into_iter().flatten() {
             let told = {
-                let mut shard = Quiet::lock(&shard);
+                let Ok(mut shard) = enter(&shard) else { continue };
                 let mut told = match shard.coordinator.next_deadline().is_some_and(|due| due <= now) {
                     true => shard.handle(Event::Tick, &self.now()),
                     false => Told::default(),
@@ -336,7 +342,7 @@ impl Inner {
         // Those that cannot be read are damaged partitions, which was told.
         for shard in self.shards().into_iter().flatten() {
             let told = {
-                let mut shard = Quiet::lock(&shard);
+                let Ok(mut shard) = enter(&shard) else { continue };
                 let mut told = shard.handle(Event::ExpireOffsets, &self.now());
                 errors.keep(told.failure.take().map_or(Ok(()), Err));
                 shard.leave(told)
@@ -349,9 +355,9 @@ impl Inner {
     /// Nobody coordinates these groups any more: the log is closing. Returns what is to be told to those who wait, once no
     /// lock is held: that may run code of a runtime.
     pub(super) fn resign(&self) -> Spread {
-        let mut told = Spread::default();
+        let (mut told, closed) = (Spread::default(), Arc::new(Error::Closed));
         for shard in self.shards().into_iter().flatten() {
-            Quiet::lock(&shard).dismiss(&Error::Closed, &mut told);
+            Quiet::lock(&shard).dismiss(&closed, &mut told);
         }
         told
     }
@@ -498,11 +504,12 @@ impl Shard {
     /// What has to be there for good before any of this is told.
     fn after(&self) -> Option<After> {
         let is_early = self.core.context.is_replicated && probe::planted("replica.group_told_early");
-        (!self.core.context.read_only && !is_early).then(|| After::of(&self.core, self.end))
+        (!self.core.context.read_only && !is_early).then(|| After::of(&self.core, self.end, self.cuts))
     }
 
-    /// Sends away whoever waits.
-    fn dismiss(&mut self, why: &Error, told: &mut Spread) {
+    /// Sends away whoever waits, and whoever comes.
+    fn dismiss(&mut self, why: &Arc<Error>, told: &mut Spread) {
+        self.gone = Some(Arc::clone(why));
         let outcome = |(_, desk)| (desk, Outcome { answer: Err(again(why)), after: None });
         told.answers.extend(std::mem::take(&mut self.asked).into_values().map(outcome));
     }
@@ -583,7 +590,7 @@ impl Inner {
         let group = commit.group.clone();
         let shard = self.shard_or_create(&group)?;
         let (result, told) = {
-            let mut shard = Quiet::lock(&shard);
+            let mut shard = enter(&shard)?;
             self.leave_out_gone(&mut commit, read);
             let kept =
                 commit.offsets.iter().map(|offset| TopicPartition::new(&*offset.topic, offset.partition)).collect();
@@ -619,20 +626,28 @@ impl Inner {
     }
 
     /// Removes what any group committed for a deleted topic, durably: a new one of its name must not find it.
-    pub(super) fn forget_topic_offsets(&self, topic: &str) -> Result<()> {
-        let mut errors = FirstError::default();
+    pub(super) fn forget_deleted(&self, topic: &str) -> Result<()> {
+        let forgotten = self.forget_topic_offsets(topic)?;
+        // Who deletes keeps others from what a commit needs of them.
+        if self.context.is_replicated { Ok(()) } else { forgotten.iter().try_for_each(After::wait) }
+    }
+
+    /// As [`forget_deleted`](Self::forget_deleted); it is durable after what is returned.
+    fn forget_topic_offsets(&self, topic: &str) -> Result<Vec<After>> {
+        let (mut errors, mut forgotten) = (FirstError::default(), Vec::new());
         for shard in self.shards() {
             // Whoever leads it does that, when the topic is deleted there.
             if !matches!(shard, Err(Error::NotLeader { .. })) {
-                errors.keep(shard.and_then(|shard| self.forget_in(&shard, topic)));
+                forgotten.extend(errors.keep(shard.and_then(|shard| self.forget_in(&shard, topic))));
             }
         }
-        errors.into_result()
+        errors.into_result().map(|()| forgotten)
     }
 
-    fn forget_in(&self, shard: &Mutex<Shard>, topic: &str) -> Result<()> {
+    fn forget_in(&self, shard: &Mutex<Shard>, topic: &str) -> Result<Option<After>> {
         let (result, after, told) = {
-            let mut shard = Quiet::lock(shard);
+            // Whoever leads it does that, when the topic is deleted there.
+            let Ok(mut shard) = enter(shard) else { return Ok(None) };
             let (token, mut told) = shard.ask(Request::ForgetTopic { topic: topic.into() }, &self.now());
             let answer = told.take(token).unwrap_or(Err(GroupError::CoordinatorNotAvailable));
             let result = shard.outcome("", answer, &mut told.failure).answer;
@@ -640,11 +655,8 @@ impl Inner {
         };
         self.spread(told);
         result?;
-        if probe::planted("log.commit_before_sync") {
-            return Ok(());
-        }
         // Also if there was nothing to remove: that may be so because of records that are not synced yet.
-        after.map_or(Ok(()), |after| after.wait())
+        Ok(after.filter(|_| !probe::planted("log.commit_before_sync")))
     }
 
     /// Tells again what groups commit for a topic of this name: from now on it is one elsewhere, or a new one.
@@ -675,11 +687,21 @@ pub(super) fn committed_count(group: &str, answer: Answer) -> Result<usize> {
 /// Tells what is there, once it is durable.
 fn look<R>(shard: &Mutex<Shard>, tell: impl FnOnce(&Coordinator) -> R) -> Result<R> {
     let (found, after) = {
-        let shard = Quiet::lock(shard);
+        let shard = enter(shard)?;
         (tell(&shard.coordinator), shard.after())
     };
     after.map_or(Ok(()), |after| after.wait())?;
     Ok(found)
+}
+
+/// Locks the groups of a partition. Between the look for them and this, the node may have ceased to lead it, and what they were
+/// is not what is so.
+pub(super) fn enter(shard: &Mutex<Shard>) -> Result<Quiet<'_, Shard>> {
+    let shard = Quiet::lock(shard);
+    match &shard.gone {
+        None => Ok(shard),
+        Some(why) => Err(again(why)),
+    }
 }
 
 /// Whether groups are kept elsewhere, by another broker or by the node that leads: they are in no file here, or not for this

@@ -135,7 +135,7 @@ fn remove(inner: &Inner, catalog: &Catalog, topic: &CatalogTopic) -> Result<()> 
     if catalog.find(&topic.name).is_some() || probe::planted("log.offsets_kept") {
         return Ok(());
     }
-    inner.forget_topic_offsets(&topic.name)
+    inner.forget_deleted(&topic.name)
 }
 
 /// Whether the directory is there and that of this deleted topic. One that does not say whose it is, because it is

@@ -473,6 +473,8 @@ impl Log {
     /// The ids of all groups, in order: of those that have offsets or members, and in a broker's directory also of those of
     /// which it keeps records of another kind.
     ///
+    /// Of a log that is replicated, those that this node coordinates.
+    ///
     /// Of a log that is open read-only, those that can be told: [`damaged`](Self::damaged) names the partitions of
     /// `__consumer_offsets` whose groups are not among them.
     ///

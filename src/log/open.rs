@@ -78,6 +78,11 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
         refuse_node(&settings)?;
     }
     let found = Found::load(&settings, settings.read_only)?;
+    let is_sparse = found.catalog.topics().iter().any(|topic| topic.is_sparse);
+    if settings.replication.is_some() && !settings.read_only && is_sparse && refuse_node(&settings).is_ok() {
+        // A follower does not know where compaction has left gaps.
+        return Err(Error::Unsupported { what: "to replicate a log that was compacted before" });
+    }
     if !settings.read_only && broker::has_clean_mark(disk, dir) {
         // A broker came and went. Who opens the directory next must not take its word for what is written from here on.
         broker::remove_clean_mark(disk, dir)?;
@@ -86,7 +91,8 @@ pub(super) fn open(settings: LogBuilder) -> Result<Log> {
     let (mut inner, _) = build(&settings, found, settings.read_only)?;
     *inner.locks.lock() = locks;
     let is_alone = settings.replication.is_none();
-    if is_alone {
+    // Of a log that is replicated, groups are loaded when this node leads, and there is nothing else.
+    if is_alone || settings.read_only {
         inner.load_transactions();
         inner.load_groups();
         inner.load_queues();

@@ -64,8 +64,8 @@ pub(super) struct After {
 }
 
 impl After {
-    pub(super) fn of(core: &Arc<Core>, end: Offset) -> Self {
-        Self { core: Arc::clone(core), end, cuts: core.cuts() }
+    pub(super) fn of(core: &Arc<Core>, end: Offset, cuts: u64) -> Self {
+        Self { core: Arc::clone(core), end, cuts }
     }
 
     pub(super) fn wait(&self) -> Result<()> {
@@ -214,7 +214,8 @@ impl Future for Reply {
                     }
                     polled
                 }
-                _ => Poll::Ready(outcome.answer),
+                Some(after) => Poll::Ready(after.core.check_uncut(after.cuts).and(outcome.answer)),
+                None => Poll::Ready(outcome.answer),
             },
             State::Syncing(outcome, reached) => {
                 self.state = State::Syncing(outcome, reached);

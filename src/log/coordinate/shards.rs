@@ -27,8 +27,7 @@ impl Inner {
     /// from it. Of a log that is open read-only it stays open: what lies before the damage can be read.
     pub(in crate::log) fn load_groups(&self) {
         let topic = self.topics.read().get(OFFSETS_TOPIC).map(Arc::clone);
-        // Of a log that is replicated, when this node leads.
-        if let Some(topic) = topic.filter(|_| !self.context.is_replicated) {
+        if let Some(topic) = topic {
             let mut shards = Quiet::lock(&self.coordinators.partitions);
             *shards = self.load(&topic);
         }
@@ -53,8 +52,14 @@ impl Inner {
             return Ok(());
         }
         probe::reached("groups.loaded_by_leader");
-        let shard = replay(Arc::clone(core), self.group_config)?;
+        let mut shard = replay(Arc::clone(core), self.group_config)?;
         let next = shard.coordinator.next_deadline();
+        // Until it is in its place: whoever begins to delete a topic hides it in those that are.
+        let catalog = self.catalog.lock();
+        let deleting = catalog.topics().iter().filter(|topic| catalog.is_deleting(&topic.name));
+        for topic in deleting.filter(|topic| catalog.find(&topic.name).is_none()) {
+            shard.coordinator.hide_topic(&topic.name);
+        }
         self.put(core, Ok(Arc::new(Mutex::new(shard))));
         next.into_iter().for_each(|next| self.expect_by(next));
         Ok(())
@@ -162,7 +167,7 @@ impl Inner {
 
     /// Where the group is kept; `None` if there is no topic for it yet.
     pub(in crate::log) fn shard(&self, group: &str) -> Result<Option<Arc<Mutex<Shard>>>> {
-        if self.context.is_replicated {
+        if self.context.is_replicated && !self.context.read_only {
             return self.shard_led(group).map(Some);
         }
         let shards = self.coordinators.partitions.lock();
@@ -269,6 +274,7 @@ pub(in crate::log) fn offsets_config(groups: &GroupConfig) -> TopicConfig {
 
 /// Reads a whole partition of the topic into its state.
 fn replay(core: Arc<Core>, config: GroupConfig) -> Result<Shard> {
+    let cuts = core.cuts();
     let (mut coordinator, mut unsynced) = (Coordinator::new(config), BTreeMap::new());
     let end = each_entry(&core, |entry| match entry {
         Entry::Marker { is_commit: true, .. } if probe::planted("groups.marker_passed_over") => {}
@@ -287,5 +293,5 @@ fn replay(core: Arc<Core>, config: GroupConfig) -> Result<Shard> {
             }
         }
     })?;
-    Ok(Shard { core, coordinator, end, next_token: 0, asked: BTreeMap::new(), unsynced })
+    Ok(Shard { core, coordinator, end, next_token: 0, asked: BTreeMap::new(), cuts, gone: None, unsynced })
 }

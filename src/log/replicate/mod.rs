@@ -458,7 +458,8 @@ impl Inner {
     /// Serves those who wait for partitions that grew, and nothing else: quick, if there are none.
     pub(super) fn serve_grown(&self) {
         let Some(replication) = &self.replication else { return };
-        while replication.rung.has_any.swap(false, Ordering::AcqRel) {
+        // Whoever rings meanwhile has rung the doorbell, too.
+        if replication.rung.has_any.swap(false, Ordering::AcqRel) {
             let ids = std::mem::take(&mut *replication.rung.ids.lock());
             let (mut outbox, now) = (Outbox::default(), self.context.clock.monotonic());
             for id in ids {

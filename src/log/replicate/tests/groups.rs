@@ -9,6 +9,8 @@ use crate::group::{
     Request, SyncGroup,
 };
 use crate::log::Reply;
+use crate::log::coordinate::enter;
+use crate::sim::{Errno, Fault, Times};
 
 impl Trio {
     fn with_groups() -> Self {
@@ -118,7 +120,7 @@ fn a_commit_that_is_cut_off_is_told_to_nobody() {
     trio.settle();
     assert!(matches!(now(&mut first), Some(Ok(Answer::Committed(_)))));
     trio.cut_off = vec![NodeId(1)];
-    let (mut lost, mut looked) = (trio.ask(1, commit(6)), trio.ask(1, fetch()));
+    let (mut lost, mut looked, mut late) = (trio.ask(1, commit(6)), trio.ask(1, fetch()), trio.ask(1, fetch()));
     trio.settle();
     assert!(now(&mut lost).is_none() && now(&mut looked).is_none());
     let member = trio.log(1).member().unwrap();
@@ -136,8 +138,14 @@ fn a_commit_that_is_cut_off_is_told_to_nobody() {
     trio.log(1).assume(trio.controller.assignment(GROUPS).unwrap()).unwrap();
     assert!(is_not_leader(&now(&mut lost).unwrap(), Some(2)));
     assert!(is_not_leader(&now(&mut looked).unwrap(), Some(2)));
-    trio.pass(500);
+    for again in 0..3 {
+        assert!(now(&mut trio.ask(2, commit(7))).is_none(), "{again}");
+        trio.pass(500);
+    }
     assert_eq!(trio.committed(2).unwrap(), Some(Offset(7)));
+    // Where it was, there is something else by now.
+    assert!(trio.log(1).topic("__consumer_offsets").unwrap().partition(0).unwrap().offsets().committed > Offset(2));
+    assert!(matches!(now(&mut late), Some(Err(Error::Truncated { .. }))));
     trio.kill(2);
     trio.pass(500);
     assert_eq!(trio.committed(trio.coordinator()).unwrap(), Some(Offset(7)));
@@ -192,4 +200,64 @@ fn a_group_goes_on_with_its_members_under_the_next_leader() {
         panic!()
     };
     assert_eq!((described.state, described.members.len()), (Some(GroupState::Empty), 0));
+}
+
+/// Whoever looked for a group while the node led may come to ask when it does no more, or again.
+#[test]
+fn what_a_node_knew_when_it_led_is_nothing_that_it_tells_later() {
+    let mut trio = Trio::with_groups();
+    let shard = trio.log(1).opened.inner.shard("g").unwrap().unwrap();
+    assert!(enter(&shard).is_ok());
+    let member = trio.log(1).member().unwrap();
+    trio.apply(&Command::NodeDown { member });
+    assert!(is_not_leader(&enter(&shard).map(drop), Some(2)));
+    trio.apply(&trio.log(1).registration().unwrap());
+    trio.pass(500);
+    trio.apply(&Command::ElectPreferred { id: GROUPS });
+    trio.pass(500);
+    assert_eq!(trio.coordinator(), 1);
+    assert!(enter(&shard).is_err() && trio.committed(1).is_ok());
+}
+
+/// To wait for others with what they need to answer would be for ever.
+#[test]
+fn a_topic_is_deleted_without_waiting_for_others() {
+    let mut trio = Trio::with_groups();
+    let mut reply = trio.ask(1, commit(5));
+    trio.settle();
+    assert!(matches!(now(&mut reply), Some(Ok(Answer::Committed(_)))));
+    trio.cut_off = vec![NodeId(2), NodeId(3)];
+    trio.log(1).delete_topic("t").unwrap();
+    trio.cut_off.clear();
+    trio.settle();
+    assert_eq!(trio.committed(1).unwrap(), None);
+}
+
+#[test]
+fn what_was_committed_for_a_topic_that_is_being_deleted_is_not_told_by_who_leads_again() {
+    let mut unfinished = 0;
+    for at in 0..40 {
+        let mut trio = Trio::with_groups();
+        let mut reply = trio.ask(1, commit(5));
+        trio.settle();
+        assert!(matches!(now(&mut reply), Some(Ok(Answer::Committed(_)))));
+        let disk = Arc::clone(&trio.nodes[&NodeId(1)].disk);
+        disk.inject(disk.calls() + at, Fault::Error(Errno::Full), Times::Next(1_000));
+        let deleted = trio.log(1).delete_topic("t");
+        if deleted.is_ok() || trio.log(1).find_topic("t").is_some() {
+            continue;
+        }
+        unfinished += 1;
+        let member = trio.log(1).member().unwrap();
+        trio.apply(&Command::NodeDown { member });
+        disk.heal();
+        trio.apply(&trio.log(1).registration().unwrap());
+        trio.pass(500);
+        trio.apply(&Command::ElectPreferred { id: GROUPS });
+        trio.pass(500);
+        if trio.coordinator() == 1 {
+            assert_eq!(trio.committed(1).unwrap(), None, "call {at}");
+        }
+    }
+    assert!(unfinished > 3, "{unfinished}");
 }
