@@ -44,13 +44,16 @@ impl Log {
     /// below them before it is stored, as [`Group::commit`](crate::Group::commit) does. The coordinator's time passes while
     /// the log is [maintained](Log::maintain).
     ///
-    /// What an answer tells survives a power cut, and so does what a request stored once it is answered.
+    /// What an answer tells survives a power cut, and so does what a request stored once it is answered. Of a log that is
+    /// replicated, it is [committed](crate::guide::replication#groups) instead, and only who leads the group's partition answers.
     ///
     /// # Errors
     ///
     /// They come with the reply: [`Error::GroupRefused`] with Kafka's reason; what keeps the log from storing something, as
     /// [`Error::Io`], [`Error::LowSpace`] or [`Error::Poisoned`]; [`Error::Corrupt`] if the groups could not be read when the log
-    /// was opened; [`Error::ReadOnly`], [`Error::Closed`].
+    /// was opened; [`Error::ReadOnly`], [`Error::Closed`]. Of a log that is replicated, [`Error::NotLeader`], with the node to ask
+    /// if it is known; [`Error::NotEnoughReplicas`] and [`Error::Truncated`], if what it tells of is not, or never will be,
+    /// committed.
     ///
     /// # Example
     ///
@@ -76,7 +79,8 @@ impl Log {
     /// As [`ask_coordinator`](Self::ask_coordinator); a commit of offsets waits for no more than `ack` says.
     ///
     /// With [`Ack::Written`] nothing is synced. After a power cut the group may go on from an older offset; never from one
-    /// above what is left of the partition, as the next open lowers it to the end.
+    /// above what is left of the partition, as the next open lowers it to the end. Of a log that is replicated, nothing is
+    /// lowered, and such a commit may be lost with the leader.
     ///
     /// # Errors
     ///

@@ -17,6 +17,9 @@ use crate::types::{Offset, TopicId, TopicPartition};
 /// default, counted from the commit: one that only waits has to commit again now and then, or begins anew.
 /// [`GroupConfig::offset_retention`](crate::GroupConfig::offset_retention) says otherwise.
 ///
+/// Of a log that is replicated, only the node that coordinates the group answers, and each call that waits for the disk waits for
+/// other nodes instead: see [Groups](crate::guide::replication#groups).
+///
 /// ```
 /// # let dir = tempfile::tempdir()?;
 /// use chiplog::{Log, Offset};

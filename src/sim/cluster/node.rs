@@ -171,7 +171,10 @@ impl Node {
     pub(super) fn die_alone(&mut self) {
         let registration = self.log.as_ref().and_then(Log::registration);
         let had_all = matches!(registration, Some(Command::NodeUp { lost: Loss::Nothing, .. }));
-        let has_all = had_all && !self.was_full && !self.has_failed;
+        // One that it has not heard of since it was started is not known to be as it was.
+        let has_role = |id: &PartitionId| self.log.as_ref().and_then(|log| log.replication(*id)).is_some();
+        let held = [ID, GROUPS].into_iter().filter(|id| self.partition_of(*id).is_some());
+        let has_all = had_all && !self.was_full && !self.has_failed && held.into_iter().all(|id| has_role(&id));
         self.die(self.disk.image());
         self.has_all = has_all;
     }
