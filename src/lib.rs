@@ -117,6 +117,7 @@
 
 #![deny(unsafe_code)]
 #![cfg_attr(loom, allow(dead_code, reason = "models need a part of it"))]
+#![cfg_attr(fuzzing, allow(dead_code, unused_imports, reason = "the explorers, which use it, are left out"))]
 
 pub mod disk;
 pub mod group;
