@@ -136,14 +136,14 @@ fn offset_in(answer: &Result<Answer>) -> Option<u64> {
     Some(committed.as_ref().map_or(0, |committed| committed.offset.0))
 }
 
-fn commit(offset: u64) -> Request {
+pub(crate) fn commit(offset: u64) -> Request {
     let (leader_epoch, metadata) = (LeaderEpoch::NONE, "".into());
     let offset = OffsetToCommit { topic: "t".into(), partition: 0, offset: Offset(offset), leader_epoch, metadata };
     let (group, caller) = ("g".into(), Caller::none());
     Request::CommitOffsets(OffsetCommit { group, caller, transaction: None, retention: None, offsets: vec![offset] })
 }
 
-fn fetch() -> Request {
+pub(crate) fn fetch() -> Request {
     let partitions = Some(vec![("t".into(), 0)]);
     Request::FetchOffsets(OffsetFetch { group: "g".into(), partitions, require_stable: false })
 }

@@ -14,7 +14,7 @@
 
 mod check;
 pub mod faults;
-mod groups;
+pub(crate) mod groups;
 mod net;
 mod node;
 pub mod planted;

@@ -4,12 +4,10 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::group::{
-    Answer, Caller, GroupState, Heartbeat, JoinGroup, Joined, OffsetCommit, OffsetFetch, OffsetToCommit, Protocol,
-    Request, SyncGroup,
-};
+use crate::group::{Answer, Caller, GroupState, Heartbeat, JoinGroup, Joined, Protocol, Request, SyncGroup};
 use crate::log::Reply;
 use crate::log::coordinate::enter;
+use crate::sim::cluster::groups::{commit, fetch};
 use crate::sim::{Errno, Fault, Times};
 
 impl Trio {
@@ -57,21 +55,6 @@ fn now(reply: &mut Reply) -> Option<Result<Answer>> {
         Poll::Ready(answer) => Some(answer),
         Poll::Pending => None,
     }
-}
-
-fn commit(offset: u64) -> Request {
-    let (leader_epoch, metadata) = (LeaderEpoch::NONE, "".into());
-    let offset = OffsetToCommit { topic: "t".into(), partition: 0, offset: Offset(offset), leader_epoch, metadata };
-    let (group, caller) = ("g".into(), Caller::none());
-    Request::CommitOffsets(OffsetCommit { group, caller, transaction: None, retention: None, offsets: vec![offset] })
-}
-
-fn fetch() -> Request {
-    Request::FetchOffsets(OffsetFetch {
-        group: "g".into(),
-        partitions: Some(vec![("t".into(), 0)]),
-        require_stable: false,
-    })
 }
 
 fn is_not_leader<T>(result: &Result<T>, of: Option<u32>) -> bool {
@@ -260,4 +243,65 @@ fn what_was_committed_for_a_topic_that_is_being_deleted_is_not_told_by_who_leads
         }
     }
     assert!(unfinished > 3, "{unfinished}");
+}
+
+/// Groups that cannot be read are nobody's to tell: another node that has them whole is to lead.
+#[test]
+fn a_node_that_cannot_read_its_groups_does_not_lead_and_says_that_it_is_damaged() {
+    let mut trio = Trio::with_groups();
+    for offset in [5, 6] {
+        let mut reply = trio.ask(1, commit(offset));
+        trio.pass(200);
+        assert!(matches!(now(&mut reply), Some(Ok(Answer::Committed(_)))));
+    }
+    trio.log(2).clone().close().unwrap();
+    let mut image = trio.nodes[&NodeId(2)].disk.image();
+    let path = Path::new("/log/__consumer_offsets-0/00000000000000000000.log");
+    assert!(image.rot(path, &Rot::FlipBit { position: 80, bit: 3 }));
+    trio.end(2, image);
+    trio.start(2);
+    trio.pass(500);
+    let to_lead = |trio: &Trio| {
+        let mut next = trio.controller.assignment(GROUPS).unwrap().clone();
+        (next.version, next.leader_epoch) = (next.version + 1, LeaderEpoch(next.leader_epoch.0 + 1));
+        next.leader = trio.log(2).member();
+        next
+    };
+    let refused = trio.log(2).assume(&to_lead(&trio)).unwrap_err();
+    assert!(matches!(refused, Error::Corrupt(_)), "{refused}");
+    assert!(is_not_leader(&trio.committed(2), None));
+    let said: Vec<_> = trio.nodes[&NodeId(2)].outbox.1.lock().drain(..).collect();
+    let member = trio.log(2).member().unwrap();
+    assert!(
+        said.iter().any(|said| matches!(said, Command::Lost { member: of, id: GROUPS, .. } if *of == member)),
+        "{said:?}"
+    );
+    let again = trio.log(2).assume(&to_lead(&trio)).unwrap_err();
+    assert!(matches!(again, Error::NotElectable { .. }), "{again}");
+    assert_eq!(trio.committed(1).unwrap(), Some(Offset(6)), "the others go on");
+}
+
+#[test]
+fn a_topic_is_forgotten_once_that_is_committed() {
+    let mut trio = Trio::with_groups();
+    let mut reply = trio.ask(1, commit(5));
+    trio.settle();
+    assert!(matches!(now(&mut reply), Some(Ok(Answer::Committed(_)))));
+    let mut reply = trio.ask(1, Request::ForgetTopic { topic: "t".into() });
+    assert!(now(&mut reply).is_none() && reply.wait_for(Duration::ZERO).is_none(), "no other node has it");
+    trio.settle();
+    assert!(matches!(now(&mut reply), Some(Ok(Answer::TopicForgotten))));
+    trio.kill(1);
+    trio.pass(500);
+    assert_eq!(trio.committed(trio.coordinator()).unwrap(), None);
+}
+
+#[test]
+fn with_too_few_in_sync_who_commits_is_told() {
+    let mut trio = Trio::with_groups();
+    trio.cut_off = vec![NodeId(2), NodeId(3)];
+    let mut reply = trio.ask(1, commit(5));
+    trio.pass(60_000);
+    let told = reply.wait_for(Duration::ZERO).unwrap();
+    assert!(matches!(told, Err(Error::NotEnoughReplicas { in_sync: 1, needed: 2, .. })), "{told:?}");
 }
